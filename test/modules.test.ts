@@ -57,7 +57,12 @@ onEachDevice((device) => {
       }
       const once = reference.linearBackward(new Float64Array(15), wide(x), wide(dy), 5).weight;
       const { grad } = parameter(layer, 'weight');
-      expectClose('twice', await grad.data(), once.map((g) => 2 * g), 5);
+      expectClose(
+        'twice',
+        await grad.data(),
+        once.map((g) => 2 * g),
+        5,
+      );
       layer.zeroGrad();
       expectSame('cleared', await grad.data(), new Float32Array(15));
     });
@@ -147,7 +152,12 @@ onEachDevice((device) => {
       using result = crossEntropy(device().tensor(logits, [2, 3]), device().tensor(targets, [2]));
       expectScalar('loss', await result.loss.item(), expected.loss);
       using gradient = result.backward(0.25);
-      expectClose('gradient', await gradient.data(), expected.gradLogits.map((g) => g / 4), 3);
+      expectClose(
+        'gradient',
+        await gradient.data(),
+        expected.gradLogits.map((g) => g / 4),
+        3,
+      );
     });
 
     it('is 0 with gradient 0 when no target counts', async () => {
@@ -162,6 +172,10 @@ onEachDevice((device) => {
     const [a, b] = [normals(1, 3 * 17), normals(2, 3 * 17)];
     using sum = add(device().tensor(a, [3, 17]), device().tensor(b, [3, 17]));
     expect(sum.shape).toEqual([3, 17]);
-    expectSame('sum', await sum.data(), a.map((v, i) => v + b[i]!));
+    expectSame(
+      'sum',
+      await sum.data(),
+      a.map((v, i) => v + b[i]!),
+    );
   });
 });

@@ -164,19 +164,22 @@ onEachDevice((device) => {
       expectSame('output', await pass.output.data(), (await observe(layer, RICH, problem)).output);
     });
 
-    it.each(Object.keys(parameterShapes(RICH.config)))('frozen %s gets no gradient, the others the same', async (name) => {
-      const problem = makeProblem(RICH);
-      using layer = makeLayer(device(), RICH, problem);
-      const { gradients: all } = await observe(layer, RICH, problem);
-      layer.zeroGrad();
-      layer.parameters().get(name)!.trainable = false;
-      const { gradients: some } = await observe(layer, RICH, problem);
-      expectSame(name, some!.parameters[name]!, new Float32Array(all!.parameters[name]!.length));
-      expectSame('input gradient', some!.input, all!.input);
-      for (const [other, gradient] of Object.entries(all!.parameters)) {
-        if (other !== name) expectSame(other, some!.parameters[other]!, gradient);
-      }
-    });
+    it.each(Object.keys(parameterShapes(RICH.config)))(
+      'frozen %s gets no gradient, the others the same',
+      async (name) => {
+        const problem = makeProblem(RICH);
+        using layer = makeLayer(device(), RICH, problem);
+        const { gradients: all } = await observe(layer, RICH, problem);
+        layer.zeroGrad();
+        layer.parameters().get(name)!.trainable = false;
+        const { gradients: some } = await observe(layer, RICH, problem);
+        expectSame(name, some!.parameters[name]!, new Float32Array(all!.parameters[name]!.length));
+        expectSame('input gradient', some!.input, all!.input);
+        for (const [other, gradient] of Object.entries(all!.parameters)) {
+          if (other !== name) expectSame(other, some!.parameters[other]!, gradient);
+        }
+      },
+    );
 
     it('a layer frozen whole still passes the gradient of its input on', async () => {
       const problem = makeProblem(RICH);

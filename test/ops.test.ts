@@ -11,7 +11,14 @@ import { normals, uniforms } from './random.js';
 import { admit, capacityOf } from './reference-capacity.js';
 import { addScaled, row } from './reference-math.js';
 import { linear, linearBackward } from './reference-modules.js';
-import { type RouterOptions, scoreSelected, scoreSelectedBackward, topK, weigh, weighBackward } from './reference-router.js';
+import {
+  type RouterOptions,
+  scoreSelected,
+  scoreSelectedBackward,
+  topK,
+  weigh,
+  weighBackward,
+} from './reference-router.js';
 
 interface Assignment {
   token: number;
@@ -141,11 +148,7 @@ onEachDevice((device) => {
       expectSame('offsets', await plan.offsets.data(), offsets);
       const padding = new Array(plan.maxRows - rows.length).fill(-1);
       expectSame('tokens', await plan.tokens.data(), [...rows.map((r) => r.token), ...padding]);
-      const counts = offsets.slice(1).map((end, e) => end - offsets[e]!);
-      const host = await plan.expertRows();
-      // A host copy of offsets: E+1 first rows.
-      expectSame('expertRows', host, offsets);
-      expect(counts.reduce((a, b) => a + b, 0)).toBe(rows.length);
+      expectSame('expertRows', await plan.expertRows(), offsets);
     });
 
     it('dispatch', async () => {

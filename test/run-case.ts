@@ -93,9 +93,13 @@ export async function observe(layer: MoELayer, testCase: Case, problem: Problem)
 }
 
 /** The reference on the same numbers, with the layer's choices where they are near-ties. */
-export function referenceFor(testCase: Case, problem: Problem, decisions: Pick<Observed, 'indices' | 'kept'>): Forward {
-  const call = { ...referenceCall(testCase, problem), adopt: decisions };
-  return forward(testCase.config, referenceParameters(problem), call);
+export function referenceFor(
+  testCase: Case,
+  problem: Problem,
+  decisions: Pick<Observed, 'indices' | 'kept'>,
+  parameters = referenceParameters(problem),
+): Forward {
+  return forward(testCase.config, parameters, { ...referenceCall(testCase, problem), adopt: decisions });
 }
 
 export function referenceGradients(pass: Forward, testCase: Case, problem: Problem): Gradients {
@@ -139,7 +143,14 @@ export function compareParameterGradients(
 export function compareStats(actual: MoEStats, expected: Stats): void {
   expectSame('stats.assigned', actual.assigned, expected.assigned);
   expectSame('stats.kept', actual.kept, expected.kept);
-  for (const name of ['tokens', 'droppedAssignments', 'droppedTokens', 'imbalance', 'routerEntropy', 'utilization'] as const) {
+  for (const name of [
+    'tokens',
+    'droppedAssignments',
+    'droppedTokens',
+    'imbalance',
+    'routerEntropy',
+    'utilization',
+  ] as const) {
     expectScalar(`stats.${name}`, actual[name], expected[name]);
   }
   // What an empty call's capacity is, is nobody's concern.

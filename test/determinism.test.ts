@@ -1,0 +1,95 @@
+/**
+ * The same configuration, seed, weights and inputs give the same bits: on a fresh device each time, twice over, and on
+ * the CPU with any number of threads. No tolerance here; how right the numbers are is for the other suites.
+ */
+
+import { describe, expect, it } from 'vitest';
+import { AdamW, type DeviceOptions, openDevice } from '../lib/index.js';
+import type { Case } from './cases.js';
+import { usableDevices } from './devices.js';
+import { makeProblem } from './problem.js';
+import { makeLayer, readParameterGradients, runBackward, runForward } from './run-case.js';
+
+/** Large enough for every worker of seven to have something to do, and ragged. */
+const RUNS: Case[] = [
+  {
+    name: 'dropless, all losses',
+    tokens: 521,
+    distribution: 'skewed',
+    config: {
+      hiddenSize: 65,
+      ffnSize: 131,
+      numExperts: 9,
+      topK: 3,
+      router: { renormalize: true, bias: true },
+      experts: { bias: true, shared: { ffnSize: 77, gate: 'sigmoid' } },
+      losses: { loadBalance: 0.5, importance: 0.2, z: 0.1 },
+    },
+  },
+  {
+    name: 'fixed capacity by score, mask',
+    tokens: 300,
+    mask: 'scattered',
+    config: {
+      hiddenSize: 48,
+      ffnSize: 96,
+      numExperts: 7,
+      topK: 2,
+      capacity: { type: 'fixed', factor: 0.9, priority: 'score' },
+      experts: { activation: 'gelu' },
+      losses: { loadBalance: { coefficient: 0.5, scope: 'sequence', sequenceLength: 50 } },
+    },
+  },
+  {
+    name: 'one token, wide',
+    tokens: 1,
+    config: { hiddenSize: 513, ffnSize: 700, numExperts: 3, topK: 1 },
+  },
+];
+
+/** Everything two steps of training produce, as bits. */
+async function train(options: DeviceOptions, testCase: Case): Promise<Record<string, string>> {
+  const device = openDevice(options);
+  const bits: Record<string, string> = {};
+  const record = (name: string, values: Float32Array | Int32Array): void => {
+    bits[name] = Buffer.from(values.buffer, values.byteOffset, values.byteLength).toString('base64');
+  };
+  const problem = makeProblem(testCase);
+  const layer = makeLayer(device, testCase, problem);
+  const optimizer = new AdamW(layer.parameters().values(), { learningRate: 0.01 });
+  for (let step = 0; step < 2; step++) {
+    using pass = runForward(layer, testCase, problem);
+    using inputGradient = runBackward(pass, testCase, problem);
+    record(`output ${step}`, await pass.output.data());
+    record(`weights ${step}`, await pass.routing.weights.data());
+    record(`kept ${step}`, await pass.routing.kept.data());
+    record(`input gradient ${step}`, await inputGradient.data());
+    record(`losses ${step}`, Float32Array.from(Object.values((await pass.stats()).losses)));
+    for (const [name, gradient] of Object.entries(await readParameterGradients(layer)))
+      record(`${name} ${step}`, gradient);
+    optimizer.step({ maxGradNorm: 0.5 });
+    record(`norm ${step}`, Float32Array.of(await optimizer.gradNorm()));
+  }
+  for (const [name, { value }] of layer.parameters()) record(`trained ${name}`, await value.data());
+  optimizer.dispose();
+  layer.dispose();
+  device.dispose();
+  return bits;
+}
+
+/** Names what differs; the bits themselves would say nothing to a reader. */
+function differences(a: Record<string, string>, b: Record<string, string>): string[] {
+  return Object.keys(a).filter((name) => a[name] !== b[name]);
+}
+
+describe.each(usableDevices())('$kind:$index', ({ kind, index }) => {
+  const threads = kind === 'cpu' ? [1, 1, 2, 2, 7, 7] : [1, 1, 1];
+  it.each(RUNS.map((testCase) => [testCase.name, testCase] as const))('%s', async (_, testCase) => {
+    const runs: Record<string, string>[] = [];
+    for (const count of threads)
+      runs.push(await train(kind === 'cpu' ? { kind, threads: count } : { kind, index }, testCase));
+    runs.forEach((run, i) => {
+      expect(differences(runs[0]!, run), `run ${i}, ${threads[i]} threads`).toEqual([]);
+    });
+  });
+});
