@@ -3,7 +3,7 @@
 import { existsSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import bindings from 'bindings';
-import { MoEError } from './errors.js';
+import { MoEError, type MoEErrorCode } from './errors.js';
 
 /** Handles are opaque; each is kept alive by the JavaScript object that owns it and freed by release or by the collector. */
 declare const brand: unique symbol;
@@ -117,7 +117,7 @@ export interface NativeStats {
 export interface NativeBinding {
   readonly build: { readonly compiler: string; readonly cuda: boolean; readonly cudaReason: string };
   /** Must be called once per environment: the class that native errors are made of. */
-  initialize(errorClass: new (code: string, message: string, hint?: string) => Error): void;
+  initialize(errorClass: new (code: MoEErrorCode, message: string, hint?: string) => Error): void;
   cpuInfo(): { name: string; isa: string; memoryBytes: number };
 
   deviceOpen(threads: number, memoryLimit: number): DeviceHandle;
