@@ -309,6 +309,12 @@ struct AdamWCounter {
 
 // ------------------------------------------------------------------------------------------------ the interface
 
+/// What the device can do at best, measured: the floor beside which a bench puts its figures.
+struct DeviceLimits {
+  double flopsPerSecond;      // float32 multiply-adds from registers, all threads
+  double readBytesPerSecond;  // from main memory, all threads
+};
+
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -322,6 +328,7 @@ class Backend {
   virtual void copy(void* to, const void* from, size_t bytes) = 0;
   virtual void zero(void* block, size_t bytes) = 0;
   virtual void randomNormal(float* out, int64_t n, uint64_t seed, uint32_t purpose, float std) = 0;
+  virtual DeviceLimits measureLimits() = 0;
   virtual void toFloat(float* out, const int32_t* in, int64_t n) = 0;
   virtual void toInt(int32_t* out, const float* in, int64_t n) = 0;  // towards zero, saturating, NaN gives 0
 

@@ -33,6 +33,7 @@ class Device : public std::enable_shared_from_this<Device> {
   bool closed() const { return closed_; }
   /// Cancels what is queued and waits for what runs. Everything later throws Disposed.
   void close();
+  void checkOpen() const;
 
   TensorPtr empty(DType dtype, int64_t size);
   TensorPtr zeros(DType dtype, int64_t size);
@@ -56,7 +57,6 @@ class Device : public std::enable_shared_from_this<Device> {
 
  private:
   friend class Tensor;
-  void checkOpen() const;
   void run(const char* name, const Operands& operands, const std::function<void(Backend&)>& body);
 
   std::unique_ptr<Backend> backend_;
