@@ -4,6 +4,7 @@
 #include <memory>
 #include <vector>
 
+#include "../core/error.h"
 #include "backend.h"
 #include "simd/limits.h"
 
