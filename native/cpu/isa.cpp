@@ -9,17 +9,21 @@ namespace {
 
 bool available(Isa isa) {
   switch (isa) {
-    case Isa::Generic: return true;
+    case Isa::Generic:
+      return true;
 #if defined(MOE_HAVE_avx2)
-    case Isa::Avx2: return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    case Isa::Avx2:
+      return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
     case Isa::Avx512:
       return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
              __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") && available(Isa::Avx2);
 #endif
 #if defined(MOE_HAVE_neon)
-    case Isa::Neon: return true;
+    case Isa::Neon:
+      return true;
 #endif
-    default: return false;
+    default:
+      return false;
   }
 }
 
@@ -27,10 +31,14 @@ bool available(Isa isa) {
 
 const char* isaName(Isa isa) {
   switch (isa) {
-    case Isa::Generic: return "generic";
-    case Isa::Avx2: return "avx2";
-    case Isa::Avx512: return "avx512";
-    case Isa::Neon: return "neon";
+    case Isa::Generic:
+      return "generic";
+    case Isa::Avx2:
+      return "avx2";
+    case Isa::Avx512:
+      return "avx512";
+    case Isa::Neon:
+      return "neon";
   }
   return "generic";
 }
