@@ -88,11 +88,13 @@ struct BuildPlan {
   int64_t T, R;
   int E, K;
   CapacityOptions capacity;  // slots < 0: dropless
-  const int32_t* indices;    // [T,K]; -1 = no assignment. Anything else outside [0,E) is an error naming the token
+  const int32_t* indices;    // [T,K]; -1 = no assignment. Anything else outside [0,E) is an error naming the token.
+                             // Null: every token has the one assignment to expert 0 (E = K = 1)
+  const int32_t* mask;       // [T] or null; 0 = the token has no assignment, whatever its indices say
   const float* scores;       // [T,K] for the 'score' priority, else null
 
-  float* weights;           // [T,K] set to 0 where dropped or unassigned
-  int32_t* kept;            // [T,K] 0/1
+  float* weights;           // [T,K] set to 0 where dropped or unassigned; null to skip
+  int32_t* kept;            // [T,K] 0/1; null to skip
   int32_t* expertOffsets;   // [E+1]
   int32_t* rowToken;        // [R]
   int32_t* rowSlot;         // [R]
