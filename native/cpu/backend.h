@@ -6,6 +6,7 @@
 #include "../core/backend.h"
 #include "isa.h"
 #include "parallel.h"
+#include "scratch.h"
 
 namespace moe::cpu {
 
@@ -65,6 +66,7 @@ class CpuBackend final : public Backend {
   ThreadPool pool_;
   const GemmKernels& gemm_;  // simd/gemm.h
   const RowKernels& row_;    // simd/row.h
+  Scratch scratch_;          // of the experts stage
 };
 
 }  // namespace moe::cpu
