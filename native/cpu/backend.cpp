@@ -1,6 +1,6 @@
 #include "backend.h"
 
-#include "simd/gemm.h"
+#include "gemm.h"
 #include "simd/row.h"
 
 namespace moe::cpu {
