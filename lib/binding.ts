@@ -126,6 +126,7 @@ export interface NativeBinding {
   deviceMemory(device: DeviceHandle): [number, number, number];
   deviceResetPeak(device: DeviceHandle): void;
   deviceSynchronize(device: DeviceHandle): Promise<void>;
+  deviceMeasureLimits(device: DeviceHandle): Promise<{ flopsPerSecond: number; readBytesPerSecond: number }>;
 
   tensorFrom(device: DeviceHandle, dtype: number, data: HostArray): TensorHandle;
   tensorZeros(device: DeviceHandle, dtype: number, size: number): TensorHandle;

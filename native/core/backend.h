@@ -88,11 +88,13 @@ struct BuildPlan {
   int64_t T, R;
   int E, K;
   CapacityOptions capacity;  // slots < 0: dropless
-  const int32_t* indices;    // [T,K]; -1 = no assignment. Anything else outside [0,E) is an error naming the token
+  const int32_t* indices;    // [T,K]; -1 = no assignment. Anything else outside [0,E) is an error naming the token.
+                             // Null: every token has the one assignment to expert 0 (E = K = 1)
+  const int32_t* mask;       // [T] or null; 0 = the token has no assignment, whatever its indices say
   const float* scores;       // [T,K] for the 'score' priority, else null
 
-  float* weights;           // [T,K] set to 0 where dropped or unassigned
-  int32_t* kept;            // [T,K] 0/1
+  float* weights;           // [T,K] set to 0 where dropped or unassigned; null to skip
+  int32_t* kept;            // [T,K] 0/1; null to skip
   int32_t* expertOffsets;   // [E+1]
   int32_t* rowToken;        // [R]
   int32_t* rowSlot;         // [R]
@@ -307,6 +309,12 @@ struct AdamWCounter {
 
 // ------------------------------------------------------------------------------------------------ the interface
 
+/// What the device can do at best, measured: the floor beside which a bench puts its figures.
+struct DeviceLimits {
+  double flopsPerSecond;      // float32 multiply-adds from registers, all threads
+  double readBytesPerSecond;  // from main memory, all threads
+};
+
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -320,6 +328,7 @@ class Backend {
   virtual void copy(void* to, const void* from, size_t bytes) = 0;
   virtual void zero(void* block, size_t bytes) = 0;
   virtual void randomNormal(float* out, int64_t n, uint64_t seed, uint32_t purpose, float std) = 0;
+  virtual DeviceLimits measureLimits() = 0;
   virtual void toFloat(float* out, const int32_t* in, int64_t n) = 0;
   virtual void toInt(int32_t* out, const float* in, int64_t n) = 0;  // towards zero, saturating, NaN gives 0
 

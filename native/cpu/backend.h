@@ -28,6 +28,9 @@ class CpuBackend final : public Backend {
   void toFloat(float* out, const int32_t* in, int64_t n) override;
   void toInt(int32_t* out, const float* in, int64_t n) override;
 
+  // limits.cpp
+  DeviceLimits measureLimits() override;
+
   // route.cpp
   void routeForward(const RouteForward&) override;
   void routeBackward(const RouteBackward&) override;

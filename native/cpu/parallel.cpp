@@ -1,37 +1,11 @@
 #include "parallel.h"
 
-#include <chrono>
 #include <system_error>
 #include <utility>
 
+#include "../core/wait.h"
+
 namespace moe::cpu {
-
-namespace {
-
-inline void relax() {
-#if defined(__x86_64__)
-  __builtin_ia32_pause();
-#elif defined(__aarch64__)
-  asm volatile("yield");
-#endif
-}
-
-// Stages follow each other within microseconds, where sleeping would cost more than the stage: spin a little first.
-constexpr auto spinLimit = std::chrono::microseconds(40);
-
-template <class T>
-void waitWhileEqual(const std::atomic<T>& value, T old) {
-  const auto deadline = std::chrono::steady_clock::now() + spinLimit;
-  do {
-    for (int i = 0; i < 32; ++i) {
-      if (value.load(std::memory_order_acquire) != old) return;
-      relax();
-    }
-  } while (std::chrono::steady_clock::now() < deadline);
-  value.wait(old, std::memory_order_acquire);
-}
-
-}  // namespace
 
 ThreadPool::ThreadPool(int threads) {
   workers_.reserve(threads > 1 ? threads - 1 : 0);
