@@ -56,7 +56,13 @@ function checkCMake() {
 
 function checkMake() {
   const found = ['ninja', 'make'].find(onPath);
-  return { name: 'Build tool', ok: found !== undefined, found: found ?? 'not found', need: 'make or ninja', tool: 'make' };
+  return {
+    name: 'Build tool',
+    ok: found !== undefined,
+    found: found ?? 'not found',
+    need: 'make or ninja',
+    tool: 'make',
+  };
 }
 
 /** Preprocesses a small source with the compiler: that finds missing standard headers as well as an old version. */
@@ -122,10 +128,12 @@ function advice(missing) {
 function probe(configuration = existsSync(join(buildFolder, 'Debug', 'switchyard.node')) ? 'Debug' : 'Release') {
   const file = join(buildFolder, configuration, 'switchyard.node');
   if (!existsSync(file)) return { ok: false, reason: 'not built' };
-  const script = 'const a = require(process.argv[1]); console.log(JSON.stringify({ build: a.build, cpu: a.cpuInfo() }))';
+  const script =
+    'const a = require(process.argv[1]); console.log(JSON.stringify({ build: a.build, cpu: a.cpuInfo() }))';
   const result = run(process.execPath, ['-e', script, file]);
   if (result.status === 0) return { ok: true, configuration, ...JSON.parse(result.stdout) };
-  const reason = result.stderr.match(/^\w*Error: .*/m)?.[0] ?? `loading it ended with ${result.signal ?? result.status}`;
+  const reason =
+    result.stderr.match(/^\w*Error: .*/m)?.[0] ?? `loading it ended with ${result.signal ?? result.status}`;
   return { ok: false, reason };
 }
 
@@ -183,7 +191,8 @@ function cmakeJs(command, options, verbose) {
 /** CMake refuses a cache that was made in another folder or for another generator. */
 function dropCache() {
   if (!existsSync(join(buildFolder, 'CMakeCache.txt'))) return false;
-  for (const name of ['CMakeCache.txt', 'CMakeFiles']) rmSync(join(buildFolder, name), { recursive: true, force: true });
+  for (const name of ['CMakeCache.txt', 'CMakeFiles'])
+    rmSync(join(buildFolder, name), { recursive: true, force: true });
   return true;
 }
 
@@ -269,7 +278,12 @@ async function doctor() {
     checkNpm(),
     // With an addon that loads, the tools matter to the next build only.
     ...tools.map((check) => ({ ...check, optional: addon.ok })),
-    { name: 'Addon', ok: addon.ok, found: addon.ok ? summary(addon).join('; ') : addon.reason, need: 'npx switchyard build' },
+    {
+      name: 'Addon',
+      ok: addon.ok,
+      found: addon.ok ? summary(addon).join('; ') : addon.reason,
+      need: 'npx switchyard build',
+    },
   ];
   if (addon.ok) checks.push(await checkDevices());
   for (const { name, ok, optional, found, need } of checks) {
@@ -320,7 +334,9 @@ async function main() {
   }
   if (positionals.length === 1 && positionals[0] === 'build') return build(values);
   if (positionals.length === 1 && positionals[0] === 'doctor') return doctor();
-  console.error(positionals.length === 0 ? usage : `switchyard: unknown command "${positionals.join(' ')}"\n\n${usage}`);
+  console.error(
+    positionals.length === 0 ? usage : `switchyard: unknown command "${positionals.join(' ')}"\n\n${usage}`,
+  );
   return 1;
 }
 

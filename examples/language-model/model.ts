@@ -2,7 +2,7 @@
 //
 //   contexts [T,W] → [T,W,D] → [T,W·D] → h [T,H];   h += MoE(RMSNorm(h)), twice;   logits [T,256] = head(RMSNorm(h))
 import {
-  AdamW,
+  type AdamW,
   add,
   crossEntropy,
   type Device,
@@ -90,7 +90,7 @@ export class LanguageModel {
 
     const backward = (gradLogits: Tensor) => {
       let grad = norm.backward(head.backward(gradLogits));
-      for (const pass of passes.toReversed()) grad = add(grad, pass.norm.backward(pass.moe.backward(grad)));
+      for (const pass of [...passes].reverse()) grad = add(grad, pass.norm.backward(pass.moe.backward(grad)));
       embedded.backward(projected.backward(grad).reshape([tokens, window, shape.embeddingSize]));
     };
     return { logits: head.output, moe: passes.map(({ moe }) => moe), backward };
@@ -100,7 +100,11 @@ export class LanguageModel {
    * Queues one step of training and returns at once. `loss` (mean nats per byte) and `stats` of each block resolve when
    * the device has got there.
    */
-  step(batch: Batch, optimizer: AdamW, withStats: boolean): { loss: Promise<number>; stats: Promise<MoEStats[]> | undefined } {
+  step(
+    batch: Batch,
+    optimizer: AdamW,
+    withStats: boolean,
+  ): { loss: Promise<number>; stats: Promise<MoEStats[]> | undefined } {
     let stats: Promise<MoEStats[]> | undefined;
     using loss = this.device.tidy(() => {
       const { contexts, targets } = this.#upload(batch);
@@ -114,20 +118,21 @@ export class LanguageModel {
     return { loss: loss.item(), stats };
   }
 
-  /** Mean nats per byte, without touching anything. */
-  evaluate(batch: Batch): Promise<number> {
+  /** Mean nats per byte and each block's routing, without changing anything. */
+  evaluate(batch: Batch): { loss: Promise<number>; stats: Promise<MoEStats[]> } {
+    let stats: Promise<MoEStats[]> = Promise.resolve([]);
     using loss = this.device.tidy(() => {
       const { contexts, targets } = this.#upload(batch);
-      return crossEntropy(this.forward(contexts, false).logits, targets).loss;
+      const { logits, moe } = this.forward(contexts, false);
+      stats = Promise.all(moe.map((pass) => pass.stats()));
+      return crossEntropy(logits, targets).loss;
     });
-    return loss.item();
+    return { loss: loss.item(), stats };
   }
 
   /** The 256 logits of the byte after `context`. */
   next(context: Int32Array): Promise<Float32Array> {
-    using logits = this.device.tidy(
-      () => this.forward(this.device.tensor(context, [1, context.length]), false).logits,
-    );
+    using logits = this.device.tidy(() => this.forward(this.device.tensor(context, [1, context.length]), false).logits);
     return logits.data() as Promise<Float32Array>;
   }
 
