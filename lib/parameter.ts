@@ -133,6 +133,19 @@ export class Parameter {
   }
 }
 
+export type ParameterShape = readonly [name: string, shape: readonly number[], initial: Initial];
+
+/** Refuses a module whose parameters alone cannot fit, before any of them is made. */
+function checkMemory(context: DeviceContext, module: string, sizes: readonly number[]): void {
+  const bytes = 4 * sizes.reduce((sum, size) => sum + size, 0);
+  if (bytes <= context.memoryLimit) return;
+  throw new MoEError(
+    'ERR_OUT_OF_MEMORY',
+    `${module}: its parameters take ${bytes} bytes, more than the ${context.memoryLimit} bytes that the device may use`,
+    'Choose smaller sizes, or raise options.memoryLimit of openDevice().',
+  );
+}
+
 /** The parameters that a module owns, in the order they were added, which is that of parameters(). */
 export class ParameterSet {
   readonly map: ReadonlyMap<string, Parameter>;
@@ -146,13 +159,15 @@ export class ParameterSet {
     context: DeviceContext,
     module: string,
     seed: number | bigint,
-    shapes: Iterable<readonly [name: string, shape: readonly number[], initial: Initial]>,
+    shapes: Iterable<ParameterShape>,
   ) {
     this.map = this.#parameters;
     this.#context = context;
     this.#module = module;
+    const wanted = [...shapes];
+    checkMemory(context, module, wanted.map(([, shape]) => sizeOf(shape)));
     try {
-      for (const [name, shape, initial] of shapes)
+      for (const [name, shape, initial] of wanted)
         this.#parameters.set(name, new Parameter(context, name, shape, initial, seed));
     } catch (error) {
       this.dispose();
