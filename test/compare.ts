@@ -1,0 +1,85 @@
+/**
+ * How close is close: every comparison of the library with the reference goes through here, so that there is one
+ * tolerance. An error is at most 1e-5 of the tensor's largest value, and every row is within 1e-4 of its own norm, so that
+ * no small row can be wrong unseen behind a large one.
+ */
+
+const OF_MAXIMUM = 1e-5;
+const OF_ROW_NORM = 1e-4;
+/** Rows narrower than this may cancel to almost nothing by chance, and then float32 has no digits to be relative to. */
+const NARROW = 8;
+
+type Numbers = ArrayLike<number>;
+
+function largest(values: Numbers): number {
+  let max = 0;
+  for (let i = 0; i < values.length; i++) max = Math.max(max, Math.abs(values[i]!));
+  return max;
+}
+
+function norm(values: Numbers, from: number, to: number): number {
+  let squares = 0;
+  for (let i = from; i < to; i++) squares += values[i]! ** 2;
+  return Math.sqrt(squares);
+}
+
+export interface CloseOptions {
+  /** Exactly zero in exact arithmetic: held below 1e-5, since nothing is left to be relative to. */
+  vanishing?: boolean;
+  /** Held to the tensor's maximum alone. */
+  rows?: boolean;
+}
+
+/** Compares rows of `width` values and throws the worst place in words. */
+export function expectClose(
+  label: string,
+  actual: Numbers,
+  expected: Numbers,
+  width: number,
+  { vanishing = false, rows = true }: CloseOptions = {},
+): void {
+  if (actual.length !== expected.length) throw new Error(`${label}: ${actual.length} values, not ${expected.length}`);
+  const max = largest(expected);
+  const allowed = vanishing ? OF_MAXIMUM : OF_MAXIMUM * max;
+  let worst = -1;
+  let worstError = allowed;
+  for (let i = 0; i < expected.length; i++) {
+    const error = Math.abs(actual[i]! - expected[i]!);
+    if (!(error <= worstError)) [worst, worstError] = [i, error];
+    if (Number.isNaN(error)) break;
+  }
+  if (worst >= 0) {
+    const place = `row ${Math.floor(worst / width)}, column ${worst % width}`;
+    throw new Error(
+      `${label}: ${place} is ${actual[worst]}, not ${expected[worst]}; off by ${worstError}, allowed ${allowed}`,
+    );
+  }
+  if (!vanishing && rows) expectRowsClose(label, actual, expected, width, max);
+}
+
+function expectRowsClose(label: string, actual: Numbers, expected: Numbers, width: number, max: number): void {
+  const difference = Float64Array.from(expected, (value, i) => actual[i]! - value);
+  const slack = (width < NARROW ? 1e-6 : 1e-8) * max;
+  for (let start = 0; start < expected.length; start += width) {
+    const error = norm(difference, start, start + width);
+    const own = norm(expected, start, start + width);
+    if (error > OF_ROW_NORM * own + slack) {
+      throw new Error(`${label}: row ${start / width} is off by ${error}, its norm is ${own} (tensor maximum ${max})`);
+    }
+  }
+}
+
+/** Numbers that are counts or choices: equal, element by element. */
+export function expectSame(label: string, actual: Numbers, expected: Numbers): void {
+  if (actual.length !== expected.length) throw new Error(`${label}: ${actual.length} values, not ${expected.length}`);
+  for (let i = 0; i < expected.length; i++) {
+    if (actual[i] !== expected[i]) throw new Error(`${label}[${i}] is ${actual[i]}, not ${expected[i]}`);
+  }
+}
+
+/** One statistic. The absolute part is float32 rounding of the terms whose difference a small value is. */
+export function expectScalar(label: string, actual: number | undefined, expected: number | undefined): void {
+  if (actual === expected) return;
+  const error = Math.abs((actual ?? Number.NaN) - (expected ?? Number.NaN));
+  if (!(error <= OF_MAXIMUM * Math.abs(expected!) + 1e-6)) throw new Error(`${label} is ${actual}, not ${expected}`);
+}

@@ -1,0 +1,167 @@
+/** Linear, Embedding, RMSNorm, add and cross-entropy against the float64 reference, forward and backward. */
+
+import { describe, expect, it } from 'vitest';
+import { add, crossEntropy, Embedding, Linear, type Module, type Parameter, RMSNorm } from '../lib/index.js';
+import { expectClose, expectSame, expectScalar } from './compare.js';
+import { onEachDevice } from './devices.js';
+import { integers, normals } from './random.js';
+import * as reference from './reference-modules.js';
+
+function parameter(module: Module, name: string): Parameter {
+  const found = module.parameters().get(name);
+  if (!found) throw new Error(`no parameter ${name}, only ${[...module.parameters().keys()].join(', ')}`);
+  return found;
+}
+
+const wide = (values: Float32Array): Float64Array => Float64Array.from(values);
+
+onEachDevice((device) => {
+  describe('Linear', () => {
+    const sizes = [
+      [3, 17, 13],
+      [0, 5, 4],
+      [1, 1, 1],
+      [1, 65, 7],
+      [129, 33, 130],
+      [64, 64, 128],
+    ] as const;
+    it.each(sizes.flatMap((size) => [[...size, true] as const, [...size, false] as const]))(
+      '%i rows, %i → %i, bias %s',
+      async (rows, inFeatures, outFeatures, bias) => {
+        using layer = new Linear(device(), { inFeatures, outFeatures, bias, seed: 1 });
+        const [w, b] = [normals(1, outFeatures * inFeatures, 1 / Math.sqrt(inFeatures)), normals(2, outFeatures)];
+        const [x, dy] = [normals(3, rows * inFeatures), normals(4, rows * outFeatures)];
+        parameter(layer, 'weight').value.write(w);
+        if (bias) parameter(layer, 'bias').value.write(b);
+        else expect(layer.parameters().has('bias')).toBe(false);
+
+        using pass = layer.forward(device().tensor(x, [rows, inFeatures]));
+        using dx = pass.backward(device().tensor(dy, [rows, outFeatures]));
+        const y = reference.linear(wide(w), bias ? wide(b) : undefined, wide(x), inFeatures);
+        const grads = reference.linearBackward(wide(w), wide(x), wide(dy), inFeatures);
+        expect(pass.output.shape).toEqual([rows, outFeatures]);
+        expectClose('output', await pass.output.data(), y, outFeatures);
+        expectClose('input gradient', await dx.data(), grads.input, inFeatures);
+        expectClose('weight gradient', await parameter(layer, 'weight').grad.data(), grads.weight, inFeatures);
+        if (bias) expectClose('bias gradient', await parameter(layer, 'bias').grad.data(), grads.bias, outFeatures);
+      },
+    );
+
+    it('takes leading dimensions as rows, and adds gradients until zeroGrad()', async () => {
+      using layer = new Linear(device(), { inFeatures: 5, outFeatures: 3, bias: false, seed: 1 });
+      const [x, dy] = [normals(3, 6 * 5), normals(4, 6 * 3)];
+      for (let i = 0; i < 2; i++) {
+        using pass = layer.forward(device().tensor(x, [2, 3, 5]));
+        expect(pass.output.shape).toEqual([2, 3, 3]);
+        pass.backward(device().tensor(dy, [2, 3, 3])).dispose();
+      }
+      const once = reference.linearBackward(new Float64Array(15), wide(x), wide(dy), 5).weight;
+      const { grad } = parameter(layer, 'weight');
+      expectClose('twice', await grad.data(), once.map((g) => 2 * g), 5);
+      layer.zeroGrad();
+      expectSame('cleared', await grad.data(), new Float32Array(15));
+    });
+
+    it('gives a frozen parameter no gradient', async () => {
+      using layer = new Linear(device(), { inFeatures: 5, outFeatures: 3, bias: true, seed: 1 });
+      parameter(layer, 'weight').trainable = false;
+      using pass = layer.forward(device().tensor(normals(3, 20), [4, 5]));
+      pass.backward(device().tensor(normals(4, 12), [4, 3])).dispose();
+      expectSame('weight gradient', await parameter(layer, 'weight').grad.data(), new Float32Array(15));
+      expect((await parameter(layer, 'bias').grad.data()).some((g) => g !== 0)).toBe(true);
+    });
+  });
+
+  describe('Embedding', () => {
+    it.each([
+      [11, 17, 40],
+      [256, 5, 3],
+      [2, 1, 9],
+      [4, 8, 0],
+    ])('%i × %i, %i indices', async (count, size, length) => {
+      using layer = new Embedding(device(), { count, size, seed: 1 });
+      const [table, dy] = [normals(1, count * size), normals(2, length * size)];
+      const indices = integers(3, length, 0, count - 1);
+      parameter(layer, 'weight').value.write(table);
+      using pass = layer.forward(device().tensor(indices, [length]));
+      pass.backward(device().tensor(dy, [length, size]))?.dispose();
+      expect(pass.output.shape).toEqual([length, size]);
+      expectSame('output', await pass.output.data(), reference.embedding(wide(table), indices, size));
+      const expected = reference.embeddingBackward(count, indices, wide(dy), size);
+      expectClose('gradient', await parameter(layer, 'weight').grad.data(), expected, size);
+    });
+
+    it('keeps the dimensions of its indices', () => {
+      using layer = new Embedding(device(), { count: 4, size: 3, seed: 1 });
+      using pass = layer.forward(device().tensor(Int32Array.of(0, 1, 2, 3, 0, 1), [3, 2]));
+      expect(pass.output.shape).toEqual([3, 2, 3]);
+    });
+  });
+
+  describe('RMSNorm', () => {
+    it.each([
+      [5, 17, 1e-5],
+      [130, 65, 0.1],
+      [1, 1, 1e-6],
+      [0, 9, 1e-5],
+    ])('%i rows of %i, epsilon %f', async (rows, size, epsilon) => {
+      using layer = new RMSNorm(device(), { size, epsilon });
+      expectSame('initial weight', await parameter(layer, 'weight').value.data(), new Float32Array(size).fill(1));
+      const [w, x, dy] = [normals(1, size), normals(2, rows * size), normals(3, rows * size)];
+      parameter(layer, 'weight').value.write(w);
+      using pass = layer.forward(device().tensor(x, [rows, size]));
+      using dx = pass.backward(device().tensor(dy, [rows, size]));
+      expectClose('output', await pass.output.data(), reference.rmsNorm(wide(w), wide(x), epsilon), size);
+      const grads = reference.rmsNormBackward(wide(w), wide(x), wide(dy), epsilon);
+      // One value over its own root mean square is its sign: the gradient vanishes but for epsilon.
+      expectClose('input gradient', await dx.data(), grads.input, size, { vanishing: size === 1 });
+      expectClose('weight gradient', await parameter(layer, 'weight').grad.data(), grads.weight, size);
+    });
+
+    it('of a row of zeros is zero', async () => {
+      using layer = new RMSNorm(device(), { size: 6, epsilon: 1e-6 });
+      using pass = layer.forward(device().zeros([2, 6]));
+      expectSame('output', await pass.output.data(), new Float32Array(12));
+    });
+  });
+
+  describe('crossEntropy', () => {
+    it.each([
+      ['all counted', 9, 17, 0],
+      ['every third skipped', 40, 256, 3],
+      ['one row', 1, 5, 0],
+    ])('%s', async (_, rows, width, skip) => {
+      const logits = normals(1, rows * width, 3);
+      const targets = integers(2, rows, 0, width - 1).map((target, n) => (skip && n % skip === 0 ? -1 : target));
+      const expected = reference.crossEntropy(wide(logits), targets);
+      using result = crossEntropy(device().tensor(logits, [rows, width]), device().tensor(targets, [rows]));
+      expectScalar('loss', await result.loss.item(), expected.loss);
+      using gradient = result.backward();
+      expectClose('gradient', await gradient.data(), expected.gradLogits, width);
+    });
+
+    it('scales its gradient, and survives large logits', async () => {
+      const logits = Float32Array.of(500, -500, 0, 300, 300, -20);
+      const targets = Int32Array.of(1, 0);
+      const expected = reference.crossEntropy(wide(logits), targets);
+      using result = crossEntropy(device().tensor(logits, [2, 3]), device().tensor(targets, [2]));
+      expectScalar('loss', await result.loss.item(), expected.loss);
+      using gradient = result.backward(0.25);
+      expectClose('gradient', await gradient.data(), expected.gradLogits.map((g) => g / 4), 3);
+    });
+
+    it('is 0 with gradient 0 when no target counts', async () => {
+      using result = crossEntropy(device().tensor(normals(1, 10), [2, 5]), device().tensor(Int32Array.of(-1, -1), [2]));
+      expect(await result.loss.item()).toBe(0);
+      using gradient = result.backward();
+      expectSame('gradient', await gradient.data(), new Float32Array(10));
+    });
+  });
+
+  it('add', async () => {
+    const [a, b] = [normals(1, 3 * 17), normals(2, 3 * 17)];
+    using sum = add(device().tensor(a, [3, 17]), device().tensor(b, [3, 17]));
+    expect(sum.shape).toEqual([3, 17]);
+    expectSame('sum', await sum.data(), a.map((v, i) => v + b[i]!));
+  });
+});

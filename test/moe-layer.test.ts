@@ -1,0 +1,233 @@
+/**
+ * The layer against the float64 reference: the whole table of cases (outputs, routing, losses, statistics, every
+ * gradient), and what spans several passes. Error handling and random configurations have their own suites.
+ */
+
+import { describe, expect, it } from 'vitest';
+import { type Device, MoELayer } from '../lib/index.js';
+import { CASES, type Case } from './cases.js';
+import { expectClose, expectSame } from './compare.js';
+import { onEachDevice } from './devices.js';
+import { makeProblem, type Problem } from './problem.js';
+import { normals } from './random.js';
+import { type Gradients, parameterShapes } from './reference.js';
+import {
+  compareParameterGradients,
+  compareWithReference,
+  makeLayer,
+  observe,
+  readParameterGradients,
+  referenceFor,
+  referenceGradients,
+  runBackward,
+  runForward,
+} from './run-case.js';
+
+/** Most of what a layer can have at once. */
+const RICH: Case = {
+  name: 'rich',
+  tokens: 23,
+  config: {
+    hiddenSize: 17,
+    ffnSize: 13,
+    numExperts: 7,
+    topK: 2,
+    router: { bias: true, renormalize: true },
+    capacity: { type: 'fixed', factor: 0.8 },
+    experts: { bias: true, shared: { ffnSize: 9, gate: 'sigmoid' } },
+    losses: { loadBalance: 0.5, importance: 0.3, z: 0.1 },
+  },
+};
+
+/** The gradients of one problem, by the reference, with the layer's choices. */
+async function expectedGradients(layer: MoELayer, testCase: Case, problem: Problem): Promise<Gradients> {
+  using pass = runForward(layer, testCase, problem);
+  const decisions = { indices: await pass.routing.indices.data(), kept: await pass.routing.kept.data() };
+  return referenceGradients(referenceFor(testCase, problem, decisions), testCase, problem);
+}
+
+/** Two batches for the same parameters. */
+function twoProblems(testCase: Case): [Problem, Problem] {
+  const first = makeProblem(testCase, 1);
+  return [first, { ...makeProblem(testCase, 2), parameters: first.parameters }];
+}
+
+function sumOf(a: Gradients, b: Gradients): Record<string, Float64Array> {
+  const entries = Object.entries(a.parameters);
+  return Object.fromEntries(entries.map(([name, g]) => [name, g.map((v, i) => v + b.parameters[name]![i]!)]));
+}
+
+onEachDevice((device) => {
+  describe('the table', () => {
+    it.each(CASES.map((testCase) => [testCase.name, testCase] as const))('%s', async (_, testCase) => {
+      const problem = makeProblem(testCase);
+      using layer = makeLayer(device(), testCase, problem);
+      const observed = await observe(layer, testCase, problem);
+      compareWithReference(testCase, problem, observed);
+      if (testCase.distribution === 'ties') {
+        // Whole numbers: adoption is not needed, and would let a tie go to the wrong expert.
+        expectSame('indices', observed.indices, ownChoices(referenceFor(testCase, problem, observed).u, testCase));
+      }
+    });
+  });
+
+  it.each(CASES.map((testCase) => [testCase.name, testCase] as const).filter((_, i) => i % 5 === 0))(
+    'has exactly the parameters its configuration calls for: %s',
+    (_, { config }) => {
+      using layer = new MoELayer(device(), config);
+      const shapes = Object.fromEntries([...layer.parameters()].map(([name, { value }]) => [name, [...value.shape]]));
+      expect(shapes).toEqual(parameterShapes(config));
+      for (const [name, parameter] of layer.parameters()) {
+        expect(parameter.name).toBe(name);
+        expect(parameter.trainable).toBe(true);
+        expect(parameter.grad.shape).toEqual(parameter.value.shape);
+      }
+    },
+  );
+
+  it('takes leading dimensions as tokens', async () => {
+    const testCase = { ...RICH, tokens: 12 };
+    const problem = makeProblem(testCase);
+    using layer = makeLayer(device(), testCase, problem);
+    const flat = await observe(layer, testCase, problem);
+    using pass = layer.forward(device().tensor(problem.input, [2, 3, 2, 17]));
+    const inputGradient = pass.backward(device().tensor(problem.gradOutput, [2, 3, 2, 17]));
+    expect(pass.output.shape).toEqual([2, 3, 2, 17]);
+    expect(inputGradient.shape).toEqual([2, 3, 2, 17]);
+    expect(pass.routing.indices.shape).toEqual([12, 2]);
+    expect(await pass.output.data()).toEqual(flat.output);
+    expect(await inputGradient.data()).toEqual(flat.gradients!.input);
+  });
+
+  it('divides logits by the temperature that was set', async () => {
+    const problem = makeProblem(RICH);
+    using layer = makeLayer(device(), RICH, problem);
+    layer.setTemperature(0.3);
+    const observed = await observe(layer, RICH, problem);
+    compareWithReference({ ...RICH, call: { temperature: 0.3 } }, problem, observed);
+  });
+
+  describe('passes and gradients', () => {
+    it('adds the gradients of two passes, and starts over after zeroGrad()', async () => {
+      const [first, second] = twoProblems(RICH);
+      using layer = makeLayer(device(), RICH, first);
+      const a = await expectedGradients(layer, RICH, first);
+      const b = await expectedGradients(layer, RICH, second);
+      for (const problem of [first, second]) {
+        using pass = runForward(layer, RICH, problem);
+        runBackward(pass, RICH, problem).dispose();
+      }
+      compareParameterGradients(RICH, await readParameterGradients(layer), sumOf(a, b));
+      layer.zeroGrad();
+      for (const [name, gradient] of Object.entries(await readParameterGradients(layer))) {
+        expectSame(name, gradient, new Float32Array(gradient.length));
+      }
+      using pass = runForward(layer, RICH, second);
+      runBackward(pass, RICH, second).dispose();
+      compareParameterGradients(RICH, await readParameterGradients(layer), b.parameters);
+    });
+
+    it.each([[[0, 1]], [[1, 0]]])('keeps several passes alive, backward in order %j', async (order) => {
+      const problems = twoProblems(RICH);
+      using layer = makeLayer(device(), RICH, problems[0]);
+      const expected = [
+        await expectedGradients(layer, RICH, problems[0]),
+        await expectedGradients(layer, RICH, problems[1]),
+      ] as const;
+      const passes = problems.map((problem) => runForward(layer, RICH, problem));
+      for (const i of order) {
+        using gradient = runBackward(passes[i]!, RICH, problems[i]!);
+        expectClose(`input gradient of pass ${i}`, await gradient.data(), expected[i]!.input, RICH.config.hiddenSize);
+      }
+      compareParameterGradients(RICH, await readParameterGradients(layer), sumOf(expected[0], expected[1]));
+      for (const pass of passes) pass.dispose();
+    });
+
+    it('an evaluation pass between forward and backward changes nothing', async () => {
+      const [first, second] = twoProblems(RICH);
+      using layer = makeLayer(device(), RICH, first);
+      const alone = await observe(layer, RICH, first);
+      layer.zeroGrad();
+      using pass = runForward(layer, RICH, first);
+      using evaluation = runForward(layer, { ...RICH, call: { training: false } }, second);
+      runBackward(pass, RICH, first).dispose();
+      expect(await readParameterGradients(layer)).toEqual(alone.gradients!.parameters);
+      expect(evaluation.output.shape).toEqual([23, 17]);
+    });
+
+    it('copies its input tensors: changing the arrays afterwards changes nothing', async () => {
+      const problem = makeProblem(RICH);
+      using layer = makeLayer(device(), RICH, problem);
+      const copy = { ...problem, input: problem.input.slice() };
+      using pass = runForward(layer, RICH, copy);
+      copy.input.fill(0);
+      expectSame('output', await pass.output.data(), (await observe(layer, RICH, problem)).output);
+    });
+
+    it.each(Object.keys(parameterShapes(RICH.config)))('frozen %s gets no gradient, the others the same', async (name) => {
+      const problem = makeProblem(RICH);
+      using layer = makeLayer(device(), RICH, problem);
+      const { gradients: all } = await observe(layer, RICH, problem);
+      layer.zeroGrad();
+      layer.parameters().get(name)!.trainable = false;
+      const { gradients: some } = await observe(layer, RICH, problem);
+      expectSame(name, some!.parameters[name]!, new Float32Array(all!.parameters[name]!.length));
+      expectSame('input gradient', some!.input, all!.input);
+      for (const [other, gradient] of Object.entries(all!.parameters)) {
+        if (other !== name) expectSame(other, some!.parameters[other]!, gradient);
+      }
+    });
+
+    it('a layer frozen whole still passes the gradient of its input on', async () => {
+      const problem = makeProblem(RICH);
+      using layer = makeLayer(device(), RICH, problem);
+      const { gradients: all } = await observe(layer, RICH, problem);
+      layer.zeroGrad();
+      for (const parameter of layer.parameters().values()) parameter.trainable = false;
+      const { gradients: none } = await observe(layer, RICH, problem);
+      expectSame('input gradient', none!.input, all!.input);
+    });
+  });
+
+  it('goes through a layer used twice in a chain', async () => {
+    const testCase: Case = { ...RICH, config: { ...RICH.config, capacity: { type: 'dropless' } } };
+    const problem = makeProblem(testCase);
+    using layer = makeLayer(device(), testCase, problem);
+    await expectChain(device(), layer, testCase, problem);
+  });
+});
+
+/** K best per token of float64 scores, without adoption. */
+function ownChoices(u: Float64Array, { config: { numExperts, topK } }: Case): number[] {
+  return Array.from({ length: u.length / numExperts }, (_, t) => {
+    const row = Array.from(u.subarray(t * numExperts, (t + 1) * numExperts), (score, e) => ({ score, e }));
+    return row.sort((a, b) => b.score - a.score || a.e - b.e).slice(0, topK);
+  }).flatMap((best) => best.map(({ e }) => e));
+}
+
+/** y = layer(layer(x)): both passes alive, gradients of both uses summed. */
+async function expectChain(device: Device, layer: MoELayer, testCase: Case, problem: Problem): Promise<void> {
+  const H = testCase.config.hiddenSize;
+  using inner = runForward(layer, testCase, problem);
+  using outer = layer.forward(inner.output);
+  using gradMiddle = outer.backward(device.tensor(normals(5, testCase.tokens * H), [testCase.tokens, H]));
+  using gradInput = inner.backward(gradMiddle);
+
+  const read = async (pass: typeof inner) => ({
+    indices: await pass.routing.indices.data(),
+    kept: await pass.routing.kept.data(),
+  });
+  // The reference takes the layer's own middle values, so that float32 rounding of the first does not route the second.
+  const middle: Problem = { ...problem, input: Float32Array.from(await inner.output.data()) };
+  const second = referenceGradients(referenceFor(testCase, middle, await read(outer)), testCase, {
+    ...problem,
+    gradOutput: normals(5, testCase.tokens * H),
+  });
+  const first = referenceGradients(referenceFor(testCase, problem, await read(inner)), testCase, {
+    ...problem,
+    gradOutput: Float32Array.from(await gradMiddle.data()),
+  });
+  expectClose('gradient of the middle', await gradMiddle.data(), second.input, H);
+  expectClose('gradient of the input', await gradInput.data(), first.input, H);
+  compareParameterGradients(testCase, await readParameterGradients(layer), sumOf(first, second));
+}

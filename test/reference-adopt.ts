@@ -1,0 +1,98 @@
+/**
+ * Adoption: float32 and float64 may order two nearly equal scores differently, and after that nothing compares. So the
+ * reference can take over the choices of the layer under test, after proving that each differs from its own only between
+ * near-ties: scores that lie within 1e-5 of the range of all scores of the call. Everything else throws.
+ */
+
+import { admit, type CapacityOptions, queueKey } from './reference-capacity.js';
+import { row, type Vector } from './reference-math.js';
+import { topK } from './reference-router.js';
+
+const NEAR_TIE = 1e-5;
+
+/** Decisions of another implementation, both [T,K]: experts before drops (−1 where masked) and 0/1. */
+export interface Decisions {
+  indices: ArrayLike<number>;
+  kept: ArrayLike<number>;
+}
+
+function range(values: Iterable<number>): number {
+  let low = Infinity;
+  let high = -Infinity;
+  for (const value of values) {
+    low = Math.min(low, value);
+    high = Math.max(high, value);
+  }
+  return high > low ? high - low : 0;
+}
+
+/** Checks foreign indices [T,K] against u [T,E], the logits over the temperature. */
+export function adoptIndices(
+  foreign: ArrayLike<number>,
+  u: Vector,
+  live: readonly boolean[],
+  numExperts: number,
+  k: number,
+): Int32Array {
+  const liveRows = live.flatMap((isLive, t) => (isLive ? [...row(u, t, numExperts)] : []));
+  const tolerance = NEAR_TIE * range(liveRows);
+  if (foreign.length !== live.length * k) throw new Error(`adopt: ${foreign.length} indices for ${live.length}×${k}`);
+  live.forEach((isLive, t) => {
+    const theirs = Array.from({ length: k }, (_, i) => foreign[t * k + i]!);
+    if (!isLive) {
+      if (theirs.some((e) => e !== -1)) throw new Error(`adopt: masked token ${t} is routed to ${theirs}`);
+      return;
+    }
+    const scores = row(u, t, numExperts);
+    const ours = topK(scores, k);
+    if (new Set(theirs).size !== k) throw new Error(`adopt: token ${t} chooses an expert twice: ${theirs}`);
+    theirs.forEach((expert, i) => {
+      const gap = Math.abs(scores[ours[i]!]! - (scores[expert] ?? Number.NaN));
+      if (!(gap <= tolerance)) {
+        throw new Error(`adopt: token ${t} choice ${i} is expert ${expert}, not ${ours[i]}: scores differ by ${gap}`);
+      }
+    });
+  });
+  return Int32Array.from(foreign);
+}
+
+/** Checks foreign kept flags [T,K] for the given indices: the same number per expert, and no swap except at the cut. */
+export function adoptKept(
+  foreign: ArrayLike<number>,
+  indices: Int32Array,
+  scores: Vector,
+  k: number,
+  capacity: number | null,
+  options: CapacityOptions,
+): Int32Array {
+  const ours = admit(indices, scores, k, capacity, options);
+  const tolerance = NEAR_TIE * range(scores);
+  if (foreign.length !== ours.length) throw new Error(`adopt: ${foreign.length} kept flags for ${ours.length}`);
+  const swapped = new Map<number, { dropped: number[]; admitted: number[] }>();
+  ours.forEach((flag, assignment) => {
+    if (foreign[assignment] === flag) return;
+    const expert = indices[assignment]!;
+    if (expert < 0) throw new Error(`adopt: assignment ${assignment} of a masked token is kept`);
+    const group = swapped.get(expert) ?? { dropped: [], admitted: [] };
+    swapped.set(expert, group);
+    (flag === 1 ? group.dropped : group.admitted).push(assignment);
+  });
+  for (const [expert, { dropped, admitted }] of swapped) {
+    if (dropped.length !== admitted.length) {
+      throw new Error(`adopt: expert ${expert} keeps ${admitted.length - dropped.length} assignments too many`);
+    }
+    for (const d of dropped) {
+      for (const a of admitted) {
+        const better = queueKey(d, k, scores, options);
+        const worse = queueKey(a, k, scores, options);
+        const byPosition = options.type === 'fixed' && options.priority !== 'score';
+        if (byPosition || better.rank !== worse.rank || Math.abs(better.score - worse.score) > tolerance) {
+          throw new Error(
+            `adopt: expert ${expert} keeps assignment ${a} (score ${worse.score}) and drops ${d} (${better.score})`,
+          );
+        }
+      }
+    }
+  }
+  return Int32Array.from(foreign);
+}

@@ -1,0 +1,382 @@
+/**
+ * The reference: the mixture-of-experts layer in float64, one token after the other, forward and full backward. It is
+ * written from the mathematics and shares nothing, not even a type, with the library it judges; reference.test.ts proves
+ * it by finite differences. Speed is no aim.
+ *
+ * Symbols: T tokens, H hiddenSize, F ffnSize, S shared width, E experts, K choices per token. Every array is row-major;
+ * its shape stands in a comment. Split by concern: reference-router (logits → weights), reference-capacity (who gets a
+ * slot), reference-experts (one feed-forward network), reference-losses, reference-adopt.
+ */
+
+import { adoptIndices, adoptKept, type Decisions } from './reference-adopt.js';
+import { admit, type CapacityOptions, capacityOf } from './reference-capacity.js';
+import { type Activation, type Ffn, ffnBackward, ffnForward, isGated } from './reference-experts.js';
+import { balancingLosses, type LossCoefficients, type LossOptions, type LossResult } from './reference-losses.js';
+import {
+  addMatVecInputGrad,
+  addMatVecWeightGrad,
+  addScaled,
+  dot,
+  matVec,
+  row,
+  sigmoid,
+  softmax,
+  sum,
+  type Vector,
+} from './reference-math.js';
+import {
+  type RouterOptions,
+  scoreSelected,
+  scoreSelectedBackward,
+  topK as selectTopK,
+  weigh,
+  weighBackward,
+} from './reference-router.js';
+
+export interface LayerConfig {
+  hiddenSize: number;
+  ffnSize: number;
+  numExperts: number;
+  topK: number;
+  router?: RouterOptions;
+  capacity?: CapacityOptions;
+  experts?: { activation?: Activation; bias?: boolean; shared?: { ffnSize: number; gate?: 'none' | 'sigmoid' } };
+  losses?: LossOptions;
+}
+
+/** Parameter name → values; gradients have the same form. */
+export type Parameters = Record<string, Vector>;
+
+export interface Call {
+  input: Vector; // [T,H]
+  training?: boolean;
+  mask?: ArrayLike<number>; // [T], 0 = padding
+  lossMask?: ArrayLike<number>; // [T], 0 = counted in no loss
+  routing?: { indices: ArrayLike<number>; weights?: Vector }; // both [T,K]
+  logits?: Vector; // [T,E], in place of the router's GEMM
+  losses?: LossCoefficients;
+  topK?: number;
+  capacityFactor?: number;
+  temperature?: number;
+  /** Choices to take over, if they differ from the reference's own by near-ties only. */
+  adopt?: Decisions;
+}
+
+export interface Stats {
+  tokens: number;
+  losses: LossResult['values'];
+  assigned: Int32Array; // [E], before drops
+  kept: Int32Array; // [E]
+  capacity: number | null;
+  droppedAssignments: number;
+  droppedTokens: number;
+  imbalance: number;
+  routerEntropy: number;
+  utilization: number;
+}
+
+export interface Forward {
+  config: LayerConfig;
+  parameters: Parameters;
+  call: Call;
+  tokens: number;
+  topK: number;
+  live: boolean[]; // [T]
+  output: Vector; // [T,H]
+  logits: Vector | undefined; // [T,E], after bias, before temperature; 0 where masked
+  u: Vector; // [T,E], logits over the temperature
+  temperature: number;
+  indices: Int32Array; // [T,K], −1 where masked
+  scores: Vector; // [T,K], before renormalisation
+  weights: Vector; // [T,K], 0 where dropped
+  kept: Int32Array; // [T,K]
+  losses: LossResult;
+  stats: Stats;
+}
+
+export interface Gradients {
+  input: Vector; // [T,H]
+  parameters: Parameters;
+  routingWeights?: Vector; // [T,K], when the caller gave weights
+  routingLogits?: Vector; // [T,E], when the caller gave logits
+}
+
+/** Which parameters a configuration has, with PyTorch's layout [out, in], stacked over experts. */
+export function parameterShapes(config: LayerConfig): Record<string, number[]> {
+  const { hiddenSize: H, ffnSize: F, numExperts: E, experts = {} } = config;
+  const gated = isGated(experts.activation ?? 'swiglu');
+  const shapes: Record<string, number[]> = { 'router.weight': [E, H] };
+  if (config.router?.bias) shapes['router.bias'] = [E];
+  if (gated) shapes['experts.gate'] = [E, F, H];
+  shapes['experts.up'] = [E, F, H];
+  shapes['experts.down'] = [E, H, F];
+  if (experts.bias) {
+    if (gated) shapes['experts.gateBias'] = [E, F];
+    shapes['experts.upBias'] = [E, F];
+    shapes['experts.downBias'] = [E, H];
+  }
+  if (experts.shared) {
+    const S = experts.shared.ffnSize;
+    if (gated) shapes['shared.gate'] = [S, H];
+    shapes['shared.up'] = [S, H];
+    shapes['shared.down'] = [H, S];
+    if (experts.shared.gate === 'sigmoid') shapes['shared.outputGate'] = [1, H];
+  }
+  return shapes;
+}
+
+/** The matrices of expert e as views into the stacked parameters (or into their gradients). */
+function expertOf(parameters: Parameters, e: number, numExperts: number): Ffn {
+  const part = (name: string): Vector | undefined => {
+    const stacked = parameters[name];
+    return stacked && row(stacked, e, stacked.length / numExperts);
+  };
+  return {
+    gate: part('experts.gate'),
+    up: part('experts.up')!,
+    down: part('experts.down')!,
+    gateBias: part('experts.gateBias'),
+    upBias: part('experts.upBias'),
+    downBias: part('experts.downBias'),
+  };
+}
+
+function sharedOf(parameters: Parameters): Ffn {
+  return { gate: parameters['shared.gate'], up: parameters['shared.up']!, down: parameters['shared.down']! };
+}
+
+// ------------------------------------------------------------------------------------------------------------ forward
+
+export function forward(config: LayerConfig, parameters: Parameters, call: Call): Forward {
+  const { hiddenSize: H, numExperts: E } = config;
+  const router = config.router ?? {};
+  const capacityOptions = config.capacity ?? { type: 'dropless' };
+  const topK = call.topK ?? config.topK;
+  const tokens = call.input.length / H;
+  const live = Array.from({ length: tokens }, (_, t) => call.mask?.[t] !== 0);
+  const temperature = call.temperature ?? router.temperature ?? 1;
+
+  const routerRuns = call.routing?.weights === undefined;
+  const logits = new Float64Array(tokens * E);
+  if (routerRuns) {
+    live.forEach((isLive, t) => {
+      if (isLive) row(logits, t, E).set(routerLogits(config, parameters, call, t));
+    });
+  }
+  const u = logits.map((l) => l / temperature);
+
+  const indices = chooseExperts(call, u, live, E, topK);
+  const scores = new Float64Array(tokens * topK);
+  const weights = new Float64Array(tokens * topK);
+  live.forEach((isLive, t) => {
+    if (!isLive) return;
+    const selected = [...indices.subarray(t * topK, (t + 1) * topK)];
+    const given = call.routing?.weights && row(call.routing.weights, t, topK);
+    const s = given ?? scoreSelected(row(u, t, E), selected, router);
+    row(scores, t, topK).set(s);
+    row(weights, t, topK).set(given ?? weigh(s, router));
+  });
+
+  const training = call.training ?? true;
+  const { capacityFactor } = call;
+  const capacity = capacityOf(capacityOptions, { tokens, topK, numExperts: E, training, capacityFactor });
+  const kept = call.adopt
+    ? adoptKept(call.adopt.kept, indices, scores, topK, capacity, capacityOptions)
+    : admit(indices, scores, topK, capacity, capacityOptions);
+
+  const counted = live.map((isLive, t) => isLive && call.lossMask?.[t] !== 0);
+  const losses = balancingLosses(routerRuns ? (config.losses ?? {}) : {}, routerRuns ? (call.losses ?? {}) : {}, {
+    tokens,
+    numExperts: E,
+    topK,
+    temperature,
+    logits,
+    indices,
+    weights,
+    counted,
+  });
+  weights.forEach((_, assignment) => {
+    if (kept[assignment] === 0) weights[assignment] = 0;
+  });
+
+  const output = new Float64Array(tokens * H);
+  const result: Forward = {
+    config,
+    parameters,
+    call,
+    tokens,
+    topK,
+    live,
+    output,
+    logits: routerRuns ? logits : undefined,
+    u,
+    temperature,
+    indices,
+    scores,
+    weights,
+    kept,
+    losses,
+    stats: emptyStats(E, capacity, losses),
+  };
+  live.forEach((isLive, t) => {
+    if (isLive) row(output, t, H).set(tokenOutput(result, t));
+  });
+  countStats(result);
+  return result;
+}
+
+/** x·W_rᵀ, or the caller's logits in its place; plus the router's bias. */
+function routerLogits(config: LayerConfig, parameters: Parameters, call: Call, token: number): Vector {
+  const logits = call.logits
+    ? row(call.logits, token, config.numExperts).slice()
+    : matVec(parameters['router.weight']!, row(call.input, token, config.hiddenSize));
+  if (config.router?.bias) addScaled(logits, 1, parameters['router.bias']!);
+  return logits;
+}
+
+function chooseExperts(call: Call, u: Vector, live: readonly boolean[], E: number, topK: number): Int32Array {
+  if (call.adopt && !call.routing) return adoptIndices(call.adopt.indices, u, live, E, topK);
+  const indices = new Int32Array(live.length * topK).fill(-1);
+  live.forEach((isLive, t) => {
+    if (!isLive) return;
+    const given = call.routing && Array.from({ length: topK }, (_, k) => call.routing!.indices[t * topK + k]!);
+    indices.set(given ?? selectTopK(row(u, t, E), topK), t * topK);
+  });
+  return indices;
+}
+
+/** Σ_k w_k·FFN_k(x) over the kept choices, plus σ(x·w_g)·FFN_shared(x). */
+function tokenOutput(pass: Forward, t: number): Vector {
+  const { config, parameters, topK } = pass;
+  const activation = config.experts?.activation ?? 'swiglu';
+  const x = row(pass.call.input, t, config.hiddenSize);
+  const y = new Float64Array(config.hiddenSize);
+  for (let a = t * topK; a < (t + 1) * topK; a++) {
+    if (pass.kept[a] === 0) continue;
+    const expert = expertOf(parameters, pass.indices[a]!, config.numExperts);
+    addScaled(y, pass.weights[a]!, ffnForward(expert, activation, x));
+  }
+  if (config.experts?.shared) {
+    const gate = parameters['shared.outputGate'];
+    addScaled(y, gate ? sigmoid(dot(gate, x)) : 1, ffnForward(sharedOf(parameters), activation, x));
+  }
+  return y;
+}
+
+// ----------------------------------------------------------------------------------------------------------- backward
+
+/** Gradients of ⟨gradOutput, output⟩ + lossScale·Σ coefficient·loss. */
+export function backward(pass: Forward, gradOutput: Vector, lossScale = 1): Gradients {
+  const { config, call, tokens } = pass;
+  const { hiddenSize: H, numExperts: E } = config;
+  const gradients: Gradients = { input: new Float64Array(tokens * H), parameters: {} };
+  for (const [name, value] of Object.entries(pass.parameters)) {
+    gradients.parameters[name] = new Float64Array(value.length);
+  }
+  if (call.routing?.weights) gradients.routingWeights = new Float64Array(tokens * pass.topK);
+  if (call.logits && pass.logits) gradients.routingLogits = new Float64Array(tokens * E);
+
+  pass.live.forEach((isLive, t) => {
+    if (!isLive) return;
+    const dy = row(gradOutput, t, H);
+    const dWeights = expertsBackward(pass, gradients, t, dy);
+    sharedBackward(pass, gradients, t, dy);
+    if (gradients.routingWeights) row(gradients.routingWeights, t, pass.topK).set(dWeights);
+    else routerBackward(pass, gradients, t, dWeights, lossScale);
+  });
+  return gradients;
+}
+
+/** The routed experts of one token; returns the gradient of its weights [K], 0 where dropped. */
+function expertsBackward(pass: Forward, gradients: Gradients, t: number, dy: Vector): Vector {
+  const { config, topK } = pass;
+  const { hiddenSize: H, numExperts: E } = config;
+  const activation = config.experts?.activation ?? 'swiglu';
+  const x = row(pass.call.input, t, H);
+  const dWeights = new Float64Array(topK);
+  for (let k = 0; k < topK; k++) {
+    const a = t * topK + k;
+    if (pass.kept[a] === 0) continue;
+    const expert = expertOf(pass.parameters, pass.indices[a]!, E);
+    dWeights[k] = dot(dy, ffnForward(expert, activation, x));
+    const dExpert = expertOf(gradients.parameters, pass.indices[a]!, E);
+    const dExpertOutput = dy.map((d) => d * pass.weights[a]!);
+    ffnBackward(expert, dExpert, activation, x, dExpertOutput, row(gradients.input, t, H));
+  }
+  return dWeights;
+}
+
+function sharedBackward(pass: Forward, gradients: Gradients, t: number, dy: Vector): void {
+  const { config, parameters } = pass;
+  if (!config.experts?.shared) return;
+  const activation = config.experts.activation ?? 'swiglu';
+  const x = row(pass.call.input, t, config.hiddenSize);
+  const dx = row(gradients.input, t, config.hiddenSize);
+  const gate = parameters['shared.outputGate'];
+  const open = gate ? sigmoid(dot(gate, x)) : 1;
+  const scaled = dy.map((d) => d * open);
+  ffnBackward(sharedOf(parameters), sharedOf(gradients.parameters), activation, x, scaled, dx);
+  if (!gate) return;
+  const dGateLogit = dot(dy, ffnForward(sharedOf(parameters), activation, x)) * open * (1 - open);
+  addScaled(gradients.parameters['shared.outputGate']!, dGateLogit, x);
+  addScaled(dx, dGateLogit, gate);
+}
+
+/** Weights and losses → logits → router parameters and input (or the caller's logits). */
+function routerBackward(pass: Forward, gradients: Gradients, t: number, dOutput: Vector, lossScale: number): void {
+  const { config, call, topK } = pass;
+  const { hiddenSize: H, numExperts: E, router = {} } = config;
+  const dWeights = dOutput.slice();
+  addScaled(dWeights, lossScale, row(pass.losses.dWeights, t, topK));
+  const dScores = weighBackward(row(pass.scores, t, topK), router, dWeights);
+  const selected = [...pass.indices.subarray(t * topK, (t + 1) * topK)];
+  const dLogits = scoreSelectedBackward(row(pass.u, t, E), selected, router, dScores).map((d) => d / pass.temperature);
+  addScaled(dLogits, lossScale, row(pass.losses.dLogits, t, E));
+
+  if (router.bias) addScaled(gradients.parameters['router.bias']!, 1, dLogits);
+  if (gradients.routingLogits) {
+    row(gradients.routingLogits, t, E).set(dLogits);
+    return;
+  }
+  addMatVecWeightGrad(gradients.parameters['router.weight']!, dLogits, row(call.input, t, H));
+  addMatVecInputGrad(row(gradients.input, t, H), pass.parameters['router.weight']!, dLogits);
+}
+
+// ---------------------------------------------------------------------------------------------------------- statistics
+
+function emptyStats(numExperts: number, capacity: number | null, losses: LossResult): Stats {
+  return {
+    tokens: 0,
+    losses: losses.values,
+    assigned: new Int32Array(numExperts),
+    kept: new Int32Array(numExperts),
+    capacity,
+    droppedAssignments: 0,
+    droppedTokens: 0,
+    imbalance: 0,
+    routerEntropy: 0,
+    utilization: 0,
+  };
+}
+
+function countStats(pass: Forward): void {
+  const { stats, topK } = pass;
+  const E = pass.config.numExperts;
+  const liveTokens = [...pass.live.keys()].filter((t) => pass.live[t]);
+  stats.tokens = liveTokens.length;
+  if (stats.tokens === 0) return;
+  const probability = new Float64Array(E);
+  for (const t of liveTokens) {
+    const kept = pass.kept.subarray(t * topK, (t + 1) * topK);
+    pass.indices.subarray(t * topK, (t + 1) * topK).forEach((e, k) => {
+      stats.assigned[e]! += 1;
+      stats.kept[e]! += kept[k]!;
+    });
+    stats.droppedAssignments += topK - sum(kept);
+    if (sum(kept) === 0) stats.droppedTokens += 1;
+    if (pass.logits) addScaled(probability, 1 / stats.tokens, softmax(row(pass.u, t, E)));
+  }
+  stats.imbalance = Math.max(...stats.assigned) / (sum(stats.assigned) / E);
+  stats.routerEntropy = sum(probability.map((p) => (p > 0 ? -p * Math.log(p) : 0)));
+  stats.utilization = stats.assigned.filter((n) => n > 0).length / E;
+}
