@@ -1,0 +1,292 @@
+// The only file that loads the addon, and the hand-written type of everything it exports. What the functions take is
+// already validated: they check what memory safety needs and nothing else.
+import { existsSync } from 'node:fs';
+import { fileURLToPath } from 'node:url';
+import bindings from 'bindings';
+import { MoEError, type MoEErrorCode } from './errors.js';
+
+/** Handles are opaque; each is kept alive by the JavaScript object that owns it and freed by release or by the collector. */
+declare const brand: unique symbol;
+type Handle<Name extends string> = { readonly [brand]: Name };
+export type DeviceHandle = Handle<'device'>;
+export type TensorHandle = Handle<'tensor'>;
+export type ParameterHandle = Handle<'parameter'>;
+export type LayerHandle = Handle<'layer'>;
+export type MoEPassHandle = Handle<'moe-pass'>;
+export type PassHandle = Handle<'pass'>;
+export type AdamWHandle = Handle<'adamw'>;
+export type PlanHandle = Handle<'plan'>;
+
+/** The numbers of native/core/tensor.h's DType. */
+export const dtypeCode = { float32: 0, bfloat16: 1, float16: 2, int32: 3 } as const;
+export type HostArray = Float32Array | Int32Array | Uint16Array;
+
+/** The numbers of native/shared/options.h's enums. */
+export const activationCode = {
+  relu: 0,
+  gelu: 1,
+  'gelu-tanh': 2,
+  silu: 3,
+  swiglu: 4,
+  geglu: 5,
+  'geglu-tanh': 6,
+  reglu: 7,
+  'clamped-swiglu': 8,
+} as const;
+
+export interface NativeRouter {
+  selectByLogits: boolean;
+  renormalize: boolean;
+  normP: number;
+  normEpsilon: number;
+  weightScale: number;
+  temperature: number;
+}
+
+export interface NativeCapacity {
+  /** false: dropless, the rest is ignored. */
+  fixed: boolean;
+  /** ceil(factor * K * T / E) when slots is 0, else slots; then at least min, rounded up to multipleOf. */
+  factor: number;
+  evalFactor: number;
+  slots: number;
+  min: number;
+  multipleOf: number;
+  priorityByScore: boolean;
+  firstChoicesFirst: boolean;
+}
+
+export interface NativeLosses {
+  /** NaN: the loss is off. */
+  loadBalance: number;
+  importance: number;
+  z: number;
+  firstChoiceCounts: boolean;
+  /** 0: one scope, the batch. */
+  sequenceLength: number;
+  importanceFromSoftmax: boolean;
+}
+
+export interface NativeLayerConfig {
+  hiddenSize: number;
+  ffnSize: number;
+  numExperts: number;
+  topK: number;
+  router: NativeRouter;
+  capacity: NativeCapacity;
+  losses: NativeLosses;
+  activation: number;
+  activationAlpha: number;
+  activationLimit: number;
+  /** 0: no shared experts. */
+  sharedSize: number;
+}
+
+/** What a call changes of the layer's configuration, and the tensors it brings. Absent: the configuration's. */
+export interface NativeForwardOptions {
+  training: boolean;
+  mask?: TensorHandle;
+  lossMask?: TensorHandle;
+  routingIndices?: TensorHandle;
+  routingWeights?: TensorHandle;
+  logits?: TensorHandle;
+  topK?: number;
+  capacityFactor?: number;
+  temperature?: number;
+  loadBalance?: number;
+  importance?: number;
+  z?: number;
+}
+
+export interface NativeMoEForward {
+  pass: MoEPassHandle;
+  output: TensorHandle;
+  indices: TensorHandle;
+  weights: TensorHandle;
+  kept: TensorHandle;
+  logits: TensorHandle | null;
+}
+
+/** ints: assigned[E], kept[E], then tokens, droppedAssignments, droppedTokens, capacity (-1: none).
+ *  floats: loadBalance, importance, z, entropy, then the scaled total. */
+export interface NativeStats {
+  ints: Int32Array;
+  floats: Float32Array;
+}
+
+export interface NativeBinding {
+  readonly build: { readonly compiler: string; readonly cuda: boolean; readonly cudaReason: string };
+  /** Must be called once per environment: the class that native errors are made of. */
+  initialize(errorClass: new (code: MoEErrorCode, message: string, hint?: string) => Error): void;
+  cpuInfo(): { name: string; isa: string; memoryBytes: number };
+
+  deviceOpen(threads: number, memoryLimit: number): DeviceHandle;
+  deviceClose(device: DeviceHandle): void;
+  /** allocated, peak, reserved */
+  deviceMemory(device: DeviceHandle): [number, number, number];
+  deviceResetPeak(device: DeviceHandle): void;
+  deviceSynchronize(device: DeviceHandle): Promise<void>;
+  deviceMeasureLimits(device: DeviceHandle): Promise<{ flopsPerSecond: number; readBytesPerSecond: number }>;
+
+  tensorFrom(device: DeviceHandle, dtype: number, data: HostArray): TensorHandle;
+  tensorZeros(device: DeviceHandle, dtype: number, size: number): TensorHandle;
+  tensorNormal(device: DeviceHandle, size: number, seed: bigint, std: number): TensorHandle;
+  /** A second handle on the same storage. */
+  tensorAlias(tensor: TensorHandle): TensorHandle;
+  tensorRelease(tensor: TensorHandle): void;
+  tensorRead(tensor: TensorHandle, into: Float32Array | Int32Array): Promise<void>;
+  tensorReadSync(tensor: TensorHandle, into: Float32Array | Int32Array): void;
+  tensorWrite(tensor: TensorHandle, data: HostArray): void;
+  tensorClone(tensor: TensorHandle): TensorHandle;
+  tensorConvert(tensor: TensorHandle, dtype: number): TensorHandle;
+  tensorTransfer(tensor: TensorHandle, device: DeviceHandle): TensorHandle;
+
+  /** Normal(0, std) from (seed, purpose); std 0 fills with `mean`. */
+  parameterCreate(
+    device: DeviceHandle,
+    size: number,
+    init: { mean: number; std: number; seed: bigint; purpose: number },
+  ): ParameterHandle;
+  parameterValue(parameter: ParameterHandle): TensorHandle;
+  /** Made at the first call or the first backward; reads as zeros while it is cleared. */
+  parameterGrad(parameter: ParameterHandle): TensorHandle;
+  parameterSetTrainable(parameter: ParameterHandle, trainable: boolean): void;
+  parameterZeroGrad(parameter: ParameterHandle): void;
+  parameterRelease(parameter: ParameterHandle): void;
+
+  layerCreate(
+    device: DeviceHandle,
+    config: NativeLayerConfig,
+    parameters: Record<string, ParameterHandle>,
+  ): LayerHandle;
+  layerRelease(layer: LayerHandle): void;
+  layerForward(layer: LayerHandle, input: TensorHandle, options: NativeForwardOptions): NativeMoEForward;
+  /** The count of training forwards, which keys every noise draw. */
+  layerStep(layer: LayerHandle): number;
+  layerSetStep(layer: LayerHandle, step: number): void;
+  moePassBackward(
+    pass: MoEPassHandle,
+    gradOutput: TensorHandle,
+    lossScale: number,
+  ): {
+    input: TensorHandle;
+    routingWeights: TensorHandle | null;
+    routingLogits: TensorHandle | null;
+  };
+  moePassStats(pass: MoEPassHandle): Promise<NativeStats>;
+  moePassRelease(pass: MoEPassHandle): void;
+
+  linearForward(
+    input: TensorHandle,
+    weight: ParameterHandle,
+    bias: ParameterHandle | null,
+    inFeatures: number,
+    outFeatures: number,
+  ): [PassHandle, TensorHandle];
+  embeddingForward(
+    indices: TensorHandle,
+    weight: ParameterHandle,
+    count: number,
+    size: number,
+  ): [PassHandle, TensorHandle];
+  rmsNormForward(
+    input: TensorHandle,
+    weight: ParameterHandle,
+    size: number,
+    epsilon: number,
+  ): [PassHandle, TensorHandle];
+  /** The loss is one float. */
+  crossEntropyForward(logits: TensorHandle, targets: TensorHandle, classes: number): [PassHandle, TensorHandle];
+  /** gradOutput is null and `scale` counts for cross-entropy; an embedding answers null. */
+  passBackward(pass: PassHandle, gradOutput: TensorHandle | null, scale: number): TensorHandle | null;
+  passRelease(pass: PassHandle): void;
+  add(a: TensorHandle, b: TensorHandle): TensorHandle;
+
+  adamwCreate(device: DeviceHandle, parameters: ParameterHandle[]): AdamWHandle;
+  adamwStep(
+    optimizer: AdamWHandle,
+    learningRate: number,
+    beta1: number,
+    beta2: number,
+    epsilon: number,
+    weightDecay: number,
+    maxGradNorm: number,
+  ): void;
+  /** counters: int32 [2], steps taken and skipped; gradNorm: float32 [1]; moments in the order of the parameters. */
+  adamwState(optimizer: AdamWHandle): {
+    means: TensorHandle[];
+    variances: TensorHandle[];
+    counters: TensorHandle;
+    gradNorm: TensorHandle;
+  };
+  adamwRelease(optimizer: AdamWHandle): void;
+
+  opsRoute(
+    input: TensorHandle,
+    weight: TensorHandle,
+    shape: { tokens: number; hiddenSize: number; numExperts: number; topK: number },
+    router: NativeRouter,
+  ): { indices: TensorHandle; weights: TensorHandle; logits: TensorHandle; scores: TensorHandle };
+  opsRouteBackward(
+    input: TensorHandle,
+    weight: TensorHandle,
+    shape: { tokens: number; hiddenSize: number; numExperts: number; topK: number },
+    router: NativeRouter,
+    saved: { indices: TensorHandle; logits: TensorHandle; scores: TensorHandle },
+    gradWeights: TensorHandle,
+  ): { input: TensorHandle; weight: TensorHandle };
+  opsPlan(
+    indices: TensorHandle,
+    weights: TensorHandle,
+    shape: { tokens: number; numExperts: number; topK: number },
+    capacity: NativeCapacity,
+  ): { plan: PlanHandle; maxRows: number; offsets: TensorHandle; tokens: TensorHandle };
+  planRelease(plan: PlanHandle): void;
+  opsDispatch(input: TensorHandle, plan: PlanHandle, hiddenSize: number): TensorHandle;
+  opsDispatchBackward(gradRows: TensorHandle, plan: PlanHandle, hiddenSize: number): TensorHandle;
+  opsCombine(rows: TensorHandle, plan: PlanHandle, hiddenSize: number): TensorHandle;
+  opsCombineBackward(
+    rows: TensorHandle,
+    gradOutput: TensorHandle,
+    plan: PlanHandle,
+    hiddenSize: number,
+  ): { rows: TensorHandle; weights: TensorHandle };
+  opsGroupedGemm(
+    rows: TensorHandle,
+    weight: TensorHandle,
+    plan: PlanHandle,
+    inFeatures: number,
+    outFeatures: number,
+  ): TensorHandle;
+  opsGroupedGemmBackward(
+    rows: TensorHandle,
+    weight: TensorHandle,
+    gradOutput: TensorHandle,
+    plan: PlanHandle,
+    inFeatures: number,
+    outFeatures: number,
+  ): { rows: TensorHandle; weight: TensorHandle };
+}
+
+const packageRoot = fileURLToPath(new URL('..', import.meta.url));
+
+function load(): NativeBinding {
+  let binding: NativeBinding;
+  try {
+    binding = bindings({ bindings: 'switchyard', module_root: packageRoot }) as NativeBinding;
+  } catch (cause) {
+    const built = existsSync(new URL('../build/Release/switchyard.node', import.meta.url));
+    throw new MoEError(
+      'ERR_DEVICE_UNAVAILABLE',
+      built
+        ? `The native addon of switchyard is there but cannot be loaded: ${(cause as Error).message}`
+        : 'The native addon of switchyard has not been built. npm 12 and later do not run a package’s install script unless it is approved, and --ignore-scripts never does.',
+      'Build it with "npx switchyard build"; "npx switchyard doctor" says what the build needs.',
+      { cause },
+    );
+  }
+  binding.initialize(MoEError);
+  return binding;
+}
+
+export const native: NativeBinding = load();

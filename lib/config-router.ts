@@ -1,0 +1,165 @@
+// The router's options: their types, defaults and checks. What a version does not compute yet is in config-unsupported.ts.
+import { checkBoolean, checkInteger, checkNumber, checkObject, checkOneOf, checkOptions, invalid } from './checks.js';
+
+export interface RouterConfig {
+  /** Default 'top-k', the only one this version supports. */
+  type?: 'top-k' | 'expert-choice' | 'sinkhorn' | 'hash' | 'random';
+  /** Default 'softmax'. Sigmoid is not supported yet. */
+  scoring?: 'softmax' | 'sigmoid';
+  /**
+   * 'scores' (default): score all experts, then select the K best. 'logits': select K logits, then score only those
+   * (Shazeer); the losses' mean probability stays the score over all E.
+   */
+  selectBy?: 'scores' | 'logits';
+  /**
+   * Divide the selected weights by their L_p norm plus epsilon (default 1e-20, DeepSeek's). true means p = 1 (Mixtral).
+   * Default false.
+   */
+  renormalize?: boolean | { p?: number; epsilon?: number };
+  /** Divide by the sum over the choices that survived the capacity (DeepSpeed, NLLB). Not supported yet. */
+  renormalizeAfterDrop?: boolean;
+  /** Multiplies the weights last (DeepSeek's routed_scaling_factor). Default 1. */
+  weightScale?: number;
+  /** Where the weight multiplies: the expert's output (default) or, not supported yet, its input (Llama 4). */
+  applyWeightTo?: 'output' | 'input';
+  /** A learned bias on the logits, 'router.bias' [E]. Default false. */
+  bias?: boolean;
+  /** Divides the logits; `layer.setTemperature` changes it between steps. Default 1. */
+  temperature?: number;
+  /** Not supported yet. */
+  noise?:
+    | { type: 'jitter'; epsilon: number }
+    | { type: 'gaussian'; std: number }
+    | { type: 'learned' }
+    | { type: 'gumbel' };
+  /** Group-limited selection (DeepSeek). Not supported yet. */
+  groups?: { count: number; keep: number; score: 'max' | 'top2-sum' };
+  /** Auxiliary-loss-free balance (DeepSeek-V3). Not supported yet. */
+  selectionBias?: { rate: number };
+  /** GShard's random second choice. Default 'always'; the other is not supported yet. */
+  secondChoice?: 'always' | { type: 'random'; threshold: number };
+  /** Experts that each token type may use: token type → expert indices. Not supported yet. */
+  allowedExperts?: readonly (readonly number[])[];
+}
+
+/** Every default filled in; what has none stays absent. */
+export interface ResolvedRouter extends RouterConfig {
+  type: NonNullable<RouterConfig['type']>;
+  scoring: 'softmax' | 'sigmoid';
+  selectBy: 'scores' | 'logits';
+  renormalize: false | { p: number; epsilon: number };
+  renormalizeAfterDrop: boolean;
+  weightScale: number;
+  applyWeightTo: 'output' | 'input';
+  bias: boolean;
+  temperature: number;
+  secondChoice: 'always' | { type: 'random'; threshold: number };
+}
+
+const routerTypes = ['top-k', 'expert-choice', 'sinkhorn', 'hash', 'random'] as const;
+const noiseTypes = ['jitter', 'gaussian', 'learned', 'gumbel'] as const;
+const renormalizeOptions = new Set(['p', 'epsilon']);
+const groupOptions = new Set(['count', 'keep', 'score']);
+const selectionBiasOptions = new Set(['rate']);
+const secondChoiceOptions = new Set(['type', 'threshold']);
+export const routerOptions: ReadonlySet<string> = new Set([
+  'type',
+  'scoring',
+  'selectBy',
+  'renormalize',
+  'renormalizeAfterDrop',
+  'weightScale',
+  'applyWeightTo',
+  'bias',
+  'temperature',
+  'noise',
+  'groups',
+  'selectionBias',
+  'secondChoice',
+  'allowedExperts',
+]);
+
+/** `name` is how the caller knows these options, 'config.router' for a layer. */
+export function resolveRouter(name: string, value: unknown, numExperts: number): ResolvedRouter {
+  const given = checkOptions(name, value ?? {}, routerOptions);
+  const resolved: ResolvedRouter = {
+    type: checkOneOf(`${name}.type`, given.type ?? 'top-k', routerTypes),
+    scoring: checkOneOf(`${name}.scoring`, given.scoring ?? 'softmax', ['softmax', 'sigmoid']),
+    selectBy: checkOneOf(`${name}.selectBy`, given.selectBy ?? 'scores', ['scores', 'logits']),
+    renormalize: resolveRenormalize(`${name}.renormalize`, given.renormalize ?? false),
+    renormalizeAfterDrop: checkBoolean(`${name}.renormalizeAfterDrop`, given.renormalizeAfterDrop ?? false),
+    weightScale: checkNumber(`${name}.weightScale`, given.weightScale ?? 1),
+    applyWeightTo: checkOneOf(`${name}.applyWeightTo`, given.applyWeightTo ?? 'output', ['output', 'input']),
+    bias: checkBoolean(`${name}.bias`, given.bias ?? false),
+    temperature: checkNumber(`${name}.temperature`, given.temperature ?? 1, { above: 0 }),
+    secondChoice: resolveSecondChoice(`${name}.secondChoice`, given.secondChoice ?? 'always'),
+  };
+  if (given.noise !== undefined) resolved.noise = resolveNoise(`${name}.noise`, given.noise);
+  if (given.groups !== undefined) resolved.groups = resolveGroups(`${name}.groups`, given.groups, numExperts);
+  if (given.selectionBias !== undefined) {
+    const { rate } = checkOptions(`${name}.selectionBias`, given.selectionBias, selectionBiasOptions);
+    resolved.selectionBias = { rate: checkNumber(`${name}.selectionBias.rate`, rate, { min: 0 }) };
+  }
+  if (given.allowedExperts !== undefined)
+    resolved.allowedExperts = resolveAllowed(`${name}.allowedExperts`, given.allowedExperts, numExperts);
+  return resolved;
+}
+
+function resolveRenormalize(name: string, value: unknown): ResolvedRouter['renormalize'] {
+  if (value === false) return false;
+  if (value === true) return { p: 1, epsilon: 1e-20 };
+  if (typeof value !== 'object' || value === null) throw invalid(name, 'true, false or { p, epsilon }', value);
+  const { p, epsilon } = checkOptions(name, value, renormalizeOptions);
+  return {
+    p: checkNumber(`${name}.p`, p ?? 1, { above: 0 }),
+    epsilon: checkNumber(`${name}.epsilon`, epsilon ?? 1e-20, { min: 0 }),
+  };
+}
+
+function resolveSecondChoice(name: string, value: unknown): ResolvedRouter['secondChoice'] {
+  if (value === 'always') return value;
+  if (typeof value !== 'object' || value === null)
+    throw invalid(name, "'always' or { type: 'random', threshold }", value);
+  const { type, threshold } = checkOptions(name, value, secondChoiceOptions);
+  return {
+    type: checkOneOf(`${name}.type`, type, ['random']),
+    threshold: checkNumber(`${name}.threshold`, threshold, { above: 0 }),
+  };
+}
+
+function resolveNoise(name: string, value: unknown): NonNullable<RouterConfig['noise']> {
+  const given = checkObject(name, value);
+  const type = checkOneOf(`${name}.type`, given.type, noiseTypes);
+  if (type === 'jitter') {
+    checkOptions(name, value, new Set(['type', 'epsilon']));
+    return { type, epsilon: checkNumber(`${name}.epsilon`, given.epsilon, { min: 0, below: 1 }) };
+  }
+  if (type === 'gaussian') {
+    checkOptions(name, value, new Set(['type', 'std']));
+    return { type, std: checkNumber(`${name}.std`, given.std, { min: 0 }) };
+  }
+  checkOptions(name, value, new Set(['type']));
+  return { type };
+}
+
+function resolveGroups(name: string, value: unknown, numExperts: number): NonNullable<RouterConfig['groups']> {
+  const { count, keep, score } = checkOptions(name, value, groupOptions);
+  const groups = checkInteger(`${name}.count`, count, 1, numExperts, 'numExperts');
+  if (numExperts % groups !== 0) throw invalid(`${name}.count`, `a divisor of numExperts (${numExperts})`, count);
+  return {
+    count: groups,
+    keep: checkInteger(`${name}.keep`, keep, 1, groups, 'groups.count'),
+    score: checkOneOf(`${name}.score`, score, ['max', 'top2-sum']),
+  };
+}
+
+function resolveAllowed(name: string, value: unknown, numExperts: number): readonly (readonly number[])[] {
+  if (!Array.isArray(value) || value.length === 0) throw invalid(name, 'an array of arrays of expert indices', value);
+  return value.map((experts: unknown, type) => {
+    if (!Array.isArray(experts) || experts.length === 0)
+      throw invalid(`${name}[${type}]`, 'an array of expert indices', experts);
+    return experts.map((expert, i) =>
+      checkInteger(`${name}[${type}][${i}]`, expert, 0, numExperts - 1, 'numExperts - 1'),
+    );
+  });
+}

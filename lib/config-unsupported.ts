@@ -1,0 +1,77 @@
+// The one table of what the contract has and this version does not compute yet. Options are checked before they get here;
+// those that equal their default ask for nothing and pass.
+
+import { unsupported } from './checks.js';
+import type { ResolvedConfig } from './config.js';
+import type { ResolvedCapacity } from './config-capacity.js';
+import type { ResolvedRouter } from './config-router.js';
+
+/** Option → what the resolved options ask of it that is missing, as the message shows it; undefined: nothing. */
+type Table<Options> = Record<string, (options: Options) => string | boolean | undefined>;
+
+const router: Table<ResolvedRouter> = {
+  type: ({ type }) => type !== 'top-k' && type,
+  scoring: ({ scoring }) => scoring !== 'softmax' && scoring,
+  renormalizeAfterDrop: (options) => options.renormalizeAfterDrop,
+  applyWeightTo: ({ applyWeightTo }) => applyWeightTo !== 'output' && applyWeightTo,
+  noise: ({ noise }) => noise !== undefined,
+  groups: ({ groups }) => groups !== undefined,
+  selectionBias: ({ selectionBias }) => selectionBias !== undefined,
+  secondChoice: ({ secondChoice }) => secondChoice !== 'always' && secondChoice.type,
+  allowedExperts: ({ allowedExperts }) => allowedExperts !== undefined,
+};
+
+const capacity: Table<ResolvedCapacity> = {
+  type: ({ type }) => type === 'dynamic' && type,
+  priority: (options) => options.type === 'fixed' && options.priority === 'random' && 'random',
+  overflow: (options) => options.type === 'fixed' && options.overflow !== 'drop' && options.overflow,
+  buffer: (options) => options.type === 'fixed' && options.buffer > 0,
+  groupSize: (options) => options.type === 'fixed' && options.groupSize !== undefined,
+};
+
+const layer: Table<ResolvedConfig> = {
+  dtype: ({ dtype }) => dtype !== 'float32' && dtype,
+  gates: ({ gates }) => gates !== 1,
+  'experts.dropout': ({ experts }) => experts.dropout > 0,
+  'losses.loadBalance.counts': ({ losses }) => losses.loadBalance?.counts === 'unbiased' && 'unbiased',
+  'losses.loadBalance.scope': ({ losses }) => losses.loadBalance?.scope === 'device' && 'device',
+  'losses.load': ({ losses }) => losses.load !== undefined,
+};
+
+/** Of a forward call's options: the value that asks for nothing. */
+const forward: Record<string, unknown> = {
+  tokenIds: undefined,
+  tokenTypes: undefined,
+  gate: 0,
+  noiseStep: undefined,
+  tokenOffset: 0,
+  noise: undefined,
+  priorities: undefined,
+  'losses.load': undefined,
+};
+
+function reject<Options>(name: string, table: Table<Options>, options: Options): void {
+  for (const [option, asked] of Object.entries(table)) {
+    const value = asked(options);
+    if (value) throw unsupported(`${name}.${option}${typeof value === 'string' ? ` '${value}'` : ''}`);
+  }
+}
+
+export function rejectUnsupportedRouter(name: string, options: ResolvedRouter): void {
+  reject(name, router, options);
+}
+
+export function rejectUnsupportedCapacity(name: string, options: ResolvedCapacity): void {
+  reject(name, capacity, options);
+}
+
+export function rejectUnsupported(name: string, config: ResolvedConfig): void {
+  reject(`${name}.router`, router, config.router);
+  reject(`${name}.capacity`, capacity, config.capacity);
+  reject(name, layer, config);
+}
+
+/** Throws for an option of a forward call, given with a well-formed value, that asks for what is missing. */
+export function rejectUnsupportedForward(option: string, value: unknown): void {
+  if (option in forward && value !== undefined && value !== forward[option]) throw unsupported(`options.${option}`);
+}

@@ -1,0 +1,157 @@
+// A layer's configuration: its type, its defaults, and every check that does not need a device. config-router, -capacity
+// and -experts do their parts; config-forward does a call's options; config-unsupported has what is still missing.
+import type { NativeCapacity, NativeLayerConfig, NativeRouter } from './binding.js';
+import { checkInteger, checkOneOf, checkOptions, checkSeed, checkSize, invalid, maxSize } from './checks.js';
+import { type CapacityConfig, type ResolvedCapacity, resolveCapacity } from './config-capacity.js';
+import {
+  activationOf,
+  type ExpertConfig,
+  type LossConfig,
+  type ResolvedExperts,
+  type ResolvedLosses,
+  resolveExperts,
+  resolveLosses,
+} from './config-experts.js';
+import { type ResolvedRouter, type RouterConfig, resolveRouter } from './config-router.js';
+import { rejectUnsupported } from './config-unsupported.js';
+import { drawSeed } from './parameter.js';
+
+/** E experts of width F behind a router that sends each token of width H to K of them. */
+export interface MoEConfig {
+  /** H, the width of a token. */
+  hiddenSize: number;
+  /** F, the width of one expert. */
+  ffnSize: number;
+  /** E. */
+  numExperts: number;
+  /** K, at most E. */
+  topK: number;
+  /** Weights and activations. Default 'float32', the only one this version supports; router and losses always are. */
+  dtype?: 'float32' | 'bfloat16' | 'float16';
+  router?: RouterConfig;
+  /** Default dropless. */
+  capacity?: CapacityConfig;
+  experts?: ExpertConfig;
+  losses?: LossConfig;
+  /** Gates over the same experts (MMoE). Default 1; more are not supported yet. */
+  gates?: number;
+  /**
+   * 0 to 2^64 - 1: initialisation and every random draw. A run is a pure function of configuration, seed, weights, inputs
+   * and the count of training forwards. Omitted: drawn once from the system and shown in `layer.config`.
+   */
+  seed?: number | bigint;
+}
+
+/** Every default filled in. */
+export interface ResolvedConfig {
+  hiddenSize: number;
+  ffnSize: number;
+  numExperts: number;
+  topK: number;
+  dtype: 'float32' | 'bfloat16' | 'float16';
+  router: ResolvedRouter;
+  capacity: ResolvedCapacity;
+  experts: ResolvedExperts;
+  losses: ResolvedLosses;
+  gates: number;
+  seed: number | bigint;
+}
+
+const configOptions = new Set([
+  'hiddenSize',
+  'ffnSize',
+  'numExperts',
+  'topK',
+  'dtype',
+  'router',
+  'capacity',
+  'experts',
+  'losses',
+  'gates',
+  'seed',
+]);
+
+/** Checks a configuration and fills in its defaults; the result is deeply frozen and shares nothing with `value`. */
+export function resolveConfig(value: unknown): ResolvedConfig {
+  const given = checkOptions('config', value, configOptions);
+  const numExperts = checkSize('config.numExperts', given.numExperts);
+  const config: ResolvedConfig = {
+    hiddenSize: checkSize('config.hiddenSize', given.hiddenSize),
+    ffnSize: checkSize('config.ffnSize', given.ffnSize),
+    numExperts,
+    topK: checkInteger('config.topK', given.topK, 1, numExperts, 'numExperts'),
+    dtype: checkOneOf('config.dtype', given.dtype ?? 'float32', ['float32', 'bfloat16', 'float16']),
+    router: resolveRouter('config.router', given.router, numExperts),
+    capacity: resolveCapacity('config.capacity', given.capacity),
+    experts: resolveExperts('config.experts', given.experts),
+    losses: resolveLosses('config.losses', given.losses, numExperts),
+    gates: checkInteger('config.gates', given.gates ?? 1, 1, maxSize),
+    seed: given.seed === undefined ? drawSeed() : checkSeed('config.seed', given.seed),
+  };
+  checkProducts(config);
+  rejectUnsupported('config', config);
+  return deepFreeze(config);
+}
+
+/** The number of elements of the largest parameter has to be exact. */
+function checkProducts({ hiddenSize, ffnSize, numExperts }: ResolvedConfig): void {
+  if (numExperts * ffnSize * hiddenSize <= Number.MAX_SAFE_INTEGER) return;
+  throw invalid('config', 'numExperts · ffnSize · hiddenSize below 2^53', [numExperts, ffnSize, hiddenSize]);
+}
+
+export function deepFreeze<Value extends object>(value: Value): Value {
+  for (const part of Object.values(value)) if (typeof part === 'object' && part !== null) deepFreeze(part);
+  return Object.freeze(value);
+}
+
+// ---------------------------------------------------------------- for the native code
+
+export function nativeRouter(router: ResolvedRouter): NativeRouter {
+  return {
+    selectByLogits: router.selectBy === 'logits',
+    renormalize: router.renormalize !== false,
+    normP: router.renormalize ? router.renormalize.p : 1,
+    normEpsilon: router.renormalize ? router.renormalize.epsilon : 0,
+    weightScale: router.weightScale,
+    temperature: router.temperature,
+  };
+}
+
+export function nativeCapacity(capacity: ResolvedCapacity): NativeCapacity {
+  const fixed = capacity.type === 'fixed' ? capacity : undefined;
+  return {
+    fixed: fixed !== undefined,
+    factor: fixed?.factor ?? 1,
+    evalFactor: fixed?.evalFactor ?? 1,
+    slots: fixed?.slots ?? 0,
+    min: fixed?.min ?? 0,
+    multipleOf: fixed?.multipleOf ?? 1,
+    priorityByScore: fixed?.priority === 'score',
+    firstChoicesFirst: fixed?.firstChoicesFirst ?? true,
+  };
+}
+
+export function nativeConfig(config: ResolvedConfig): NativeLayerConfig {
+  const { losses, experts } = config;
+  const clamped = typeof experts.activation === 'object' ? experts.activation : undefined;
+  return {
+    hiddenSize: config.hiddenSize,
+    ffnSize: config.ffnSize,
+    numExperts: config.numExperts,
+    topK: config.topK,
+    router: nativeRouter(config.router),
+    capacity: nativeCapacity(config.capacity),
+    losses: {
+      loadBalance: losses.loadBalance?.coefficient ?? Number.NaN,
+      importance: losses.importance?.coefficient ?? Number.NaN,
+      z: losses.z ?? Number.NaN,
+      firstChoiceCounts: losses.loadBalance?.counts === 'first-choice',
+      sequenceLength: losses.loadBalance?.sequenceLength ?? 0,
+      importanceFromSoftmax: losses.importance?.from === 'softmax',
+    },
+    activation: activationOf(experts).code,
+    activationAlpha: clamped?.alpha ?? 0,
+    activationLimit: clamped?.limit ?? 0,
+    sharedSize: experts.shared?.ffnSize ?? 0,
+  };
+}

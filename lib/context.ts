@@ -1,0 +1,87 @@
+// What tensors, layers and passes need of their device besides its public face: the native handle, whether it is still
+// open, and the current tidy scope. Users never see it.
+import { type DeviceHandle, native } from './binding.js';
+import { invalid } from './checks.js';
+import type { Device } from './device.js';
+import { MoEError } from './errors.js';
+import { Scope, type Scoped } from './scope.js';
+
+const contexts = new WeakMap<object, DeviceContext>();
+
+export class DeviceContext {
+  readonly device: Device;
+  readonly memoryLimit: number;
+  readonly #handle: DeviceHandle;
+  #scope: Scope | undefined;
+  #closed = false;
+
+  constructor(device: Device, handle: DeviceHandle, memoryLimit: number) {
+    this.device = device;
+    this.#handle = handle;
+    this.memoryLimit = memoryLimit;
+    contexts.set(device, this);
+  }
+
+  get isClosed(): boolean {
+    return this.#closed;
+  }
+
+  /** The native handle of an open device; `name` is the call or parameter that wants it. */
+  handle(name: string): DeviceHandle {
+    if (this.#closed) throw new MoEError('ERR_DISPOSED', `${name}: the device has been disposed`);
+    return this.#handle;
+  }
+
+  close(): void {
+    if (this.#closed) return;
+    this.#closed = true;
+    native.deviceClose(this.#handle);
+  }
+
+  /** Makes the innermost tidy responsible for `member`; outside every tidy its holder is. */
+  track<Member extends Scoped>(member: Member): Member {
+    this.#scope?.add(member);
+    return member;
+  }
+
+  /** Runs `body` in a scope of its own; see Device.tidy. */
+  tidy<Result>(body: () => Result): Result {
+    const scope = new Scope(this.#scope);
+    this.#scope = scope;
+    try {
+      const result = body();
+      if (isThenable(result)) {
+        // Nobody will see how it ends, and it will probably end in ERR_DISPOSED.
+        result.then(undefined, () => {});
+        throw invalid(
+          'tidy(body)',
+          'a body that returns no promise: its tensors would be disposed before it ends',
+          result,
+        );
+      }
+      this.#scope = scope.parent;
+      scope.close(result);
+      return result;
+    } catch (error) {
+      this.#scope = scope.parent;
+      scope.disposeAll();
+      throw error;
+    }
+  }
+}
+
+function isThenable(value: unknown): value is PromiseLike<unknown> {
+  return typeof value === 'object' && value !== null && typeof (value as { then?: unknown }).then === 'function';
+}
+
+/** The context of a device that a caller gave as `name`. */
+export function contextOf(device: unknown, name = 'device'): DeviceContext {
+  const context = typeof device === 'object' && device !== null ? contexts.get(device) : undefined;
+  if (!context) throw invalid(name, 'a device made by openDevice()', device);
+  context.handle(name);
+  return context;
+}
+
+export function isDevice(value: unknown): value is Device {
+  return typeof value === 'object' && value !== null && contexts.has(value);
+}

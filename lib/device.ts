@@ -1,0 +1,209 @@
+// Devices: opening one, making tensors on it, waiting for it, and its memory.
+import { availableParallelism } from 'node:os';
+import { dtypeCode, native } from './binding.js';
+import {
+  checkInteger,
+  checkNumber,
+  checkOneOf,
+  checkOptions,
+  checkSeed,
+  checkShape,
+  describe,
+  invalid,
+  sizeOf,
+  unsupported,
+} from './checks.js';
+import { DeviceContext } from './context.js';
+import { MoEError } from './errors.js';
+import { checkDType, checkUint16, type DType, toHostArray } from './host-data.js';
+import { Tensor } from './tensor.js';
+
+export type DeviceKind = 'cpu' | 'cuda';
+
+export interface DeviceOptions {
+  /** 'auto' (default): CUDA when it is usable, else the CPU. */
+  kind?: DeviceKind | 'auto';
+  /** CUDA ordinal; the CPU is 0. */
+  index?: number;
+  /** CPU worker threads, 1 to 1024; default: the cores this process may use. Results never depend on it. */
+  threads?: number;
+  /** The most bytes that the device's tensors may take; default: the machine's memory. Past it: ERR_OUT_OF_MEMORY. */
+  memoryLimit?: number;
+}
+
+/** One entry of listDevices(). */
+export interface DeviceInfo {
+  kind: DeviceKind;
+  index: number;
+  name: string;
+  usable: boolean;
+  /** Why not, when it is not usable. */
+  reason?: string;
+  /** For the CPU: `threads`, `isa` (the vector instructions in use) and `memoryBytes`. */
+  details: Record<string, string | number>;
+}
+
+/** Queued operations that replay together. Not supported yet by this version. */
+export interface Graph extends Disposable {
+  replay(): void;
+  dispose(): void;
+}
+
+const deviceKinds = ['auto', 'cpu', 'cuda'] as const;
+const deviceOptions = new Set(['kind', 'index', 'threads', 'memoryLimit']);
+const randnOptions = new Set(['seed', 'std', 'dtype']);
+
+/** Every device this process could open, and for each one that cannot be used, why not. */
+export function listDevices(): DeviceInfo[] {
+  const { name, isa, memoryBytes } = native.cpuInfo();
+  return [
+    { kind: 'cpu', index: 0, name, usable: true, details: { threads: availableParallelism(), isa, memoryBytes } },
+    { kind: 'cuda', index: 0, name: 'CUDA', usable: false, reason: native.build.cudaReason, details: {} },
+  ];
+}
+
+/**
+ * Opens a device. Each call opens one of its own, with its own queue, threads and memory pool; tensors of one cannot be
+ * used on another (`tensor.to(device)` copies).
+ *
+ * ERR_DEVICE_UNAVAILABLE when `kind` is 'cuda' and it cannot be used; the message says why.
+ */
+export function openDevice(options: DeviceKind | 'auto' | DeviceOptions = 'auto'): Device {
+  const given = typeof options === 'string' ? { kind: options } : checkOptions('options', options, deviceOptions);
+  const { index = 0, threads = availableParallelism(), memoryLimit } = given as DeviceOptions;
+  const kind = checkOneOf(typeof options === 'string' ? 'device' : 'options.kind', given.kind ?? 'auto', deviceKinds);
+  checkInteger('options.index', index, 0, 1023);
+  checkInteger('options.threads', threads, 1, 1024);
+  if (memoryLimit !== undefined) checkInteger('options.memoryLimit', memoryLimit, 1, Number.MAX_SAFE_INTEGER);
+  if (kind === 'cuda') {
+    throw new MoEError(
+      'ERR_DEVICE_UNAVAILABLE',
+      `options.kind: CUDA cannot be used: ${native.build.cudaReason}`,
+      "openDevice('cpu') always works; listDevices() says what there is.",
+    );
+  }
+  if (index !== 0) throw invalid('options.index', '0, the only CPU device', index);
+  return new Device(threads, memoryLimit);
+}
+
+/**
+ * A device and its in-order queue, made by openDevice().
+ *
+ * Calls return at once with handles while the work runs off the JavaScript thread; past 1,024 queued jobs a call blocks
+ * until one finishes. Shape, argument and out-of-memory errors throw from the call itself. What fails later (a NaN
+ * router, say) poisons the outputs of that operation, and whatever depends on them does nothing, so that weights stay as
+ * they were; reads of poisoned tensors reject with the operation that failed.
+ */
+export class Device implements Disposable {
+  readonly kind: DeviceKind = 'cpu';
+  readonly index: number = 0;
+  /** The model of the processor. */
+  readonly name: string;
+  readonly #context: DeviceContext;
+
+  /** @internal */
+  constructor(threads: number, memoryLimit: number | undefined) {
+    const { name, memoryBytes } = native.cpuInfo();
+    this.name = name;
+    const limit = memoryLimit ?? memoryBytes;
+    this.#context = new DeviceContext(this, native.deviceOpen(threads, limit), limit);
+  }
+
+  get isDisposed(): boolean {
+    return this.#context.isClosed;
+  }
+
+  /**
+   * A tensor of `data`, copied before this returns. dtype defaults to float32, and to int32 for an Int32Array. Numbers
+   * that are not whole or do not fit are an error in int32; Uint16Array, the bits of 16-bit floats, needs a dtype.
+   * ERR_SHAPE when `shape` does not have as many elements as `data`.
+   */
+  tensor(
+    data: Float32Array | Int32Array | Uint16Array | ArrayLike<number>,
+    shape: readonly number[],
+    dtype?: DType,
+  ): Tensor {
+    const handle = this.#context.handle('tensor()');
+    const dims = checkShape('shape', shape);
+    checkUint16(data, dtype);
+    const type = checkDType('dtype', dtype ?? (data instanceof Int32Array ? 'int32' : 'float32'));
+    const host = toHostArray(data, type);
+    const size = sizeOf(dims);
+    if (host.length !== size) {
+      const message = `data: expected the ${size} elements of shape ${describe(dims)}, got ${host.length}`;
+      throw new MoEError('ERR_SHAPE', message);
+    }
+    return new Tensor(this.#context, native.tensorFrom(handle, dtypeCode[type], host), dims, type);
+  }
+
+  zeros(shape: readonly number[], dtype: DType = 'float32'): Tensor {
+    const handle = this.#context.handle('zeros()');
+    const dims = checkShape('shape', shape);
+    const type = checkDType('dtype', dtype);
+    return new Tensor(this.#context, native.tensorZeros(handle, dtypeCode[type], sizeOf(dims)), dims, type);
+  }
+
+  /** Normal(0, std), std 1 by default, from the counter-based generator: the same values on every device for a seed. */
+  randn(shape: readonly number[], options: { seed: number | bigint; std?: number; dtype?: DType }): Tensor {
+    const handle = this.#context.handle('randn()');
+    const dims = checkShape('shape', shape);
+    const { seed, std = 1, dtype = 'float32' } = checkOptions('options', options, randnOptions);
+    const bits = BigInt(checkSeed('options.seed', seed));
+    const deviation = checkNumber('options.std', std, { min: 0 });
+    if (checkDType('options.dtype', dtype) !== 'float32')
+      throw invalid('options.dtype', 'a float dtype', dtype, 'ERR_DTYPE');
+    return new Tensor(this.#context, native.tensorNormal(handle, sizeOf(dims), bits, deviation), dims, 'float32');
+  }
+
+  /** Resolves when all work queued so far is done; rejects with the first failure that nothing has reported yet. */
+  async synchronize(): Promise<void> {
+    await native.deviceSynchronize(this.#context.handle('synchronize()'));
+  }
+
+  /**
+   * What this device's threads can do at best, measured now in about a tenth of a second: float32 multiply-adds from
+   * registers and reads of main memory. For the roofline of a benchmark.
+   */
+  async measureLimits(): Promise<{ flopsPerSecond: number; readBytesPerSecond: number }> {
+    return native.deviceMeasureLimits(this.#context.handle('measureLimits()'));
+  }
+
+  /** Not supported yet by this version: ERR_UNSUPPORTED. */
+  graph(_step: () => void): Graph {
+    this.#context.handle('graph()');
+    throw unsupported('device.graph');
+  }
+
+  /**
+   * Cancels what is queued, waits for what runs and frees everything. May be called again; every other use of the device
+   * or of what was made on it is ERR_DISPOSED from then on.
+   */
+  dispose(): void {
+    this.#context.close();
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+
+  /**
+   * Runs `body` and disposes every tensor, pass and plan made on this device inside it, except what it returns: directly,
+   * in arrays or in plain objects, however deep. May be nested. When `body` throws everything is disposed. A body that
+   * returns a promise is ERR_INVALID_ARGUMENT. Parameters, gradients and optimizer state are never tidied.
+   */
+  tidy<R>(body: () => R): R {
+    this.#context.handle('tidy()');
+    if (typeof body !== 'function') throw invalid('body', 'a function', body);
+    return this.#context.tidy(body);
+  }
+
+  /** Bytes: held by live tensors and saved activations, the highest that has been, and kept from the system in the pool. */
+  memory(): { allocated: number; peak: number; reserved: number } {
+    const [allocated, peak, reserved] = native.deviceMemory(this.#context.handle('memory()'));
+    return { allocated, peak, reserved };
+  }
+
+  resetPeakMemory(): void {
+    native.deviceResetPeak(this.#context.handle('resetPeakMemory()'));
+  }
+}

@@ -1,0 +1,79 @@
+// JavaScript numbers → the typed array of a dtype, with every check of the values. It knows no device.
+import { dtypeCode, type HostArray } from './binding.js';
+import { checkOneOf, invalid, unsupported } from './checks.js';
+
+/** Element types. 16-bit floats are typed but not supported yet by this version. */
+export type DType = 'float32' | 'bfloat16' | 'float16' | 'int32';
+
+const dtypes = Object.keys(dtypeCode) as DType[];
+
+/** A dtype that this version can compute with. */
+export function checkDType(name: string, value: unknown): 'float32' | 'int32' {
+  const dtype = checkOneOf(name, value, dtypes);
+  if (dtype === 'bfloat16' || dtype === 'float16') throw unsupported(`${name} '${dtype}'`);
+  return dtype;
+}
+
+/** The dtype of a module's parameters and activations. */
+export function checkFloatDType(name: string, value: unknown): 'float32' {
+  const dtype = checkOneOf(name, value, ['float32', 'bfloat16', 'float16'] as const);
+  if (dtype !== 'float32') throw unsupported(`${name} '${dtype}'`);
+  return dtype;
+}
+
+/** Uint16Array is the bits of 16-bit floats and nothing else, so it needs a dtype that says which. */
+export function checkUint16(data: unknown, dtype: unknown): void {
+  if (!(data instanceof Uint16Array) || dtype === 'bfloat16' || dtype === 'float16') return;
+  if (dtype === undefined)
+    throw invalid('dtype', "'bfloat16' or 'float16' for a Uint16Array, the bits of 16-bit floats", dtype);
+  throw invalid('data', `numbers for a tensor of dtype ${dtype}, not the bits of 16-bit floats`, data, 'ERR_DTYPE');
+}
+
+/** The values of `data` as the array of `dtype`: itself when it already is, otherwise a checked conversion. */
+export function toHostArray(data: unknown, dtype: 'float32' | 'int32'): Float32Array | Int32Array {
+  if (dtype === 'float32' && data instanceof Float32Array) return data;
+  if (dtype === 'int32' && data instanceof Int32Array) return data;
+  const values = arrayLike(data);
+  if (dtype === 'int32') return convert(values, new Int32Array(values.length), isInt32, 'whole numbers that fit int32');
+  return convert(values, new Float32Array(values.length), isNumber, 'numbers');
+}
+
+function arrayLike(data: unknown): ArrayLike<unknown> {
+  const length = typeof data === 'object' && data !== null ? (data as { length?: unknown }).length : undefined;
+  if (Number.isSafeInteger(length) && (length as number) >= 0 && (length as number) < 2 ** 32)
+    return data as ArrayLike<unknown>;
+  throw invalid('data', 'an array of numbers', data);
+}
+
+function convert<Target extends Float32Array | Int32Array>(
+  values: ArrayLike<unknown>,
+  target: Target,
+  accepts: (value: unknown) => value is number,
+  expected: string,
+): Target {
+  for (let i = 0; i < target.length; i++) {
+    const value = values[i];
+    if (!accepts(value)) throw invalid(`data[${i}]`, expected, value);
+    target[i] = value;
+  }
+  return target;
+}
+
+const isNumber = (value: unknown): value is number => typeof value === 'number';
+const isInt32 = (value: unknown): value is number => isNumber(value) && (value | 0) === value;
+
+/** What write() takes: exactly the array that data() gives back. */
+export function checkWritten(data: unknown, dtype: DType, size: number): HostArray {
+  if (!(data instanceof Float32Array || data instanceof Int32Array || data instanceof Uint16Array))
+    throw invalid('data', `a ${dtype === 'int32' ? 'Int32Array' : 'Float32Array'}`, data);
+  const matches = dtype === 'int32' ? data instanceof Int32Array : data instanceof Float32Array;
+  if (!matches)
+    throw invalid(
+      'data',
+      `a ${dtype === 'int32' ? 'Int32Array' : 'Float32Array'} for a tensor of dtype ${dtype}`,
+      data,
+      'ERR_DTYPE',
+    );
+  if (data.length !== size) throw invalid('data', `${size} elements, as many as the tensor has`, data, 'ERR_SHAPE');
+  return data;
+}

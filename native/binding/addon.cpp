@@ -1,0 +1,78 @@
+// The addon's entry: per-environment state, and the list of exports in the order of lib/binding.ts.
+#include <fstream>
+#include <string>
+
+#if defined(__APPLE__)
+#include <sys/sysctl.h>
+#endif
+#include <unistd.h>
+
+#include "../cpu/isa.h"
+#include "guard.h"
+
+namespace moe::binding {
+
+namespace {
+
+Napi::Value initialize(const Napi::CallbackInfo& info) {
+  Environment::of(info.Env()).setErrorClass(info[0].As<Napi::Function>());
+  return info.Env().Undefined();
+}
+
+std::string processorName() {
+#if defined(__APPLE__)
+  char name[256];
+  size_t size = sizeof(name);
+  if (sysctlbyname("machdep.cpu.brand_string", name, &size, nullptr, 0) == 0) return name;
+#else
+  std::ifstream file("/proc/cpuinfo");
+  for (std::string line; std::getline(file, line);)
+    if (line.rfind("model name", 0) == 0)
+      if (const size_t colon = line.find(": "); colon != std::string::npos) return line.substr(colon + 2);
+#endif
+  return "CPU";
+}
+
+/// Bytes this process may use: physical memory, or its control group's limit when that is lower.
+double usableMemory() {
+  double bytes = static_cast<double>(sysconf(_SC_PHYS_PAGES)) * static_cast<double>(sysconf(_SC_PAGESIZE));
+  for (const char* path : {"/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"}) {
+    std::ifstream file(path);
+    if (double limit; file >> limit && limit > 0 && limit < bytes) bytes = limit;
+  }
+  return bytes;
+}
+
+Napi::Value cpuInfo(const Napi::CallbackInfo& info) {
+  Napi::Object result = Napi::Object::New(info.Env());
+  result.Set("name", processorName());
+  result.Set("isa", cpu::isaName(cpu::detectIsa()));
+  result.Set("memoryBytes", usableMemory());
+  return result;
+}
+
+Napi::Object buildInfo(Napi::Env env) {
+  Napi::Object build = Napi::Object::New(env);
+  build.Set("compiler", __VERSION__);
+  build.Set("cuda", false);
+  build.Set("cudaReason", "this version of switchyard has no CUDA backend yet");
+  return build;
+}
+
+Napi::Object start(Napi::Env env, Napi::Object exports) {
+  env.SetInstanceData(new Environment(env));
+  exports.Set("build", buildInfo(env));
+  expose<initialize>(exports, "initialize");
+  expose<cpuInfo>(exports, "cpuInfo");
+  exposeTensors(exports);
+  exposeLayer(exports);
+  exposeModules(exports);
+  exposeOps(exports);
+  return exports;
+}
+
+}  // namespace
+
+NODE_API_MODULE(switchyard, start)
+
+}  // namespace moe::binding

@@ -1,0 +1,228 @@
+// The MoE layer: option objects to plain structs, passes, statistics.
+#include "../core/layer.h"
+
+#include <cmath>
+
+#include "guard.h"
+
+namespace moe::binding {
+
+RouterOptions toRouterOptions(Napi::Object object) {
+  RouterOptions router;
+  router.selectBy = boolean(object.Get("selectByLogits")) ? SelectBy::Logits : SelectBy::Scores;
+  router.renormalize = boolean(object.Get("renormalize"));
+  router.normP = real(object.Get("normP"));
+  router.normEpsilon = real(object.Get("normEpsilon"));
+  router.weightScale = real(object.Get("weightScale"));
+  router.temperature = real(object.Get("temperature"));
+  return router;
+}
+
+CapacityRule toCapacityRule(Napi::Object object) {
+  CapacityRule rule;
+  rule.fixed = boolean(object.Get("fixed"));
+  rule.factor = number(object.Get("factor"));
+  rule.evalFactor = number(object.Get("evalFactor"));
+  rule.slots = count(object.Get("slots"));
+  rule.min = count(object.Get("min"));
+  rule.multipleOf = count(object.Get("multipleOf"));
+  rule.priority = boolean(object.Get("priorityByScore")) ? Priority::Score : Priority::Position;
+  rule.firstChoicesFirst = boolean(object.Get("firstChoicesFirst"));
+  return rule;
+}
+
+namespace {
+
+void setLoss(bool& on, float& coefficient, double value) {
+  on = !std::isnan(value);
+  coefficient = on ? static_cast<float>(value) : 0;
+}
+
+LossOptions toLossOptions(Napi::Object object) {
+  LossOptions losses;
+  setLoss(losses.loadBalanceOn, losses.loadBalance, number(object.Get("loadBalance")));
+  setLoss(losses.importanceOn, losses.importance, number(object.Get("importance")));
+  setLoss(losses.zOn, losses.z, number(object.Get("z")));
+  losses.counts = boolean(object.Get("firstChoiceCounts")) ? LossCounts::FirstChoice : LossCounts::All;
+  losses.importanceFrom = boolean(object.Get("importanceFromSoftmax")) ? ImportanceFrom::Softmax : ImportanceFrom::Gates;
+  losses.sequenceLength = count(object.Get("sequenceLength"));
+  return losses;
+}
+
+Napi::Value layerCreate(const Napi::CallbackInfo& info) {
+  auto layer = std::make_shared<Layer>();
+  layer->device = unwrap<Device>(info[0]);
+  const auto config = info[1].As<Napi::Object>();
+  LayerConfig& c = layer->config;
+  c.hiddenSize = integer(config.Get("hiddenSize"));
+  c.ffnSize = integer(config.Get("ffnSize"));
+  c.numExperts = integer(config.Get("numExperts"));
+  c.topK = integer(config.Get("topK"));
+  c.router = toRouterOptions(config.Get("router").As<Napi::Object>());
+  c.capacity = toCapacityRule(config.Get("capacity").As<Napi::Object>());
+  c.losses = toLossOptions(config.Get("losses").As<Napi::Object>());
+  c.activation = {static_cast<Activation>(integer(config.Get("activation"))), real(config.Get("activationAlpha")),
+                  real(config.Get("activationLimit"))};
+  c.sharedSize = integer(config.Get("sharedSize"));
+
+  const auto given = info[2].As<Napi::Object>();
+  const int64_t H = c.hiddenSize, F = c.ffnSize, E = c.numExperts, S = c.sharedSize;
+  const auto parameter = [&](const char* name, int64_t size) -> ParameterPtr {
+    const ParameterPtr found = unwrapOptional<Parameter>(given.Get(name));
+    if (found && (found->value()->size() != size || found->value()->dtype() != DType::Float32))
+      throw Error(ErrorCode::Shape, std::string(name) + " must have " + std::to_string(size) + " elements");
+    if (found) checkSameDevice(*layer->device, {found->value()});
+    return found;
+  };
+  LayerParameters& p = layer->parameters;
+  p.routerWeight = parameter("router.weight", E * H);
+  p.routerBias = parameter("router.bias", E);
+  p.gate = parameter("experts.gate", E * F * H);
+  p.up = parameter("experts.up", E * F * H);
+  p.down = parameter("experts.down", E * H * F);
+  p.gateBias = parameter("experts.gateBias", E * F);
+  p.upBias = parameter("experts.upBias", E * F);
+  p.downBias = parameter("experts.downBias", E * H);
+  p.sharedGate = parameter("shared.gate", S * H);
+  p.sharedUp = parameter("shared.up", S * H);
+  p.sharedDown = parameter("shared.down", H * S);
+  p.sharedOutputGate = parameter("shared.outputGate", H);
+  const bool gated = c.activation.gated(), shared = S > 0;
+  if (!p.routerWeight || !p.up || !p.down || gated != (p.gate != nullptr) || shared != (p.sharedUp != nullptr) ||
+      shared != (p.sharedDown != nullptr) || (shared && gated) != (p.sharedGate != nullptr))
+    throw Error(ErrorCode::Internal, "the layer's parameters do not match its configuration");
+  return wrap(info.Env(), std::move(layer));
+}
+
+void overrideLoss(Napi::Object options, const char* name, bool& on, float& coefficient) {
+  if (const Napi::Value value = options.Get(name); value.IsNumber()) setLoss(on, coefficient, number(value));
+}
+
+Napi::Value layerForward(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  const auto layer = unwrap<Layer>(info[0]);
+  const TensorPtr input = unwrap<Tensor>(info[1]);
+  const auto options = info[2].As<Napi::Object>();
+  ForwardCall call;
+  call.training = boolean(options.Get("training"));
+  call.topK = layer->config.topK;
+  call.capacity = layer->config.capacity;
+  call.router = layer->config.router;
+  call.losses = layer->config.losses;
+  call.mask = unwrapOptional<Tensor>(options.Get("mask"));
+  call.lossMask = unwrapOptional<Tensor>(options.Get("lossMask"));
+  call.routingIndices = unwrapOptional<Tensor>(options.Get("routingIndices"));
+  call.routingWeights = unwrapOptional<Tensor>(options.Get("routingWeights"));
+  call.logits = unwrapOptional<Tensor>(options.Get("logits"));
+  checkSameDevice(*layer->device,
+                  {input, call.mask, call.lossMask, call.routingIndices, call.routingWeights, call.logits});
+  if (const Napi::Value value = options.Get("topK"); value.IsNumber()) call.topK = integer(value);
+  if (const Napi::Value value = options.Get("capacityFactor"); value.IsNumber()) {
+    call.capacity.factor = call.capacity.evalFactor = number(value);
+    call.capacity.slots = 0;
+  }
+  if (const Napi::Value value = options.Get("temperature"); value.IsNumber()) call.router.temperature = real(value);
+  overrideLoss(options, "loadBalance", call.losses.loadBalanceOn, call.losses.loadBalance);
+  overrideLoss(options, "importance", call.losses.importanceOn, call.losses.importance);
+  overrideLoss(options, "z", call.losses.zOn, call.losses.z);
+  if (call.topK < 1 || call.topK > layer->config.numExperts)
+    throw Error(ErrorCode::InvalidArgument, "topK must be from 1 to numExperts");
+
+  const size_t before = layer->device->pool().use().allocated;
+  auto pass = std::make_shared<MoEPass>(layer, input, call);
+  size_t visible = 0;
+  for (const TensorPtr& tensor : {pass->output(), pass->indices(), pass->weights(), pass->kept(), pass->logits()})
+    if (tensor) visible += tensor->bytes();
+  const size_t held = layer->device->pool().use().allocated - before - visible;
+
+  Napi::Object result = Napi::Object::New(env);
+  result.Set("output", wrapTensor(env, pass->output()));
+  result.Set("indices", wrapTensor(env, pass->indices()));
+  result.Set("weights", wrapTensor(env, pass->weights()));
+  result.Set("kept", wrapTensor(env, pass->kept()));
+  result.Set("logits", wrapTensorOrNull(env, pass->logits()));
+  result.Set("pass", wrap(env, std::move(pass), static_cast<int64_t>(held)));
+  return result;
+}
+
+Napi::Value layerStep(const Napi::CallbackInfo& info) {
+  return Napi::Number::New(info.Env(), static_cast<double>(unwrap<Layer>(info[0])->step));
+}
+
+Napi::Value layerSetStep(const Napi::CallbackInfo& info) {
+  unwrap<Layer>(info[0])->step = static_cast<uint64_t>(count(info[1]));
+  return info.Env().Undefined();
+}
+
+Napi::Value moePassBackward(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  const auto pass = unwrap<MoEPass>(info[0]);
+  const TensorPtr gradOutput = unwrap<Tensor>(info[1]);
+  checkSameDevice(pass->output()->device(), {gradOutput});
+  const MoEGradients gradients = pass->backward(gradOutput, real(info[2]));
+  Napi::Object result = Napi::Object::New(env);
+  result.Set("input", wrapTensor(env, gradients.input));
+  result.Set("routingWeights", wrapTensorOrNull(env, gradients.routingWeights));
+  result.Set("routingLogits", wrapTensorOrNull(env, gradients.routingLogits));
+  return result;
+}
+
+/// Reads the plan's counts and the route's values in two copies, and answers when both have arrived.
+Napi::Value moePassStats(const Napi::CallbackInfo& info) {
+  const auto pass = unwrap<MoEPass>(info[0]);
+  const LayerStatistics& statistics = pass->statistics();
+  Device& device = pass->output()->device();
+  device.checkOpen();
+  struct Copies {
+    std::vector<int32_t> ints;
+    std::vector<float> floats;
+    FailurePtr failure;
+  };
+  auto copies = std::make_shared<Copies>();
+  copies->ints.resize(statistics.plan->size());
+  copies->floats.resize(RouteValue::count);
+  const int64_t assigned = statistics.block.assigned - statistics.plan->ints(),
+                kept = statistics.block.keptCounts - statistics.plan->ints(),
+                totals = statistics.block.totals - statistics.plan->ints();
+  const auto result = [copies, assigned, kept, totals, E = pass->numExperts(), capacity = statistics.capacity,
+                       losses = pass->losses()](Napi::Env env) -> Napi::Value {
+    Napi::Int32Array ints = Napi::Int32Array::New(env, 2 * E + PlanTotal::count + 1);
+    for (int e = 0; e < E; ++e) {
+      ints[e] = copies->ints[assigned + e];
+      ints[E + e] = copies->ints[kept + e];
+    }
+    for (int i = 0; i < PlanTotal::count; ++i) ints[2 * E + i] = copies->ints[totals + i];
+    ints[2 * E + PlanTotal::count] = static_cast<int32_t>(capacity);
+    const std::vector<float>& values = copies->floats;
+    Napi::Float32Array floats = Napi::Float32Array::New(env, 5);
+    for (int i = 0; i <= RouteValue::entropy; ++i) floats[i] = values[i];
+    floats[4] = losses.loadBalance * values[RouteValue::loadBalance] +
+                losses.importance * values[RouteValue::importance] + losses.z * values[RouteValue::z];
+    Napi::Object stats = Napi::Object::New(env);
+    stats.Set("ints", ints);
+    stats.Set("floats", floats);
+    return stats;
+  };
+  auto pending = Environment::of(info.Env()).expect(info.Env(), result);
+  device.read(statistics.values, copies->floats.data(), [copies](FailurePtr failure) { copies->failure = failure; });
+  device.read(statistics.plan, copies->ints.data(),
+              [copies, completion = std::move(pending.completion)](FailurePtr failure) {
+                completion(failure ? failure : copies->failure);
+              });
+  return pending.promise;
+}
+
+}  // namespace
+
+void exposeLayer(Napi::Object exports) {
+  expose<layerCreate>(exports, "layerCreate");
+  expose<release<Layer>>(exports, "layerRelease");
+  expose<layerForward>(exports, "layerForward");
+  expose<layerStep>(exports, "layerStep");
+  expose<layerSetStep>(exports, "layerSetStep");
+  expose<moePassBackward>(exports, "moePassBackward");
+  expose<moePassStats>(exports, "moePassStats");
+  expose<release<MoEPass>>(exports, "moePassRelease");
+}
+
+}  // namespace moe::binding

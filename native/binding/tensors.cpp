@@ -1,0 +1,193 @@
+// Devices, tensors and reads.
+#include <algorithm>
+
+#include "../core/modules.h"
+#include "../cpu/backend.h"
+#include "guard.h"
+
+namespace moe::binding {
+
+namespace {
+
+// ------------------------------------------------------------------------------------------------ devices
+
+Napi::Value deviceOpen(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  const int threads = integer(info[0]);
+  const double limit = std::clamp(number(info[1]), 0.0, 9e18);
+  auto device = std::make_shared<Device>(std::make_unique<cpu::CpuBackend>(threads), static_cast<size_t>(limit));
+  Environment::of(env).adopt(device);
+  return wrap(env, std::move(device));
+}
+
+Napi::Value deviceClose(const Napi::CallbackInfo& info) {
+  unwrap<Device>(info[0])->close();
+  return info.Env().Undefined();
+}
+
+Napi::Value deviceMemory(const Napi::CallbackInfo& info) {
+  const MemoryUse use = unwrap<Device>(info[0])->pool().use();
+  Napi::Array result = Napi::Array::New(info.Env(), 3);
+  uint32_t index = 0;
+  for (const size_t bytes : {use.allocated, use.peak, use.reserved}) result.Set(index++, static_cast<double>(bytes));
+  return result;
+}
+
+Napi::Value deviceResetPeak(const Napi::CallbackInfo& info) {
+  unwrap<Device>(info[0])->pool().resetPeak();
+  return info.Env().Undefined();
+}
+
+Napi::Value deviceSynchronize(const Napi::CallbackInfo& info) {
+  const auto device = unwrap<Device>(info[0]);
+  device->checkOpen();
+  auto pending = Environment::of(info.Env()).expect(info.Env(), [](Napi::Env env) { return env.Undefined(); });
+  device->synchronize(std::move(pending.completion));
+  return pending.promise;
+}
+
+Napi::Value deviceMeasureLimits(const Napi::CallbackInfo& info) {
+  const auto device = unwrap<Device>(info[0]);
+  device->checkOpen();
+  auto limits = std::make_shared<DeviceLimits>();
+  auto pending = Environment::of(info.Env()).expect(info.Env(), [limits](Napi::Env env) {
+    Napi::Object result = Napi::Object::New(env);
+    result.Set("flopsPerSecond", limits->flopsPerSecond);
+    result.Set("readBytesPerSecond", limits->readBytesPerSecond);
+    return result;
+  });
+  device->enqueue("measureLimits", {}, [limits](Backend& backend) { *limits = backend.measureLimits(); });
+  device->synchronize(std::move(pending.completion));
+  return pending.promise;
+}
+
+// ------------------------------------------------------------------------------------------------ tensors
+
+/// The bytes of a typed array, which must hold exactly what the tensor does.
+char* hostBytes(const Napi::Value& value, const Tensor& tensor) {
+  const auto array = value.As<Napi::TypedArray>();
+  if (array.ByteLength() != tensor.bytes())
+    throw Error(ErrorCode::Shape, "data must have " + std::to_string(tensor.size()) + " elements, got " +
+                                      std::to_string(array.ElementLength()));
+  return static_cast<char*>(array.ArrayBuffer().Data()) + array.ByteOffset();
+}
+
+Napi::Value tensorFrom(const Napi::CallbackInfo& info) {
+  const auto device = unwrap<Device>(info[0]);
+  const auto size = static_cast<int64_t>(info[2].As<Napi::TypedArray>().ElementLength());
+  const TensorPtr tensor = device->empty(static_cast<DType>(integer(info[1])), size);
+  device->write(tensor, hostBytes(info[2], *tensor));
+  return wrapTensor(info.Env(), tensor);
+}
+
+Napi::Value tensorZeros(const Napi::CallbackInfo& info) {
+  return wrapTensor(info.Env(),
+                    unwrap<Device>(info[0])->zeros(static_cast<DType>(integer(info[1])), count(info[2])));
+}
+
+Napi::Value tensorNormal(const Napi::CallbackInfo& info) {
+  constexpr uint32_t purpose = 0;  // parameters use numbers from 1
+  return wrapTensor(info.Env(), randomNormal(*unwrap<Device>(info[0]), count(info[1]), seedOf(info[2]), purpose,
+                                             real(info[3])));
+}
+
+// The alias does not count as external memory: its owner already does.
+Napi::Value tensorAlias(const Napi::CallbackInfo& info) { return wrap(info.Env(), unwrap<Tensor>(info[0])); }
+
+Napi::Value tensorRead(const Napi::CallbackInfo& info) {
+  const TensorPtr tensor = unwrap<Tensor>(info[0]);
+  void* host = hostBytes(info[1], *tensor);
+  tensor->device().checkOpen();
+  // The reference keeps the array's memory alive until the copy is done.
+  auto array = std::make_shared<Napi::ObjectReference>(Napi::Persistent(info[1].As<Napi::Object>()));
+  auto pending =
+      Environment::of(info.Env()).expect(info.Env(), [array](Napi::Env env) { return env.Undefined(); });
+  tensor->device().read(tensor, host, std::move(pending.completion));
+  return pending.promise;
+}
+
+Napi::Value tensorReadSync(const Napi::CallbackInfo& info) {
+  const TensorPtr tensor = unwrap<Tensor>(info[0]);
+  tensor->device().readSync(tensor, hostBytes(info[1], *tensor));
+  return info.Env().Undefined();
+}
+
+Napi::Value tensorWrite(const Napi::CallbackInfo& info) {
+  const TensorPtr tensor = unwrap<Tensor>(info[0]);
+  tensor->device().write(tensor, hostBytes(info[1], *tensor));
+  return info.Env().Undefined();
+}
+
+Napi::Value tensorClone(const Napi::CallbackInfo& info) {
+  return wrapTensor(info.Env(), clone(unwrap<Tensor>(info[0])));
+}
+
+Napi::Value tensorConvert(const Napi::CallbackInfo& info) {
+  return wrapTensor(info.Env(), convert(unwrap<Tensor>(info[0]), static_cast<DType>(integer(info[1]))));
+}
+
+Napi::Value tensorTransfer(const Napi::CallbackInfo& info) {
+  return wrapTensor(info.Env(), unwrap<Device>(info[1])->transfer(unwrap<Tensor>(info[0])));
+}
+
+// ------------------------------------------------------------------------------------------------ parameters
+
+Napi::Value parameterCreate(const Napi::CallbackInfo& info) {
+  const auto device = unwrap<Device>(info[0]);
+  const auto init = info[2].As<Napi::Object>();
+  const float std = real(init.Get("std"));
+  const TensorPtr value =
+      std > 0 ? randomNormal(*device, count(info[1]), seedOf(init.Get("seed")),
+                             init.Get("purpose").As<Napi::Number>().Uint32Value(), std)
+              : filled(*device, count(info[1]), real(init.Get("mean")));
+  const auto bytes = static_cast<int64_t>(value->bytes());
+  return wrap(info.Env(), std::make_shared<Parameter>(value), bytes);
+}
+
+Napi::Value parameterValue(const Napi::CallbackInfo& info) {
+  return wrap(info.Env(), unwrap<Parameter>(info[0])->value());
+}
+
+Napi::Value parameterGrad(const Napi::CallbackInfo& info) {
+  return wrap(info.Env(), unwrap<Parameter>(info[0])->grad());
+}
+
+Napi::Value parameterSetTrainable(const Napi::CallbackInfo& info) {
+  unwrap<Parameter>(info[0])->trainable = boolean(info[1]);
+  return info.Env().Undefined();
+}
+
+Napi::Value parameterZeroGrad(const Napi::CallbackInfo& info) {
+  unwrap<Parameter>(info[0])->zeroGrad();
+  return info.Env().Undefined();
+}
+
+}  // namespace
+
+void exposeTensors(Napi::Object exports) {
+  expose<deviceOpen>(exports, "deviceOpen");
+  expose<deviceClose>(exports, "deviceClose");
+  expose<deviceMemory>(exports, "deviceMemory");
+  expose<deviceResetPeak>(exports, "deviceResetPeak");
+  expose<deviceSynchronize>(exports, "deviceSynchronize");
+  expose<deviceMeasureLimits>(exports, "deviceMeasureLimits");
+  expose<tensorFrom>(exports, "tensorFrom");
+  expose<tensorZeros>(exports, "tensorZeros");
+  expose<tensorNormal>(exports, "tensorNormal");
+  expose<tensorAlias>(exports, "tensorAlias");
+  expose<release<Tensor>>(exports, "tensorRelease");
+  expose<tensorRead>(exports, "tensorRead");
+  expose<tensorReadSync>(exports, "tensorReadSync");
+  expose<tensorWrite>(exports, "tensorWrite");
+  expose<tensorClone>(exports, "tensorClone");
+  expose<tensorConvert>(exports, "tensorConvert");
+  expose<tensorTransfer>(exports, "tensorTransfer");
+  expose<parameterCreate>(exports, "parameterCreate");
+  expose<parameterValue>(exports, "parameterValue");
+  expose<parameterGrad>(exports, "parameterGrad");
+  expose<parameterSetTrainable>(exports, "parameterSetTrainable");
+  expose<parameterZeroGrad>(exports, "parameterZeroGrad");
+  expose<release<Parameter>>(exports, "parameterRelease");
+}
+
+}  // namespace moe::binding

@@ -1,0 +1,208 @@
+#include "device.h"
+
+#include <cstring>
+#include <new>
+
+#include "wait.h"
+
+namespace moe {
+
+namespace {
+
+class FunctionJob final : public Job {
+ public:
+  explicit FunctionJob(std::function<void()> body) : body_(std::move(body)) {}
+  void run() noexcept override { body_(); }
+
+ private:
+  std::function<void()> body_;
+};
+
+// A program that never synchronises must not grow: later failures are told by reads alone.
+constexpr size_t maxUnreported = 1000;
+
+std::unique_ptr<Job> job(std::function<void()> body) { return std::make_unique<FunctionJob>(std::move(body)); }
+
+}  // namespace
+
+Tensor::Tensor(std::shared_ptr<Device> device, DType dtype, int64_t size)
+    : device_(std::move(device)), dtype_(dtype), size_(size), health_(std::make_shared<Health>()) {
+  block_ = device_->pool_.take(bytes());
+}
+
+Tensor::~Tensor() { device_->pool_.give(block_); }
+
+Device::Device(std::unique_ptr<Backend> backend, size_t memoryLimit)
+    : backend_(std::move(backend)), pool_(*backend_, memoryLimit, [this] { queue_.waitIdle(); }) {}
+
+Device::~Device() { close(); }
+
+void Device::close() {
+  if (closed_) return;
+  closed_ = true;
+  queue_.close();
+  pool_.trim();
+}
+
+void Device::checkOpen() const {
+  if (closed_) throw Error(ErrorCode::Disposed, "the device is disposed");
+}
+
+TensorPtr Device::empty(DType dtype, int64_t size) {
+  checkOpen();
+  if (size < 0 || size > (int64_t{1} << 53)) throw Error(ErrorCode::OutOfMemory, "a tensor of that size fits no memory");
+  return std::make_shared<Tensor>(shared_from_this(), dtype, size);
+}
+
+TensorPtr Device::zeros(DType dtype, int64_t size) {
+  TensorPtr tensor = empty(dtype, size);
+  enqueue("zeros", {{}, {tensor->health()}, {}},
+          [data = tensor->data(), bytes = tensor->bytes()](Backend& backend) { backend.zero(data, bytes); });
+  return tensor;
+}
+
+void Device::enqueue(const char* name, Operands operands, std::function<void(Backend&)> body) {
+  checkOpen();
+  queue_.push(job([this, name, operands = std::move(operands), body = std::move(body)] { run(name, operands, body); }));
+}
+
+void Device::run(const char* name, const Operands& operands, const std::function<void(Backend&)>& body) {
+  FailurePtr failure;
+  for (const HealthPtr& input : operands.inputs)
+    if ((failure = input->failure)) break;
+  if (!failure) {
+    const auto fail = [&](ErrorCode code, const std::string& what, const std::string& hint) {
+      failure = std::make_shared<Failure>(code, std::string(name) + ": " + what, hint);
+      std::lock_guard lock(failuresMutex_);
+      std::erase_if(failures_, [](const FailurePtr& old) { return old->reported.load(); });
+      if (failures_.size() < maxUnreported) failures_.push_back(failure);
+    };
+    try {
+      body(*backend_);
+    } catch (const Error& error) {
+      fail(error.code(), error.what(), error.hint());
+    } catch (const std::bad_alloc&) {
+      fail(ErrorCode::OutOfMemory, "out of host memory for scratch space", {});
+    } catch (const std::exception& error) {
+      fail(ErrorCode::Internal, error.what(), {});
+    }
+  }
+  for (const HealthPtr& output : operands.outputs) output->failure = failure;
+  if (failure)
+    for (const HealthPtr& gradient : operands.gradients)
+      if (!gradient->failure) gradient->failure = failure;
+}
+
+const TensorPtr& Device::materialise(const TensorPtr& tensor) {
+  if (tensor->cleared) {
+    tensor->cleared = false;
+    enqueue("zeroGrad", {{}, {}, {tensor->health()}},
+            [data = tensor->data(), bytes = tensor->bytes()](Backend& backend) { backend.zero(data, bytes); });
+  }
+  return tensor;
+}
+
+void Device::read(const TensorPtr& tensor, void* host, Completion completion) {
+  checkOpen();
+  materialise(tensor);
+  queue_.push(job([this, health = tensor->health(), data = tensor->data(), bytes = tensor->bytes(), host,
+                   completion = std::move(completion)] {
+    if (health->failure)
+      health->failure->reported = true;
+    else
+      backend_->read(host, data, bytes);
+    completion(health->failure);
+  }));
+}
+
+void Device::readSync(const TensorPtr& tensor, void* host) {
+  FailurePtr failure;
+  read(tensor, host, [&](FailurePtr result) { failure = std::move(result); });
+  queue_.waitIdle();
+  if (failure) rethrow(*failure);
+}
+
+void Device::write(const TensorPtr& tensor, const void* host) {
+  checkOpen();
+  const size_t bytes = tensor->bytes();
+  std::shared_ptr<char[]> staging(new (std::nothrow) char[bytes + 1]);
+  if (!staging) throw Error(ErrorCode::OutOfMemory, "out of host memory for the copy of the written data");
+  if (bytes > 0) std::memcpy(staging.get(), host, bytes);
+  ++tensor->version;
+  tensor->cleared = false;
+  enqueue("write", {{}, {tensor->health()}, {}}, [staging, data = tensor->data(), bytes](Backend& backend) {
+    backend.write(data, staging.get(), bytes);
+  });
+}
+
+namespace {
+
+/// A tensor on its way from one device's queue to another's.
+struct Transit {
+  enum : int32_t { Waiting, Ready, Cancelled };
+  std::unique_ptr<char[]> bytes;
+  FailurePtr failure;
+  std::atomic<int32_t> state{Waiting};
+
+  void finish(int32_t how) {
+    state.store(how, std::memory_order_release);
+    state.notify_all();
+  }
+};
+
+/// Finishes the transit even when the sending job is dropped without having run.
+struct Sender {
+  std::shared_ptr<Transit> transit;
+  ~Sender() {
+    if (transit->state.load(std::memory_order_relaxed) == Transit::Waiting) transit->finish(Transit::Cancelled);
+  }
+};
+
+}  // namespace
+
+TensorPtr Device::transfer(const TensorPtr& source) {
+  Device& from = source->device();
+  from.checkOpen();
+  from.materialise(source);
+  TensorPtr target = empty(source->dtype(), source->size());
+  auto transit = std::make_shared<Transit>();
+  transit->bytes.reset(new (std::nothrow) char[source->bytes() + 1]);
+  if (!transit->bytes) throw Error(ErrorCode::OutOfMemory, "out of host memory for a copy between devices");
+  auto sender = std::make_shared<Sender>(transit);
+  from.queue_.push(job([&backend = *from.backend_, sender, health = source->health(), data = source->data(),
+                        bytes = source->bytes()] {
+    sender->transit->failure = health->failure;
+    if (!health->failure) backend.read(sender->transit->bytes.get(), data, bytes);
+    sender->transit->finish(Transit::Ready);
+  }));
+  sender.reset();
+  enqueue("to", {{}, {target->health()}, {}}, [transit, data = target->data(), bytes = target->bytes()](Backend& backend) {
+    while (transit->state.load(std::memory_order_acquire) == Transit::Waiting)
+      waitWhileEqual<int32_t>(transit->state, Transit::Waiting);
+    if (transit->state.load() == Transit::Cancelled)
+      throw Error(ErrorCode::Disposed, "the source's device was disposed before the copy");
+    if (transit->failure) rethrow(*transit->failure);
+    backend.write(data, transit->bytes.get(), bytes);
+  });
+  return target;
+}
+
+void Device::synchronize(Completion completion) {
+  checkOpen();
+  queue_.push(job([this, completion = std::move(completion)] {
+    FailurePtr first;
+    {
+      std::lock_guard lock(failuresMutex_);
+      for (const FailurePtr& failure : failures_)
+        if (!failure->reported.exchange(true)) {
+          first = failure;
+          break;
+        }
+    }
+    completion(first);
+  }));
+}
+
+void rethrow(const Failure& failure) { throw Error(failure.code, failure.message, failure.hint); }
+
+}  // namespace moe

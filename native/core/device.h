@@ -1,0 +1,73 @@
+// A device: a backend, its pool and its queue, and the rule by which failures travel. Used from one thread.
+#pragma once
+
+#include <functional>
+#include <initializer_list>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "backend.h"
+#include "pool.h"
+#include "queue.h"
+#include "tensor.h"
+
+namespace moe {
+
+/// Told once, on the queue's thread, how a read or a synchronisation ended; null is success.
+using Completion = std::function<void(FailurePtr)>;
+
+/// The tensors of one operation. When an input is poisoned the operation does nothing; when it did nothing or failed, its
+/// outputs are poisoned; when it succeeded, they are healthy again. A gradient that is poisoned stays so until it is cleared.
+struct Operands {
+  std::vector<HealthPtr> inputs, outputs, gradients;
+};
+
+class Device : public std::enable_shared_from_this<Device> {
+ public:
+  Device(std::unique_ptr<Backend> backend, size_t memoryLimit);
+  ~Device();
+
+  Backend& backend() { return *backend_; }
+  Pool& pool() { return pool_; }
+  bool closed() const { return closed_; }
+  /// Cancels what is queued and waits for what runs. Everything later throws Disposed.
+  void close();
+  void checkOpen() const;
+
+  TensorPtr empty(DType dtype, int64_t size);
+  TensorPtr zeros(DType dtype, int64_t size);
+
+  /// Queues body; `name` begins the message of whatever it throws. See Operands.
+  void enqueue(const char* name, Operands operands, std::function<void(Backend&)> body);
+
+  /// Copies the tensor as it is at this point of the queue to `host`, which must outlive the completion.
+  void read(const TensorPtr& tensor, void* host, Completion completion);
+  /// Blocks; throws what poisoned the tensor.
+  void readSync(const TensorPtr& tensor, void* host);
+  /// Takes `host` over by copy before it returns.
+  void write(const TensorPtr& tensor, const void* host);
+  /// A copy on this device of a tensor of another one.
+  TensorPtr transfer(const TensorPtr& source);
+  /// Completes with the first failure that nobody has been told of.
+  void synchronize(Completion completion);
+
+  /// Fills a cleared gradient with the zeros that it stands for; every reader calls this first.
+  const TensorPtr& materialise(const TensorPtr& tensor);
+
+ private:
+  friend class Tensor;
+  void run(const char* name, const Operands& operands, const std::function<void(Backend&)>& body);
+
+  std::unique_ptr<Backend> backend_;
+  std::mutex failuresMutex_;
+  std::vector<FailurePtr> failures_;  // not yet reported, oldest first
+  Queue queue_;
+  Pool pool_;
+  bool closed_ = false;
+};
+
+/// The failure as an Error.
+[[noreturn]] void rethrow(const Failure& failure);
+
+}  // namespace moe

@@ -1,0 +1,113 @@
+// The MoE layer on any device: what it is made of, its forward, and the backward that is the exact reverse.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "parameter.h"
+#include "plan.h"
+
+namespace moe {
+
+struct LayerConfig {
+  int hiddenSize, ffnSize, numExperts, topK;
+  RouterOptions router;
+  CapacityRule capacity;
+  LossOptions losses;
+  ActivationOptions activation;
+  int sharedSize = 0;  // 0: no shared experts
+};
+
+/// Null where the configuration has none.
+struct LayerParameters {
+  ParameterPtr routerWeight, routerBias;                              // [E,H], [E]
+  ParameterPtr gate, up, down, gateBias, upBias, downBias;            // [E,F,H] ×2, [E,H,F], [E,F] ×2, [E,H]
+  ParameterPtr sharedGate, sharedUp, sharedDown, sharedOutputGate;    // [S,H] ×2, [H,S], [1,H]
+};
+
+/// One call: the layer's configuration with this call's overrides already in it.
+struct ForwardCall {
+  bool training = true;
+  int topK;
+  CapacityRule capacity;
+  RouterOptions router;
+  LossOptions losses;
+  TensorPtr mask, lossMask;                  // [T] int32 or null
+  TensorPtr routingIndices, routingWeights;  // [T,K] or null
+  TensorPtr logits;                          // [T,E] or null
+};
+
+struct Layer {
+  std::shared_ptr<Device> device;
+  LayerConfig config;
+  LayerParameters parameters;
+  /// Training forwards so far; keys noise.
+  uint64_t step = 0;
+};
+
+/// The unscaled losses and statistics of one forward on the device; see RouteValue and PlanTotal.
+struct LayerStatistics {
+  TensorPtr plan;        // PlanBlock
+  TensorPtr values;      // [RouteValue::count]
+  PlanBlock block;
+  int64_t capacity = -1;
+};
+
+struct MoEGradients {
+  TensorPtr input, routingWeights, routingLogits;  // the last two only when the caller brought them
+};
+
+class MoEPass {
+ public:
+  /// Queues the forward of `input` [T,H].
+  MoEPass(std::shared_ptr<Layer> layer, const TensorPtr& input, const ForwardCall& call);
+
+  /// Queues the backward; lossScale multiplies the balancing losses' gradients. Once: it releases what forward saved.
+  MoEGradients backward(const TensorPtr& gradOutput, float lossScale);
+
+  const TensorPtr& output() const { return output_; }
+  const TensorPtr& indices() const { return indices_; }
+  const TensorPtr& weights() const { return weights_; }
+  const TensorPtr& kept() const { return kept_; }
+  const TensorPtr& logits() const { return logits_; }  // null with the caller's weights
+  const LayerStatistics& statistics() const { return statistics_; }
+  const LossOptions& losses() const { return losses_; }
+  int numExperts() const { return layer_->config.numExperts; }
+
+ private:
+  void checkCall(const ForwardCall& call) const;
+  void queueRoute(const ForwardCall& call);
+  void queueExperts(const ForwardCall& call);
+  void queueShared(const ForwardCall& call);
+  void watch(const TensorPtr& tensor);
+  void watchParameters();
+  PlanRows rows() const;
+  PlanRows sharedRows() const;
+
+  std::shared_ptr<Layer> layer_;
+  int64_t T_, R_ = 0;
+  int H_, F_, E_, K_;
+  bool training_, ranRouter_, givenLogits_;
+  bool spent_ = false;
+  RouterOptions router_;
+  LossOptions losses_;
+  CapacityOptions capacity_;
+
+  TensorPtr input_, mask_, lossMask_;
+  TensorPtr output_, indices_, weights_, kept_, logits_;
+  TensorPtr scores_;      // [T,K]
+  TensorPtr lossState_;   // lossCounts [scopes,E], lossTokens [scopes], importance [E]
+  LayerStatistics statistics_;
+  TensorPtr savedGate_, savedUp_;  // [R,F]
+
+  TensorPtr sharedPlan_;                       // PlanBlock of every live token on the one shared expert
+  PlanBlock sharedBlock_;
+  TensorPtr sharedGates_;                      // [T] or null
+  TensorPtr sharedSavedGate_, sharedSavedUp_;  // [T,S]
+
+  std::vector<std::pair<TensorPtr, uint64_t>> watched_;
+};
+
+}  // namespace moe

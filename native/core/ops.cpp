@@ -1,0 +1,202 @@
+#include "ops.h"
+
+#include <string>
+
+namespace moe::ops {
+
+namespace {
+
+void check(const TensorPtr& tensor, int64_t size, DType dtype, const char* name) {
+  if (tensor->size() != size)
+    throw Error(ErrorCode::Shape, std::string(name) + " must have " + std::to_string(size) + " elements, got " +
+                                      std::to_string(tensor->size()));
+  if (tensor->dtype() != dtype) throw Error(ErrorCode::DType, std::string(name) + " has the wrong dtype");
+  tensor->device().materialise(tensor);
+}
+
+Operands operands(std::initializer_list<TensorPtr> inputs, std::initializer_list<TensorPtr> outputs) {
+  Operands result;
+  for (const TensorPtr& tensor : inputs) result.inputs.push_back(tensor->health());
+  for (const TensorPtr& tensor : outputs) result.outputs.push_back(tensor->health());
+  return result;
+}
+
+}  // namespace
+
+Routing route(const TensorPtr& input, const TensorPtr& weight, const RouteShape& s, const RouterOptions& router) {
+  Device& device = input->device();
+  check(input, s.T * s.H, DType::Float32, "input");
+  check(weight, int64_t{s.E} * s.H, DType::Float32, "weight");
+  const Routing routing{device.empty(DType::Int32, s.T * s.K), device.empty(DType::Float32, s.T * s.K),
+                        device.empty(DType::Float32, s.T * s.E), device.empty(DType::Float32, s.T * s.K)};
+  const TensorPtr values = device.empty(DType::Float32, RouteValue::count);
+  RouteForward op{};
+  op.router = router;
+  op.T = s.T;
+  op.H = s.H;
+  op.E = s.E;
+  op.K = s.K;
+  op.input = input->floats();
+  op.weight = weight->floats();
+  op.logits = routing.logits->floats();
+  op.indices = routing.indices->ints();
+  op.scores = routing.scores->floats();
+  op.weights = routing.weights->floats();
+  op.values = values->floats();
+  device.enqueue("ops.route",
+                 operands({input, weight}, {routing.indices, routing.weights, routing.logits, routing.scores}),
+                 [op](Backend& backend) { backend.routeForward(op); });
+  return routing;
+}
+
+Gradients routeBackward(const TensorPtr& input, const TensorPtr& weight, const RouteShape& s,
+                        const RouterOptions& router, const Routing& routing, const TensorPtr& gradWeights) {
+  Device& device = input->device();
+  check(input, s.T * s.H, DType::Float32, "input");
+  check(weight, int64_t{s.E} * s.H, DType::Float32, "weight");
+  check(routing.logits, s.T * s.E, DType::Float32, "logits");
+  check(routing.indices, s.T * s.K, DType::Int32, "indices");
+  check(routing.scores, s.T * s.K, DType::Float32, "scores");
+  check(gradWeights, s.T * s.K, DType::Float32, "gradWeights");
+  const Gradients gradients{device.empty(DType::Float32, s.T * s.H), device.empty(DType::Float32, int64_t{s.E} * s.H)};
+  const TensorPtr gradLogits = device.empty(DType::Float32, s.T * s.E);
+  const TensorPtr values = device.empty(DType::Float32, RouteValue::count);
+  RouteBackward op{};
+  op.router = router;
+  op.T = s.T;
+  op.H = s.H;
+  op.E = s.E;
+  op.K = s.K;
+  op.input = input->floats();
+  op.weight = weight->floats();
+  op.logits = routing.logits->floats();
+  op.indices = routing.indices->ints();
+  op.scores = routing.scores->floats();
+  op.values = values->floats();
+  op.gradWeights = gradWeights->floats();
+  op.gradLogits = gradLogits->floats();
+  op.gradInput = gradients.first->floats();
+  op.gradWeight = gradients.second->floats();
+  device.enqueue("ops.route.backward",
+                 operands({input, weight, routing.logits, routing.indices, routing.scores, gradWeights},
+                          {gradients.first, gradients.second}),
+                 [op, values = values->floats(), bytes = gradients.first->bytes()](Backend& backend) {
+                   backend.zero(values, RouteValue::count * sizeof(float));
+                   backend.zero(op.gradInput, bytes);
+                   backend.routeBackward(op);
+                 });
+  return gradients;
+}
+
+PlanRows Plan::rows() const {
+  return {T, R, E, K, block.expertOffsets, block.rowToken, block.rowSlot, block.tokenOffsets, block.tokenRows};
+}
+
+PlanPtr plan(const TensorPtr& indices, const TensorPtr& weights, int64_t T, int K, int E, const CapacityRule& rule) {
+  Device& device = indices->device();
+  check(indices, T * K, DType::Int32, "indices");
+  check(weights, T * K, DType::Float32, "weights");
+  if (T * K > INT32_MAX) throw Error(ErrorCode::Shape, "indices has more than 2^31 - 1 elements");
+  const CapacityOptions capacity = rule.resolve(T, K, E, true);
+  auto result = std::make_shared<Plan>();
+  Plan& p = *result;
+  p.T = T;
+  p.E = E;
+  p.K = K;
+  p.R = maxRows(capacity, T, K, E);
+  p.weights = device.empty(DType::Float32, T * K);
+  p.ints = device.empty(DType::Int32, p.block.carve(nullptr, T, E, p.R));
+  p.block.carve(p.ints->ints(), T, E, p.R);
+  p.offsets = device.empty(DType::Int32, E + 1);
+  p.tokens = device.empty(DType::Int32, p.R);
+  const TensorPtr kept = device.empty(DType::Int32, T * K);
+  const BuildPlan op{T, p.R, E, K, capacity, indices->ints(), nullptr, weights->floats(), p.weights->floats(),
+                     kept->ints(), p.block.expertOffsets, p.block.rowToken, p.block.rowSlot, p.block.tokenOffsets,
+                     p.block.tokenRows, p.block.assigned, p.block.keptCounts, p.block.totals};
+  device.enqueue("ops.plan", operands({indices, weights}, {p.weights, p.ints, p.offsets, p.tokens}),
+                 [op, offsets = p.offsets->ints(), tokens = p.tokens->ints(), bytes = weights->bytes()](Backend& backend) {
+                   backend.copy(op.weights, op.scores, bytes);
+                   backend.buildPlan(op);
+                   backend.copy(offsets, op.expertOffsets, (op.E + 1) * sizeof(int32_t));
+                   backend.copy(tokens, op.rowToken, static_cast<size_t>(op.R) * sizeof(int32_t));
+                 });
+  return result;
+}
+
+TensorPtr dispatch(const TensorPtr& input, const Plan& plan, int H) {
+  Device& device = input->device();
+  check(input, plan.T * H, DType::Float32, "input");
+  const TensorPtr rows = device.empty(DType::Float32, plan.R * H);
+  device.enqueue("ops.dispatch", operands({input, plan.ints}, {rows}),
+                 [op = Dispatch{plan.rows(), H, input->floats(), rows->floats()}](Backend& backend) {
+                   backend.dispatch(op);
+                 });
+  return rows;
+}
+
+TensorPtr dispatchBackward(const TensorPtr& gradRows, const Plan& plan, int H) {
+  Device& device = gradRows->device();
+  check(gradRows, plan.R * H, DType::Float32, "gradRows");
+  const TensorPtr gradInput = device.empty(DType::Float32, plan.T * H);
+  device.enqueue("ops.dispatch.backward", operands({gradRows, plan.ints}, {gradInput}),
+                 [op = Combine{plan.rows(), H, gradRows->floats(), nullptr, gradInput->floats(), false}](
+                     Backend& backend) { backend.combine(op); });
+  return gradInput;
+}
+
+TensorPtr combine(const TensorPtr& rows, const Plan& plan, int H) {
+  Device& device = rows->device();
+  check(rows, plan.R * H, DType::Float32, "rows");
+  const TensorPtr output = device.empty(DType::Float32, plan.T * H);
+  device.enqueue("ops.combine", operands({rows, plan.ints, plan.weights}, {output}),
+                 [op = Combine{plan.rows(), H, rows->floats(), plan.weights->floats(), output->floats(), false}](
+                     Backend& backend) { backend.combine(op); });
+  return output;
+}
+
+Gradients combineBackward(const TensorPtr& rows, const TensorPtr& gradOutput, const Plan& plan, int H) {
+  Device& device = rows->device();
+  check(rows, plan.R * H, DType::Float32, "rows");
+  check(gradOutput, plan.T * H, DType::Float32, "gradOutput");
+  const Gradients gradients{device.empty(DType::Float32, plan.R * H), device.empty(DType::Float32, plan.T * plan.K)};
+  device.enqueue("ops.combine.backward",
+                 operands({rows, gradOutput, plan.ints, plan.weights}, {gradients.first, gradients.second}),
+                 [op = CombineBackward{plan.rows(), H, gradOutput->floats(), rows->floats(), plan.weights->floats(),
+                                       gradients.first->floats(), gradients.second->floats()}](Backend& backend) {
+                   backend.combineBackward(op);
+                 });
+  return gradients;
+}
+
+TensorPtr groupedGemm(const TensorPtr& rows, const TensorPtr& weight, const Plan& plan, int in, int out) {
+  Device& device = rows->device();
+  check(rows, plan.R * in, DType::Float32, "rows");
+  check(weight, int64_t{plan.E} * in * out, DType::Float32, "weight");
+  const TensorPtr output = device.empty(DType::Float32, plan.R * out);
+  device.enqueue("ops.groupedGemm", operands({rows, weight, plan.ints}, {output}),
+                 [op = GroupedGemmForward{plan.R, plan.E, in, out, plan.block.expertOffsets, rows->floats(),
+                                          weight->floats(), nullptr, output->floats()}](Backend& backend) {
+                   backend.groupedGemmForward(op);
+                 });
+  return output;
+}
+
+Gradients groupedGemmBackward(const TensorPtr& rows, const TensorPtr& weight, const TensorPtr& gradOutput,
+                              const Plan& plan, int in, int out) {
+  Device& device = rows->device();
+  check(rows, plan.R * in, DType::Float32, "rows");
+  check(weight, int64_t{plan.E} * in * out, DType::Float32, "weight");
+  check(gradOutput, plan.R * out, DType::Float32, "gradOutput");
+  const Gradients gradients{device.empty(DType::Float32, plan.R * in),
+                            device.empty(DType::Float32, int64_t{plan.E} * in * out)};
+  device.enqueue("ops.groupedGemm.backward",
+                 operands({rows, weight, gradOutput, plan.ints}, {gradients.first, gradients.second}),
+                 [op = GroupedGemmBackward{plan.R, plan.E, in, out, plan.block.expertOffsets, rows->floats(),
+                                           weight->floats(), gradOutput->floats(), gradients.first->floats(),
+                                           gradients.second->floats(), nullptr, false, false}](Backend& backend) {
+                   backend.groupedGemmBackward(op);
+                 });
+  return gradients;
+}
+
+}  // namespace moe::ops

@@ -1,0 +1,36 @@
+// AdamW over a fixed list of parameters: the moments, the counters, and the queuing of a step.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "parameter.h"
+
+namespace moe {
+
+struct AdamWOptions {
+  float learningRate, beta1, beta2, epsilon, weightDecay;
+  float maxGradNorm;  // 0: no clipping
+};
+
+class AdamW {
+ public:
+  AdamW(std::shared_ptr<Device> device, std::vector<ParameterPtr> parameters);
+
+  /// Updates every trainable parameter that has a gradient since the last clear, then counts the gradients as cleared. When
+  /// one of them is poisoned nothing is changed.
+  void step(const AdamWOptions& options);
+
+  const std::vector<TensorPtr>& means() const { return means_; }
+  const std::vector<TensorPtr>& variances() const { return variances_; }
+  const TensorPtr& counters() const { return counters_; }  // int32 [AdamWCounter::count]
+  const TensorPtr& gradNorm() const { return gradNorm_; }  // [1]
+
+ private:
+  std::shared_ptr<Device> device_;
+  std::vector<ParameterPtr> parameters_;
+  std::vector<TensorPtr> means_, variances_;
+  TensorPtr counters_, gradNorm_;
+};
+
+}  // namespace moe

@@ -1,0 +1,45 @@
+#include "plan.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+namespace moe {
+
+CapacityOptions CapacityRule::resolve(int64_t tokens, int topK, int experts, bool training) const {
+  CapacityOptions options;
+  options.priority = priority;
+  options.firstChoicesFirst = firstChoicesFirst;
+  if (!fixed) return options;
+  const double share = static_cast<double>(topK) * static_cast<double>(tokens) / experts;
+  const double wanted = slots > 0 ? static_cast<double>(slots) : std::ceil((training ? factor : evalFactor) * share);
+  // A plan cannot use more slots than there are tokens times choices; the bound keeps the conversion exact.
+  int64_t count = static_cast<int64_t>(std::min(wanted, static_cast<double>(std::numeric_limits<int32_t>::max())));
+  count = std::max(count, min);
+  options.slots = (count + multipleOf - 1) / multipleOf * multipleOf;
+  return options;
+}
+
+int64_t maxRows(const CapacityOptions& capacity, int64_t tokens, int topK, int experts) {
+  const int64_t all = tokens * topK;
+  return capacity.slots < 0 || capacity.slots >= all ? all : std::min(all, capacity.slots * experts);
+}
+
+int64_t PlanBlock::carve(int32_t* block, int64_t tokens, int experts, int64_t rows) {
+  int64_t used = 0;
+  const auto take = [&](int32_t*& field, int64_t count) {
+    if (block) field = block + used;
+    used += (count + 15) / 16 * 16;  // whole cache lines
+  };
+  take(expertOffsets, experts + 1);
+  take(rowToken, rows);
+  take(rowSlot, rows);
+  take(tokenOffsets, tokens + 1);
+  take(tokenRows, rows);
+  take(assigned, experts);
+  take(keptCounts, experts);
+  take(totals, PlanTotal::count);
+  return used;
+}
+
+}  // namespace moe

@@ -1,0 +1,79 @@
+#include "pool.h"
+
+#include <algorithm>
+#include <limits>
+#include <string>
+
+#include "backend.h"
+#include "error.h"
+
+namespace moe {
+
+namespace {
+
+constexpr size_t smallest = 256;
+
+// Eight classes per power of two: at most an eighth of a block is never used.
+size_t classOf(size_t bytes) {
+  if (bytes <= smallest) return smallest;
+  size_t power = smallest;
+  while (power <= bytes / 2) power *= 2;
+  const size_t step = std::max(power / 8, smallest);
+  return (bytes + step - 1) / step * step;
+}
+
+std::string megabytes(size_t bytes) { return std::to_string((bytes + (1 << 20) - 1) >> 20) + " MiB"; }
+
+}  // namespace
+
+Pool::Pool(Backend& backend, size_t limit, std::function<void()> waitIdle)
+    : backend_(backend), limit_(limit), waitIdle_(std::move(waitIdle)) {}
+
+Pool::~Pool() { trim(); }
+
+Block Pool::take(size_t bytes) {
+  if (bytes > std::numeric_limits<size_t>::max() / 2)
+    throw Error(ErrorCode::OutOfMemory, "a tensor of " + megabytes(bytes) + " is larger than any memory");
+  const size_t size = classOf(bytes);
+  void* address = nullptr;
+  if (auto found = free_.find(size); found != free_.end() && !found->second.empty()) {
+    address = found->second.back();
+    found->second.pop_back();
+  } else {
+    const auto grow = [&]() -> void* {
+      return size <= limit_ && reserved_ <= limit_ - size ? backend_.allocate(size) : nullptr;
+    };
+    address = grow();
+    if (!address) {
+      waitIdle_();
+      trim();
+      address = grow();
+    }
+    if (!address)
+      throw Error(ErrorCode::OutOfMemory,
+                  "out of memory: " + megabytes(bytes) + " asked for, " + megabytes(allocated_) +
+                      " held by live tensors, limit " + megabytes(limit_),
+                  "Dispose tensors and passes that are no longer needed, or use smaller batches.");
+    reserved_ += size;
+  }
+  allocated_ += bytes;
+  peak_ = std::max(peak_, allocated_);
+  return {address, size, bytes};
+}
+
+void Pool::give(const Block& block) {
+  if (!block.address) return;
+  allocated_ -= block.requested;
+  free_[block.bytes].push_back(block.address);
+}
+
+void Pool::trim() {
+  for (auto& [size, blocks] : free_)
+    for (void* address : blocks) {
+      backend_.release(address, size);
+      reserved_ -= size;
+    }
+  free_.clear();
+}
+
+}  // namespace moe

@@ -1,0 +1,72 @@
+// The CPU backend: declares every operation of the seam; the stages are defined in the file of their name.
+#pragma once
+
+#include <memory>
+
+#include "../core/backend.h"
+#include "isa.h"
+#include "parallel.h"
+#include "scratch.h"
+
+namespace moe::cpu {
+
+struct GemmKernels;
+struct RowKernels;
+
+class CpuBackend final : public Backend {
+ public:
+  explicit CpuBackend(int threads);
+  ~CpuBackend() override;
+
+  // memory.cpp
+  void* allocate(size_t bytes) override;
+  void release(void* block, size_t bytes) override;
+  void write(void* device, const void* host, size_t bytes) override;
+  void read(void* host, const void* device, size_t bytes) override;
+  void copy(void* to, const void* from, size_t bytes) override;
+  void zero(void* block, size_t bytes) override;
+  void randomNormal(float* out, int64_t n, uint64_t seed, uint32_t purpose, float std) override;
+  void toFloat(float* out, const int32_t* in, int64_t n) override;
+  void toInt(int32_t* out, const float* in, int64_t n) override;
+
+  // limits.cpp
+  DeviceLimits measureLimits() override;
+
+  // route.cpp
+  void routeForward(const RouteForward&) override;
+  void routeBackward(const RouteBackward&) override;
+
+  // permute.cpp
+  void buildPlan(const BuildPlan&) override;
+  void dispatch(const Dispatch&) override;
+  void combine(const Combine&) override;
+  void combineBackward(const CombineBackward&) override;
+
+  // experts.cpp
+  void expertsForward(const ExpertsForward&) override;
+  void expertsBackward(const ExpertsBackward&) override;
+  void groupedGemmForward(const GroupedGemmForward&) override;
+  void groupedGemmBackward(const GroupedGemmBackward&) override;
+
+  // modules.cpp
+  void sigmoidGateForward(const SigmoidGateForward&) override;
+  void sigmoidGateBackward(const SigmoidGateBackward&) override;
+  void embeddingForward(const EmbeddingForward&) override;
+  void embeddingBackward(const EmbeddingBackward&) override;
+  void rmsNormForward(const RmsNormForward&) override;
+  void rmsNormBackward(const RmsNormBackward&) override;
+  void crossEntropyForward(const CrossEntropyForward&) override;
+  void crossEntropyBackward(const CrossEntropyBackward&) override;
+  void add(const Add&) override;
+
+  // optim.cpp
+  void adamwStep(const AdamWStep&) override;
+
+ private:
+  ThreadPool pool_;
+  const GemmKernels& gemm_;  // simd/gemm.h
+  const RowKernels& row_;    // simd/row.h
+  Scratch scratch_;          // of the experts stage
+};
+
+}  // namespace moe::cpu

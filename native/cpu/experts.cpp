@@ -1,0 +1,332 @@
+// The experts stage: rows = down·act(gate·x, up·x) for the rows of every expert, and its gradients. Gathering rows and the
+// activation are fused into the products. The products of one matrix per expert are in experts-grouped.cpp.
+//
+// T tokens, H and F the widths of layer and expert, R rows; Hp, Fp = H, F rounded up to whole panels; L lanes of a panel.
+#include <cstring>
+
+#include "backend.h"
+#include "gemm.h"
+
+namespace moe::cpu {
+
+namespace {
+
+// ------------------------------------------------------------------------------------------------ forward
+
+/// One chunk of tokens: x [panels][H][L] and a [panels][F][L], tokens in the lanes, so that the product of up is the
+/// operand of down as it stands.
+struct ChunkBuffers {
+  float *x, *a;
+};
+
+class Forward {
+ public:
+  Forward(const ExpertsForward& p, const GemmKernels& gemm) : p_(p), gemm_(gemm) {}
+
+  void pack(const TokenChunk& chunk, const ChunkBuffers& buffers) const {
+    gemm_.packTransposed(p_.input, p_.H, p_.plan.rowToken + chunk.row, chunk.count, p_.H, buffers.x);
+  }
+
+  /// Features [from, to) of a; stage [panels][rowBlock][L] holds the gate.
+  void up(const TokenChunk& chunk, const ChunkBuffers& buffers, int64_t from, int64_t to, float* stage) const {
+    const int64_t L = gemm_.lanes, H = p_.H, F = p_.F, aPanel = F * L, stagePanel = rowBlock * L;
+    const bool gated = p_.activation.gated();
+    for (int64_t f = from; f < to; f += rowBlock) {
+      const int64_t rows = std::min(rowBlock, to - f), weightRow = chunk.expert * F + f;
+      float* a = buffers.a + f * L;
+      multiplyWeight(gemm_, chunk, buffers.x, H, p_.up + weightRow * H, p_.upBias ? p_.upBias + weightRow : nullptr, rows,
+                     a, aPanel);
+      if (p_.savedUp) gemm_.unpackTransposed(a, aPanel, chunk.count, rows, p_.savedUp + chunk.row * F + f, F);
+      if (gated) {
+        multiplyWeight(gemm_, chunk, buffers.x, H, p_.gate + weightRow * H,
+                       p_.gateBias ? p_.gateBias + weightRow : nullptr, rows, stage, stagePanel);
+        if (p_.savedGate)
+          gemm_.unpackTransposed(stage, stagePanel, chunk.count, rows, p_.savedGate + chunk.row * F + f, F);
+      }
+      for (int64_t panel = 0; panel * L < chunk.count; ++panel)
+        gemm_.activate(p_.activation, rows, static_cast<int>(std::min(L, chunk.count - panel * L)),
+                       gated ? stage + panel * stagePanel : nullptr, a + panel * aPanel);
+    }
+  }
+
+  /// Columns [from, to) of the chunk's rows.
+  void down(const TokenChunk& chunk, const ChunkBuffers& buffers, int64_t from, int64_t to, float* stage) const {
+    const int64_t H = p_.H, F = p_.F;
+    projectTransposed(gemm_, chunk, buffers.a, F, p_.down + chunk.expert * H * F,
+                      p_.downBias ? p_.downBias + chunk.expert * H : nullptr, from, to, stage, p_.rows + chunk.row * H, H);
+  }
+
+ private:
+  const ExpertsForward& p_;
+  const GemmKernels& gemm_;
+};
+
+}  // namespace
+
+void CpuBackend::expertsForward(const ExpertsForward& p) {
+  const int64_t lanes = chunkLanes(std::max(p.H, p.F), gemm_.lanes);
+  const std::vector<TokenChunk> chunks =
+      tokenChunks({p.plan.E, p.plan.R, p.plan.expertOffsets}, lanes, gemm_.lanes);
+  // Whole chunks by one worker each; the last ones are cut by features, so that all workers finish together.
+  const int64_t count = static_cast<int64_t>(chunks.size());
+  const int64_t split = pool_.threads() > 1 ? std::min<int64_t>(count, 2 * pool_.threads()) : 0;
+  const int64_t whole = count - split;
+
+  const int64_t pieces = 2 * pool_.threads();
+  const int64_t upPiece = roundUp(ceilDiv(p.F, pieces), rowBlock), upPieces = ceilDiv(p.F, upPiece);
+  const int64_t downPiece = roundUp(ceilDiv(p.H, pieces), rowBlock), downPieces = ceilDiv(p.H, downPiece);
+
+  std::vector<ChunkBuffers> own(pool_.threads()), shared(split);
+  std::vector<float*> stages(pool_.threads());
+  scratch_.layOut([&](Carver& carver) {
+    for (ChunkBuffers& buffers : shared) buffers = {carver.take(p.H * lanes), carver.take(p.F * lanes)};
+    for (ChunkBuffers& buffers : own) buffers = {carver.take(p.H * lanes), carver.take(p.F * lanes)};
+    for (float*& stage : stages) stage = carver.take(stageFloats(lanes));
+  });
+
+  const Forward forward(p, gemm_);
+  pool_.parallelFor(split, [&](int64_t i, int) { forward.pack(chunks[whole + i], shared[i]); });
+  pool_.parallelFor(whole + split * upPieces, [&](int64_t i, int worker) {
+    if (i < whole) {
+      forward.pack(chunks[i], own[worker]);
+      forward.up(chunks[i], own[worker], 0, p.F, stages[worker]);
+      forward.down(chunks[i], own[worker], 0, p.H, stages[worker]);
+    } else {
+      const int64_t chunk = (i - whole) / upPieces, from = (i - whole) % upPieces * upPiece;
+      forward.up(chunks[whole + chunk], shared[chunk], from, std::min<int64_t>(from + upPiece, p.F), stages[worker]);
+    }
+  });
+  pool_.parallelFor(split * downPieces, [&](int64_t i, int worker) {
+    const int64_t chunk = i / downPieces, from = i % downPieces * downPiece;
+    forward.down(chunks[whole + chunk], shared[chunk], from, std::min<int64_t>(from + downPiece, p.H), stages[worker]);
+  });
+}
+
+// ------------------------------------------------------------------------------------------------ backward
+
+namespace {
+
+/// Shared by all workers, for the rows of one wave. The panels of a part start at (part.row - wave.row)·Hp or ·Fp and are
+/// part.rows·L apart.
+struct WaveBuffers {
+  float *x, *dO;         // [Hp/L][rows][L] gathered, not weighted
+  float *dGate, *dUp;    // [Fp/L][rows][L] gradients of the pre-activations
+  float* weights;        // [rows]
+  float* dots;           // [⌈F/columnBlock⌉][wave rows] ⟨dA, a⟩ over the features of each block
+};
+
+struct WorkerBuffers {
+  float* copy;  // a block of weights in panels: [columnBlock/L][H][L] of down, or what inputGradient needs
+  float* dA;    // [columnBlock/L][depthBlock][L] dA, then w·a
+};
+
+class Backward {
+ public:
+  Backward(const ExpertsBackward& p, const GemmKernels& gemm)
+      : p_(p),
+        gemm_(gemm),
+        L_(gemm.lanes),
+        Hp_(roundUp(p.H, L_)),
+        Fp_(roundUp(p.F, L_)),
+        gated_(p.activation.gated()),
+        needX_(p.gradGate || p.gradUp),
+        needDz_(p.gradRows || p.gradGate || p.gradUp || p.gradGateBias || p.gradUpBias),
+        needDots_(p.gradWeights) {}
+
+  int64_t featureBlocks() const { return needDz_ || needDots_ || p_.gradDown ? ceilDiv(p_.F, columnBlock) : 0; }
+  int64_t inputBlocks() const { return p_.gradRows ? ceilDiv(p_.H, wideColumnBlock) : 0; }
+  int64_t waveRows() const { return cpu::waveRows(2 * Hp_ + (gated_ ? 2 : 1) * Fp_); }
+
+  WaveBuffers carveShared(Carver& carver, int64_t rows) const {
+    WaveBuffers b;
+    b.x = carver.take(rows * Hp_);
+    b.dO = carver.take(rows * Hp_);
+    b.dGate = carver.take(gated_ ? rows * Fp_ : 0);
+    b.dUp = carver.take(rows * Fp_);
+    b.weights = carver.take(rows);
+    b.dots = carver.take(rows * ceilDiv(p_.F, columnBlock));
+    return b;
+  }
+
+  WorkerBuffers carveWorker(Carver& carver) const {
+    return {carver.take(std::max(p_.H * columnBlock, depthBlock * wideColumnBlock)), carver.take(depthBlock * columnBlock)};
+  }
+
+  /// Rows [from, to) of a part, gathered into panels.
+  void gather(const Wave& wave, const Part& part, const WaveBuffers& b, int64_t from, int64_t to) const {
+    const int64_t start = part.row - wave.row, panel = part.rows * L_;
+    const int32_t* token = p_.plan.rowToken + part.row + from;
+    if (needX_) gemm_.packPanels(p_.input, p_.H, token, to - from, p_.H, b.x + start * Hp_ + from * L_, panel);
+    gemm_.packPanels(p_.gradOutput, p_.H, token, to - from, p_.H, b.dO + start * Hp_ + from * L_, panel);
+    for (int64_t r = from; r < to; ++r)
+      b.weights[start + r] = p_.weights ? p_.weights[p_.plan.rowSlot[part.row + r]] : 1.0f;
+  }
+
+  /// Features [block·columnBlock, ...) of a part: dA, dz, the row dots of these features, and all weight gradients that have
+  /// these features as rows or columns.
+  void features(const Wave& wave, const Part& part, const WaveBuffers& b, const WorkerBuffers& own, int64_t block) const {
+    const int64_t H = p_.H, F = p_.F, f = block * columnBlock, columns = std::min(columnBlock, F - f);
+    const int64_t start = part.row - wave.row, panel = part.rows * L_, e = part.expert;
+    const float *x = b.x + start * Hp_, *dO = b.dO + start * Hp_;
+    float* dUp = b.dUp + start * Fp_ + f * part.rows;
+    float* dGate = gated_ ? b.dGate + start * Fp_ + f * part.rows : nullptr;
+
+    const bool needDA = needDz_ || needDots_;
+    if (needDA) gemm_.packPanels(p_.down + e * H * F + f, F, nullptr, H, columns, own.copy, H * L_);
+    float* dots = b.dots + block * wave.rows + start;
+    std::memset(dots, 0, sizeof(float) * part.rows);
+
+    for (int64_t row = 0; row < part.rows; row += depthBlock) {
+      const int64_t rows = std::min(depthBlock, part.rows - row), at = row * L_, dAPanel = rows * L_;
+      if (needDA) {
+        multiplyDown(dO + at, panel, rows, columns, own);
+      } else {
+        std::memset(own.dA, 0, sizeof(float) * rows * roundUp(columns, L_));
+      }
+      const int64_t saved = (part.row + row) * F + f;
+      gemm_.packPanels(p_.savedUp + saved, F, nullptr, rows, columns, dUp + at, panel);
+      if (gated_) gemm_.packPanels(p_.savedGate + saved, F, nullptr, rows, columns, dGate + at, panel);
+      for (int64_t i = 0; i * L_ < columns; ++i)
+        gemm_.activateBackward(p_.activation, rows, static_cast<int>(std::min(L_, columns - i * L_)),
+                               b.weights + start + row, gated_ ? dGate + at + i * panel : nullptr, dUp + at + i * panel,
+                               own.dA + i * dAPanel, dots + row);
+
+      const bool more = !part.first || row > 0;
+      if (p_.gradDown)
+        weightGradient(gemm_, {dO + at, panel}, H, {own.dA, dAPanel}, columns, rows, p_.gradDown + e * H * F + f, F,
+                       p_.accumulateDown || more);
+      if (p_.gradUp)
+        weightGradient(gemm_, {dUp + at, panel}, columns, {x + at, panel}, H, rows, p_.gradUp + (e * F + f) * H, H,
+                       p_.accumulateUp || more);
+      if (p_.gradGate)
+        weightGradient(gemm_, {dGate + at, panel}, columns, {x + at, panel}, H, rows, p_.gradGate + (e * F + f) * H, H,
+                       p_.accumulateGate || more);
+    }
+    if (p_.gradUpBias)
+      sumColumns(dUp, panel, part.rows, columns, nullptr, p_.gradUpBias + e * F + f, p_.accumulateUpBias || !part.first);
+    if (p_.gradGateBias)
+      sumColumns(dGate, panel, part.rows, columns, nullptr, p_.gradGateBias + e * F + f,
+                 p_.accumulateGateBias || !part.first);
+  }
+
+  /// Columns [block·wideColumnBlock, ...) of a part's gradRows.
+  void inputs(const Wave& wave, const Part& part, const WaveBuffers& b, const WorkerBuffers& own, int64_t block) const {
+    const int64_t H = p_.H, F = p_.F, h = block * wideColumnBlock, columns = std::min(wideColumnBlock, H - h);
+    GemmProduct left{};
+    left.rows = part.rows;
+    left.depth = F;
+    left.left = Left::PanelRows;
+    left.aPanel = part.rows * L_;
+    float* gradient = p_.gradRows + part.row * H + h;
+    const int64_t start = (part.row - wave.row) * Fp_, weight = part.expert * F * H + h;
+    if (gated_) {
+      left.a = b.dGate + start;
+      inputGradient(gemm_, left, p_.gate + weight, H, columns, own.copy, gradient, false);
+    }
+    left.a = b.dUp + start;
+    inputGradient(gemm_, left, p_.up + weight, H, columns, own.copy, gradient, gated_);
+  }
+
+  /// What needs all features of a part: the gradients of the routing weights, and of the down bias.
+  void finish(const Wave& wave, const Part& part, const WaveBuffers& b) const {
+    const int64_t H = p_.H, start = part.row - wave.row, panel = part.rows * L_;
+    const float* dO = b.dO + start * Hp_;
+    if (p_.gradDownBias)
+      sumColumns(dO, panel, part.rows, H, b.weights + start, p_.gradDownBias + part.expert * H,
+                 p_.accumulateDownBias || !part.first);
+    if (!needDots_) return;
+    const float* bias = p_.downBias ? p_.downBias + part.expert * H : nullptr;
+    for (int64_t r = 0; r < part.rows; ++r) {
+      float sum = 0;
+      for (int64_t block = 0; block < featureBlocks(); ++block) sum += b.dots[block * wave.rows + start + r];
+      if (bias)
+        for (int64_t h = 0; h < H; ++h) sum += dO[h / L_ * panel + r * L_ + h % L_] * bias[h];
+      p_.gradWeights[p_.plan.rowSlot[part.row + r]] = sum;
+    }
+  }
+
+  /// The weight gradients of an expert without rows.
+  void clear(int64_t e) const {
+    const int64_t H = p_.H, F = p_.F;
+    clear(p_.gradGate, p_.accumulateGate, e, F * H);
+    clear(p_.gradUp, p_.accumulateUp, e, F * H);
+    clear(p_.gradDown, p_.accumulateDown, e, F * H);
+    clear(p_.gradGateBias, p_.accumulateGateBias, e, F);
+    clear(p_.gradUpBias, p_.accumulateUpBias, e, F);
+    clear(p_.gradDownBias, p_.accumulateDownBias, e, H);
+  }
+
+ private:
+  /// own.dA [panels][rows][L] = dO·down for a block of rows.
+  void multiplyDown(const float* dO, int64_t panel, int64_t rows, int64_t columns, const WorkerBuffers& own) const {
+    GemmProduct product{};
+    product.rows = rows;
+    product.columns = columns;
+    product.depth = p_.H;
+    product.left = Left::PanelRows;
+    product.a = dO;
+    product.aPanel = panel;
+    product.b = own.copy;
+    product.bPanel = p_.H * L_;
+    product.c = own.dA;
+    product.cRow = L_;
+    product.cPanel = rows * L_;
+    product.cPadded = true;
+    product.rowsOutside = true;
+    gemm_.multiply(product);
+  }
+
+  void sumColumns(const float* panels, int64_t panel, int64_t rows, int64_t columns, const float* weights, float* out,
+                  bool accumulate) const {
+    for (int64_t i = 0; i * L_ < columns; ++i)
+      gemm_.columnSums(panels + i * panel, rows, static_cast<int>(std::min(L_, columns - i * L_)), weights, out + i * L_,
+                       accumulate);
+  }
+
+  static void clear(float* gradient, bool accumulate, int64_t expert, int64_t n) {
+    if (gradient && !accumulate) std::memset(gradient + expert * n, 0, sizeof(float) * n);
+  }
+
+  const ExpertsBackward& p_;
+  const GemmKernels& gemm_;
+  const int64_t L_, Hp_, Fp_;
+  const bool gated_, needX_, needDz_, needDots_;
+};
+
+}  // namespace
+
+void CpuBackend::expertsBackward(const ExpertsBackward& p) {
+  const Backward backward(p, gemm_);
+  const int32_t* offsets = p.plan.expertOffsets;
+  if (p.gradWeights) std::memset(p.gradWeights, 0, sizeof(float) * p.plan.T * p.plan.K);
+  pool_.parallelFor(p.plan.E, [&](int64_t e, int) {
+    if (offsets[e] == offsets[e + 1]) backward.clear(e);
+  });
+
+  const std::vector<Wave> all = waves({p.plan.E, p.plan.R, offsets}, backward.waveRows());
+  int64_t largest = 0;
+  for (const Wave& wave : all) largest = std::max(largest, wave.rows);
+  WaveBuffers shared;
+  std::vector<WorkerBuffers> own(pool_.threads());
+  scratch_.layOut([&](Carver& carver) {
+    shared = backward.carveShared(carver, largest);
+    for (WorkerBuffers& buffers : own) buffers = backward.carveWorker(carver);
+  });
+
+  for (const Wave& wave : all) {
+    const int64_t parts = static_cast<int64_t>(wave.parts.size());
+    const int64_t featureBlocks = backward.featureBlocks(), lastBlocks = backward.inputBlocks() + 1;
+    pool_.parallelFor(parts, [&](int64_t i, int) { backward.gather(wave, wave.parts[i], shared, 0, wave.parts[i].rows); });
+    pool_.parallelFor(parts * featureBlocks, [&](int64_t i, int worker) {
+      backward.features(wave, wave.parts[i / featureBlocks], shared, own[worker], i % featureBlocks);
+    });
+    pool_.parallelFor(parts * lastBlocks, [&](int64_t i, int worker) {
+      const Part& part = wave.parts[i / lastBlocks];
+      const int64_t block = i % lastBlocks;
+      if (block == lastBlocks - 1) return backward.finish(wave, part, shared);
+      backward.inputs(wave, part, shared, own[worker], block);
+    });
+  }
+}
+
+}  // namespace moe::cpu

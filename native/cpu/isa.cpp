@@ -1,0 +1,56 @@
+#include "isa.h"
+
+#include <cstdlib>
+#include <cstring>
+
+namespace moe::cpu {
+
+namespace {
+
+bool available(Isa isa) {
+  switch (isa) {
+    case Isa::Generic:
+      return true;
+#if defined(MOE_HAVE_avx2)
+    case Isa::Avx2:
+      return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    case Isa::Avx512:
+      return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+             __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") && available(Isa::Avx2);
+#endif
+#if defined(MOE_HAVE_neon)
+    case Isa::Neon:
+      return true;
+#endif
+    default:
+      return false;
+  }
+}
+
+}  // namespace
+
+const char* isaName(Isa isa) {
+  switch (isa) {
+    case Isa::Generic:
+      return "generic";
+    case Isa::Avx2:
+      return "avx2";
+    case Isa::Avx512:
+      return "avx512";
+    case Isa::Neon:
+      return "neon";
+  }
+  return "generic";
+}
+
+Isa detectIsa() {
+  constexpr Isa best[] = {Isa::Avx512, Isa::Avx2, Isa::Neon, Isa::Generic};
+  if (const char* wanted = std::getenv("SWITCHYARD_ISA"))
+    for (Isa isa : best)
+      if (std::strcmp(wanted, isaName(isa)) == 0 && available(isa)) return isa;
+  for (Isa isa : best)
+    if (available(isa)) return isa;
+  return Isa::Generic;
+}
+
+}  // namespace moe::cpu

@@ -1,0 +1,70 @@
+// The worker threads of one CPU device: a fork-join pool. The thread that calls takes part as worker 0. Which worker runs
+// which index is not determined, so a body must never let a result depend on it.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <exception>
+#include <mutex>
+#include <thread>
+#include <type_traits>
+#include <vector>
+
+namespace moe::cpu {
+
+class ThreadPool {
+ public:
+  explicit ThreadPool(int threads);
+  ~ThreadPool();
+  ThreadPool(const ThreadPool&) = delete;
+  ThreadPool& operator=(const ThreadPool&) = delete;
+
+  int threads() const { return static_cast<int>(workers_.size()) + 1; }
+
+  /// body(worker) once on every thread, worker in [0, threads()). Rethrows the first exception after all have returned.
+  template <class Body>
+  void run(Body&& body) {
+    fork([](void* context, int worker) { (*static_cast<std::remove_reference_t<Body>*>(context))(worker); },
+         const_cast<void*>(static_cast<const void*>(&body)));
+  }
+
+  /// body(index, worker) for every index in [0, count), handed out in rising order to whoever is free.
+  template <class Body>
+  void parallelFor(int64_t count, Body&& body) {
+    if (count <= 1 || workers_.empty()) {
+      for (int64_t index = 0; index < count; ++index) body(index, 0);
+      return;
+    }
+    std::atomic<int64_t> next{0};
+    run([&](int worker) {
+      for (int64_t index; (index = next.fetch_add(1, std::memory_order_relaxed)) < count;) body(index, worker);
+    });
+  }
+
+  /// body(begin, end, worker) over [0, count) in pieces of `grain`; the pieces do not depend on the number of threads.
+  template <class Body>
+  void parallelRanges(int64_t count, int64_t grain, Body&& body) {
+    parallelFor((count + grain - 1) / grain, [&](int64_t piece, int worker) {
+      const int64_t begin = piece * grain;
+      body(begin, begin + grain < count ? begin + grain : count, worker);
+    });
+  }
+
+ private:
+  using Entry = void (*)(void* context, int worker);
+
+  void fork(Entry entry, void* context);
+  void work(int worker);
+  void runOne(int worker);
+
+  std::vector<std::thread> workers_;
+  Entry entry_ = nullptr;
+  void* context_ = nullptr;
+  std::atomic<uint32_t> generation_{0};  // a new value starts the workers
+  std::atomic<int32_t> running_{0};
+  std::atomic<bool> stopping_{false};
+  std::mutex failureMutex_;
+  std::exception_ptr failure_;
+};
+
+}  // namespace moe::cpu

@@ -1,0 +1,174 @@
+#include "route-losses.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace moe::cpu {
+
+namespace {
+
+constexpr int64_t tokensPerPiece = 64;
+
+/// Of S: mean, population variance, and cv² = variance / (mean² + 1e-10).
+struct Variation {
+  double mean = 0, variance = 0, squared = 0;
+};
+
+constexpr double variationEpsilon = 1e-10;
+
+Variation variationOf(const float* S, int E) {
+  Variation v;
+  for (int e = 0; e < E; ++e) v.mean += S[e];
+  v.mean /= E;
+  for (int e = 0; e < E; ++e) v.variance += (S[e] - v.mean) * (S[e] - v.mean);
+  v.variance /= E;
+  v.squared = v.variance / (v.mean * v.mean + variationEpsilon);
+  return v;
+}
+
+/// What c counted assignments are divided by to give f.
+double countsPerToken(const LossOptions& losses, int K) { return losses.counts == LossCounts::All ? K : 1; }
+
+}  // namespace
+
+RoutePieces::RoutePieces(const LossOptions& losses, int64_t T) {
+  const bool split = losses.loadBalanceOn && losses.sequenceLength > 0;
+  scopes = split ? losses.scopes(T) : 1;
+  scopeTokens_ = split ? losses.sequenceLength : T;
+  perScope_ = (scopeTokens_ + tokensPerPiece - 1) / tokensPerPiece;
+}
+
+int64_t RoutePieces::begin(int64_t piece) const {
+  return scopeOf(piece) * scopeTokens_ + piece % perScope_ * tokensPerPiece;
+}
+
+int64_t RoutePieces::end(int64_t piece) const {
+  return std::min(begin(piece) + tokensPerPiece, (scopeOf(piece) + 1) * scopeTokens_);
+}
+
+// ------------------------------------------------------------------------------------------------ forward
+
+RouteSums::RouteSums(const RouteForward& route, const RoutePieces& pieces) : route_(route), pieces_(pieces) {
+  const size_t count = static_cast<size_t>(pieces.count()), elements = count * static_cast<size_t>(route.E);
+  liveP_.resize(elements);
+  if (route.losses.loadBalanceOn) {
+    counts_.resize(elements);
+    if (route.lossMask) lossP_.resize(elements);
+  }
+  if (route.losses.importanceOn) importance_.resize(elements);
+  live_.resize(count);
+  loss_.resize(count);
+  z_.resize(count);
+}
+
+void RouteSums::add(int64_t piece, const RoutedToken& token, bool countsInLosses) {
+  const int E = route_.E, K = route_.K;
+  const LossOptions& losses = route_.losses;
+  const auto addRow = [E, piece](std::vector<float>& sums, const float* row) {
+    float* to = sums.data() + piece * E;
+    for (int e = 0; e < E; ++e) to[e] += row[e];
+  };
+  addRow(liveP_, token.probabilities);
+  ++live_[piece];
+  if (!countsInLosses) return;
+  ++loss_[piece];
+  if (!lossP_.empty()) addRow(lossP_, token.probabilities);
+  if (!counts_.empty()) {
+    const int counted = losses.counts == LossCounts::All ? K : 1;
+    for (int k = 0; k < counted; ++k)
+      if (token.indices[k] >= 0) ++counts_[piece * E + token.indices[k]];
+  }
+  if (losses.importanceOn && losses.importanceFrom == ImportanceFrom::Softmax) addRow(importance_, token.clean);
+  if (losses.importanceOn && losses.importanceFrom == ImportanceFrom::Gates)
+    for (int k = 0; k < K; ++k)
+      if (token.indices[k] >= 0) importance_[piece * E + token.indices[k]] += token.weights[k];
+  if (losses.zOn) z_[piece] += static_cast<double>(token.logSumExp) * token.logSumExp;
+}
+
+void RouteSums::finish() const {
+  const int E = route_.E;
+  const int64_t pieces = pieces_.count();
+  const std::vector<float>& lossP = lossP_.empty() ? liveP_ : lossP_;
+
+  std::vector<int64_t> scopeTokens(pieces_.scopes);
+  std::vector<double> live(E), importance(E);
+  int64_t liveCount = 0, lossCount = 0;
+  double z = 0;
+  for (int64_t piece = 0; piece < pieces; ++piece) {
+    scopeTokens[pieces_.scopeOf(piece)] += loss_[piece];
+    liveCount += live_[piece];
+    lossCount += loss_[piece];
+    z += z_[piece];
+    for (int e = 0; e < E; ++e) live[e] += liveP_[piece * E + e];
+    if (!importance_.empty())
+      for (int e = 0; e < E; ++e) importance[e] += importance_[piece * E + e];
+  }
+
+  double balance = 0, filledScopes = 0;
+  if (route_.losses.loadBalanceOn) {
+    std::vector<double> P(E);
+    std::vector<int64_t> counts(E);
+    for (int64_t scope = 0, piece = 0; scope < pieces_.scopes; ++scope) {
+      std::fill(P.begin(), P.end(), 0.0);
+      std::fill(counts.begin(), counts.end(), 0);
+      for (; piece < pieces && pieces_.scopeOf(piece) == scope; ++piece)
+        for (int e = 0; e < E; ++e) {
+          P[e] += lossP[piece * E + e];
+          counts[e] += counts_[piece * E + e];
+        }
+      const double n = static_cast<double>(scopeTokens[scope]);
+      route_.lossTokens[scope] = static_cast<float>(n);
+      double product = 0;
+      for (int e = 0; e < E; ++e) {
+        route_.lossCounts[scope * E + e] = static_cast<float>(counts[e]);
+        product += static_cast<double>(counts[e]) * P[e];
+      }
+      if (n == 0) continue;
+      balance += E * product / (n * n * countsPerToken(route_.losses, route_.K));
+      ++filledScopes;
+    }
+  }
+
+  double entropy = 0;
+  for (int e = 0; e < E; ++e)
+    if (live[e] > 0) entropy -= live[e] / liveCount * std::log(live[e] / liveCount);
+
+  float* values = route_.values;
+  std::fill(values, values + RouteValue::count, 0.0f);
+  if (filledScopes > 0) values[RouteValue::loadBalance] = static_cast<float>(balance / filledScopes);
+  if (route_.losses.importanceOn) {
+    for (int e = 0; e < E; ++e) route_.importance[e] = static_cast<float>(importance[e]);
+    values[RouteValue::importance] = static_cast<float>(variationOf(route_.importance, E).squared);
+  }
+  if (lossCount > 0) values[RouteValue::z] = static_cast<float>(z / static_cast<double>(lossCount));
+  values[RouteValue::entropy] = static_cast<float>(entropy);
+  values[RouteValue::lossTokenCount] = static_cast<float>(lossCount);
+}
+
+// ------------------------------------------------------------------------------------------------ backward
+
+RouteSlopes::RouteSlopes(const RouteBackward& route) : route_(route) {
+  const LossOptions& losses = route.losses;
+  const double lossTokens = route.values[RouteValue::lossTokenCount];
+  if (losses.loadBalanceOn)
+    for (int64_t scope = 0; scope < losses.scopes(route.T); ++scope) filledScopes_ += route.lossTokens[scope] > 0;
+  if (losses.zOn && lossTokens > 0) z_ = static_cast<float>(2.0 * losses.z / lossTokens);
+  if (losses.importanceOn) {
+    const Variation v = variationOf(route.importance, route.E);
+    const double power = v.mean * v.mean + variationEpsilon;
+    for (int e = 0; e < route.E; ++e) {
+      const double slope = 2 * (route.importance[e] - v.mean - v.squared * v.mean) / (route.E * power);
+      importance_.push_back(static_cast<float>(losses.importance * slope));
+    }
+  }
+}
+
+void RouteSlopes::balance(int64_t scope, float* slopes) const {
+  const int E = route_.E;
+  const double n = route_.lossTokens[scope];
+  const double factor =
+      n > 0 ? route_.losses.loadBalance * E / (n * n * countsPerToken(route_.losses, route_.K) * filledScopes_) : 0.0;
+  for (int e = 0; e < E; ++e) slopes[e] = static_cast<float>(factor * route_.lossCounts[scope * E + e]);
+}
+
+}  // namespace moe::cpu

@@ -1,0 +1,395 @@
+// The kernels of gemm.h for the instruction set MOE_ISA, in vector extensions of GCC and Clang. Everything has internal
+// linkage, so that no function of a newer instruction set can replace its namesake in the rest of the program.
+#include "gemm.h"
+
+#include <utility>
+
+#include "../../shared/activation.h"
+
+namespace moe::cpu {
+
+namespace {
+
+/// The register tile: `rows[v-1]` rows by v vectors for panels of v vectors, at most `vectors`.
+struct Shape {
+  int width;    // floats of a vector
+  int vectors;  // of a whole panel
+  int rows[4];
+};
+
+#if defined(MOE_ISA_avx512)
+constexpr Shape shape = {16, 4, {12, 12, 8, 6}};
+#elif defined(MOE_ISA_avx2)
+constexpr Shape shape = {8, 2, {8, 6}};
+#elif defined(MOE_ISA_neon)
+constexpr Shape shape = {4, 4, {12, 12, 8, 6}};
+#else
+constexpr Shape shape = {4, 2, {8, 4}};
+#endif
+
+constexpr int width = shape.width;
+constexpr int lanes = width * shape.vectors;
+constexpr int maxRows = 12;
+
+typedef float Vector __attribute__((vector_size(4 * width), aligned(4), may_alias));
+
+inline __attribute__((always_inline)) Vector load(const float* p) { return *reinterpret_cast<const Vector*>(p); }
+inline __attribute__((always_inline)) void store(float* p, Vector v) { *reinterpret_cast<Vector*>(p) = v; }
+inline __attribute__((always_inline)) int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+
+/// Emits nothing, but keeps `v` in its register: g++ would otherwise reload operands and spill accumulators.
+inline __attribute__((always_inline)) void pin(Vector& v) {
+#if defined(__aarch64__)
+  asm("" : "+w"(v));
+#elif defined(MOE_ISA_avx512)
+  asm("" : "+v"(v));
+#elif defined(__x86_64__)
+  asm("" : "+x"(v));
+#endif
+}
+
+// ------------------------------------------------------------------------------------------------ product
+
+/// One register tile of a GemmProduct; pointers are those of its first element.
+struct Tile {
+  const float* a;
+  int64_t aRow, aPanel;
+  const float* b;
+  int64_t depth;
+  float* c;
+  int64_t cRow;
+  bool accumulate;
+  const float* rowBias;
+};
+
+template <int R, int V, int aStep>
+inline __attribute__((always_inline)) void step(Vector (&acc)[R][V], const float* const (&a)[R], int64_t k,
+                                                const float* b) {
+  Vector right[V];
+#pragma GCC unroll 4
+  for (int v = 0; v < V; ++v) {
+    right[v] = load(b + v * width);
+    pin(right[v]);
+  }
+#pragma GCC unroll 12
+  for (int r = 0; r < R; ++r) {
+    const float left = a[r][k * aStep];
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) {
+      acc[r][v] += left * right[v];
+      pin(acc[r][v]);
+    }
+  }
+}
+
+/// Steps [0, n) of the depth; b moves on.
+template <int R, int V, int aStep>
+inline __attribute__((always_inline)) void steps(Vector (&acc)[R][V], const float* const (&a)[R], int64_t n,
+                                                 const float*& b) {
+  int64_t k = 0;
+  for (; k + 4 <= n; k += 4, b += 4 * lanes)
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) step<R, V, aStep>(acc, a, k + i, b + i * lanes);
+  for (; k < n; ++k, b += lanes) step<R, V, aStep>(acc, a, k, b);
+}
+
+template <int R, int V, Left left>
+void multiplyTile(const Tile& t) {
+  constexpr int aStep = left == Left::PanelColumns ? lanes : 1;
+  Vector acc[R][V];
+#pragma GCC unroll 12
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) {
+      const Vector zero = {};
+      acc[r][v] = t.accumulate ? load(t.c + r * t.cRow + v * width) : t.rowBias ? zero + t.rowBias[r] : zero;
+    }
+
+  const float* a[R];
+#pragma GCC unroll 12
+  for (int r = 0; r < R; ++r) a[r] = t.a + r * (left == Left::Rows ? t.aRow : left == Left::PanelRows ? lanes : 1);
+  const float* b = t.b;
+  int64_t rest = t.depth;
+  if (left == Left::PanelRows)
+    for (; rest >= lanes; rest -= lanes) {
+      steps<R, V, aStep>(acc, a, lanes, b);
+#pragma GCC unroll 12
+      for (int r = 0; r < R; ++r) a[r] += t.aPanel;
+    }
+  steps<R, V, aStep>(acc, a, rest, b);
+
+#pragma GCC unroll 12
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) store(t.c + r * t.cRow + v * width, acc[r][v]);
+}
+
+using TileFunction = void (*)(const Tile&);
+
+/// The tiles of one layout of A, by vectors - 1 and rows - 1.
+template <Left left>
+struct Tiles {
+  struct ByRows {
+    TileFunction of[maxRows];
+  };
+
+  template <int V, int... R>
+  static constexpr ByRows row(std::integer_sequence<int, R...>) {
+    return {{multiplyTile<R + 1, V, left>...}};
+  }
+
+  template <int... V>
+  struct Table {
+    static constexpr ByRows byVectors[] = {row<V + 1>(std::make_integer_sequence<int, shape.rows[V]>())...};
+  };
+
+  template <int... V>
+  static constexpr const ByRows* table(std::integer_sequence<int, V...>) {
+    return Table<V...>::byVectors;
+  }
+
+  static constexpr const ByRows* byVectors = table(std::make_integer_sequence<int, shape.vectors>());
+};
+
+inline int vectorsOf(int64_t columns) {
+  return columns >= lanes ? shape.vectors : static_cast<int>((columns + width - 1) / width);
+}
+
+/// Rows [row, row + count) of one panel.
+template <Left left>
+void multiplyRows(const GemmProduct& p, int64_t row, int count, int64_t panel) {
+  const int64_t columns = smaller(p.columns - panel * lanes, lanes);
+  const int vectors = vectorsOf(columns);
+  Tile tile;
+  tile.a = left == Left::Rows        ? p.a + row * p.aRow
+           : left == Left::PanelRows ? p.a + row * lanes
+                                     : p.a + (row / lanes) * p.aPanel + row % lanes;
+  tile.aRow = p.aRow;
+  tile.aPanel = p.aPanel;
+  tile.b = p.b + panel * p.bPanel;
+  tile.depth = p.depth;
+  tile.accumulate = p.accumulate;
+  tile.rowBias = p.rowBias ? p.rowBias + row : nullptr;
+  const TileFunction function = Tiles<left>::byVectors[vectors - 1].of[count - 1];
+
+  float* c = p.c + panel * p.cPanel + row * p.cRow;
+  if (p.cPadded || columns == vectors * width) {
+    tile.c = c;
+    tile.cRow = p.cRow;
+    function(tile);
+    return;
+  }
+  float whole[maxRows * lanes];
+  if (p.accumulate)
+    for (int r = 0; r < count; ++r)
+      for (int64_t i = 0; i < vectors * width; ++i) whole[r * lanes + i] = i < columns ? c[r * p.cRow + i] : 0.0f;
+  tile.c = whole;
+  tile.cRow = lanes;
+  function(tile);
+  for (int r = 0; r < count; ++r)
+    for (int64_t i = 0; i < columns; ++i) c[r * p.cRow + i] = whole[r * lanes + i];
+}
+
+/// Tiles of nearly equal height over rows [0, p.rows) for panels [firstPanel, lastPanel). A tile of PanelColumns stays
+/// within one panel of A.
+template <Left left>
+void multiplyPanels(const GemmProduct& p, int64_t firstPanel, int64_t lastPanel) {
+  const int maximum = shape.rows[vectorsOf(p.columns - firstPanel * lanes) - 1];
+  const int64_t group = left == Left::PanelColumns ? lanes : p.rows;
+  for (int64_t begin = 0; begin < p.rows; begin += group) {
+    const int64_t rows = smaller(group, p.rows - begin);
+    const int64_t tiles = (rows + maximum - 1) / maximum;
+    for (int64_t tile = 0; tile < tiles; ++tile) {
+      const int64_t from = rows * tile / tiles;
+      const int count = static_cast<int>(rows * (tile + 1) / tiles - from);
+      for (int64_t panel = firstPanel; panel < lastPanel; ++panel) multiplyRows<left>(p, begin + from, count, panel);
+    }
+  }
+}
+
+template <Left left>
+void multiplyLeft(const GemmProduct& p) {
+  const int64_t panels = (p.columns + lanes - 1) / lanes;
+  if (p.rowsOutside) {
+    if (panels > 0) multiplyPanels<left>(p, 0, panels);
+  } else {
+    for (int64_t panel = 0; panel < panels; ++panel) multiplyPanels<left>(p, panel, panel + 1);
+  }
+}
+
+void multiply(const GemmProduct& p) {
+  switch (p.left) {
+    case Left::Rows: return multiplyLeft<Left::Rows>(p);
+    case Left::PanelRows: return multiplyLeft<Left::PanelRows>(p);
+    case Left::PanelColumns: return multiplyLeft<Left::PanelColumns>(p);
+  }
+}
+
+// ------------------------------------------------------------------------------------------------ panels
+
+/// Swaps the off-diagonal blocks of distance `distance` of rows i and i + distance, the step of a recursive transpose.
+template <int distance, int... I>
+inline __attribute__((always_inline)) void swapBlocks(Vector& low, Vector& high, std::integer_sequence<int, I...>) {
+  const Vector a = low, b = high;
+  low = __builtin_shufflevector(a, b, ((I & distance) ? width + I - distance : I)...);
+  high = __builtin_shufflevector(a, b, ((I & distance) ? width + I : I + distance)...);
+}
+
+template <int distance>
+inline __attribute__((always_inline)) void transpose(Vector (&rows)[width]) {
+#pragma GCC unroll 16
+  for (int i = 0; i < width; ++i)
+    if (!(i & distance)) swapBlocks<distance>(rows[i], rows[i + distance], std::make_integer_sequence<int, width>());
+  if constexpr (distance > 1) transpose<distance / 2>(rows);
+}
+
+void packTransposed(const float* input, int64_t stride, const int32_t* index, int count, int64_t depth, float* out) {
+  for (int first = 0; first < count; first += width) {
+    const int rows = count - first < width ? count - first : width;
+    const float* row[width];
+    for (int i = 0; i < width; ++i) {
+      const int64_t at = first + (i < rows ? i : 0);
+      row[i] = input + (index ? index[at] : at) * stride;
+    }
+    float* to = out + first / lanes * (depth * lanes) + first % lanes;
+    const Vector zero = {};
+    int64_t k = 0;
+    for (; k + width <= depth; k += width) {
+      Vector block[width];
+#pragma GCC unroll 16
+      for (int i = 0; i < width; ++i) block[i] = i < rows ? load(row[i] + k) : zero;
+      transpose<width / 2>(block);
+#pragma GCC unroll 16
+      for (int i = 0; i < width; ++i) store(to + (k + i) * lanes, block[i]);
+    }
+    for (; k < depth; ++k)
+      for (int i = 0; i < width; ++i) to[k * lanes + i] = i < rows ? row[i][k] : 0.0f;
+  }
+}
+
+void unpackTransposed(const float* panels, int64_t panel, int count, int64_t depth, float* out, int64_t stride) {
+  for (int first = 0; first < count; first += width) {
+    const int rows = count - first < width ? count - first : width;
+    const float* from = panels + first / lanes * panel + first % lanes;
+    float* to = out + first * stride;
+    int64_t k = 0;
+    for (; k + width <= depth; k += width) {
+      Vector block[width];
+#pragma GCC unroll 16
+      for (int i = 0; i < width; ++i) block[i] = load(from + (k + i) * lanes);
+      transpose<width / 2>(block);
+#pragma GCC unroll 16
+      for (int i = 0; i < width; ++i)
+        if (i < rows) store(to + i * stride + k, block[i]);
+    }
+    for (; k < depth; ++k)
+      for (int i = 0; i < rows; ++i) to[i * stride + k] = from[k * lanes + i];
+  }
+}
+
+void packPanels(const float* input, int64_t stride, const int32_t* index, int64_t count, int64_t columns, float* out,
+                int64_t panel) {
+  for (int64_t r = 0; r < count; ++r) {
+    const float* row = input + (index ? index[r] : r) * stride;
+    float* to = out + r * lanes;
+    int64_t column = 0;
+    for (; column + lanes <= columns; column += lanes, to += panel)
+#pragma GCC unroll 4
+      for (int v = 0; v < shape.vectors; ++v) store(to + v * width, load(row + column + v * width));
+    const int64_t rest = columns - column;
+    for (int64_t i = 0; i < (rest + width - 1) / width * width; ++i) to[i] = i < rest ? row[column + i] : 0.0f;
+  }
+}
+
+// ------------------------------------------------------------------------------------------------ activation
+
+template <Activation kind>
+void activateLoop(const ActivationOptions& options, const float* __restrict gate, float* __restrict a, int64_t n) {
+  const float alpha = options.alpha, limit = options.limit;
+  for (int64_t i = 0; i < n; ++i)
+    a[i] = activationAt<kind>(isGated(kind) ? gate[i] : 0.0f, a[i], alpha, limit).value;
+}
+
+template <Activation kind>
+void activateBackwardRow(const ActivationOptions& options, int n, float weight, float* __restrict gate,
+                         float* __restrict up, float* __restrict dA, float* __restrict products) {
+  const float alpha = options.alpha, limit = options.limit;
+  for (int i = 0; i < n; ++i) {
+    const ActivationPoint point = activationAt<kind>(isGated(kind) ? gate[i] : 0.0f, up[i], alpha, limit);
+    const float d = dA[i], weighted = weight * d;
+    products[i] = d * point.value;
+    if (isGated(kind)) gate[i] = weighted * point.dGate;
+    up[i] = weighted * point.dUp;
+    dA[i] = weight * point.value;
+  }
+}
+
+template <Activation kind>
+void activateBackwardRows(const ActivationOptions& options, int64_t rows, int columns, const float* weight, float* gate,
+                          float* up, float* dA, float* dots) {
+  const int n = (columns + width - 1) / width * width;
+  for (int64_t r = 0; r < rows; ++r) {
+    const int64_t at = r * lanes;
+    float products[lanes];
+    activateBackwardRow<kind>(options, n, weight ? weight[r] : 1.0f, gate ? gate + at : nullptr, up + at, dA + at,
+                              products);
+    float sum = 0;
+    for (int i = 0; i < columns; ++i) sum += products[i];
+    dots[r] += sum;
+  }
+}
+
+/// Calls body.operator()<kind>().
+template <class Body>
+inline __attribute__((always_inline)) void forKind(Activation kind, Body body) {
+  switch (kind) {
+    case Activation::Relu: return body.template operator()<Activation::Relu>();
+    case Activation::Gelu: return body.template operator()<Activation::Gelu>();
+    case Activation::GeluTanh: return body.template operator()<Activation::GeluTanh>();
+    case Activation::Silu: return body.template operator()<Activation::Silu>();
+    case Activation::SwiGlu: return body.template operator()<Activation::SwiGlu>();
+    case Activation::GeGlu: return body.template operator()<Activation::GeGlu>();
+    case Activation::GeGluTanh: return body.template operator()<Activation::GeGluTanh>();
+    case Activation::ReGlu: return body.template operator()<Activation::ReGlu>();
+    case Activation::ClampedSwiGlu: return body.template operator()<Activation::ClampedSwiGlu>();
+  }
+}
+
+void activate(const ActivationOptions& options, int64_t rows, int columns, const float* gate, float* a) {
+  forKind(options.kind, [&]<Activation kind>() {
+    if (columns > lanes - width) return activateLoop<kind>(options, gate, a, rows * lanes);
+    const int n = (columns + width - 1) / width * width;
+    for (int64_t r = 0; r < rows; ++r)
+      activateLoop<kind>(options, gate ? gate + r * lanes : nullptr, a + r * lanes, n);
+  });
+}
+
+void activateBackward(const ActivationOptions& options, int64_t rows, int columns, const float* weight, float* gate,
+                      float* up, float* dA, float* dots) {
+  forKind(options.kind, [&]<Activation kind>() {
+    activateBackwardRows<kind>(options, rows, columns, weight, gate, up, dA, dots);
+  });
+}
+
+void columnSums(const float* panel, int64_t rows, int columns, const float* weight, float* out, bool accumulate) {
+  for (int first = 0; first < columns; first += width) {
+    Vector sum = {};
+    for (int64_t r = 0; r < rows; ++r) sum += (weight ? weight[r] : 1.0f) * load(panel + r * lanes + first);
+    for (int i = 0; i < width && first + i < columns; ++i) out[first + i] = accumulate ? out[first + i] + sum[i] : sum[i];
+  }
+}
+
+}  // namespace
+
+#define MOE_NAME(prefix, isa) MOE_PASTE(prefix, isa)
+#define MOE_PASTE(prefix, isa) prefix##isa
+#define MOE_TEXT(isa) MOE_QUOTE(isa)
+#define MOE_QUOTE(isa) #isa
+
+extern const GemmKernels MOE_NAME(gemmKernels_, MOE_ISA);
+const GemmKernels MOE_NAME(gemmKernels_, MOE_ISA) = {
+    MOE_TEXT(MOE_ISA), width,      lanes,    multiply,         packTransposed, unpackTransposed,
+    packPanels,        activate,   activateBackward, columnSums,
+};
+
+}  // namespace moe::cpu
