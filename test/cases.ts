@@ -173,6 +173,11 @@ const capacities: Case[] = [
       }),
     ),
   ),
+  // factor·K·T/E from left to right is 7.000000000000001 in double, so 8 slots; another order of operations gives 7.
+  odd('capacity at the edge of a whole number', {
+    tokens: 70,
+    config: { numExperts: 12, topK: 6, capacity: { type: 'fixed', factor: 0.2 } },
+  }),
   odd('most tokens lose all experts', {
     distribution: 'one-expert',
     tokens: 20,

@@ -7,21 +7,12 @@ import { describe, expect, it } from 'vitest';
 import { type Device, MoELayer } from '../lib/index.js';
 import { CASES, type Case } from './cases.js';
 import { expectClose, expectSame } from './compare.js';
+import { compareParameterGradients, compareWithReference, referenceFor, referenceGradients } from './compare-case.js';
 import { onEachDevice } from './devices.js';
 import { makeProblem, type Problem } from './problem.js';
 import { normals } from './random.js';
 import { type Gradients, parameterShapes } from './reference.js';
-import {
-  compareParameterGradients,
-  compareWithReference,
-  makeLayer,
-  observe,
-  readParameterGradients,
-  referenceFor,
-  referenceGradients,
-  runBackward,
-  runForward,
-} from './run-case.js';
+import { makeLayer, observe, readParameterGradients, runBackward, runForward } from './run-case.js';
 
 /** Most of what a layer can have at once. */
 const RICH: Case = {

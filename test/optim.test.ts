@@ -7,12 +7,13 @@ import { describe, expect, it } from 'vitest';
 import { AdamW, type Device, Linear } from '../lib/index.js';
 import type { Case } from './cases.js';
 import { expectClose, expectSame } from './compare.js';
+import { referenceFor, referenceGradients } from './compare-case.js';
 import { onEachDevice } from './devices.js';
 import { makeProblem, referenceParameters } from './problem.js';
 import { normals } from './random.js';
 import { parameterShapes } from './reference.js';
 import { type AdamWOptions, linearBackward, ReferenceAdamW } from './reference-modules.js';
-import { makeLayer, referenceFor, referenceGradients, runBackward, runForward } from './run-case.js';
+import { makeLayer, runBackward, runForward } from './run-case.js';
 
 const [ROWS, IN, OUT] = [6, 17, 5];
 

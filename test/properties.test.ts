@@ -8,10 +8,11 @@ import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import type { Case } from './cases.js';
 import { expectClose, expectSame } from './compare.js';
+import { compareWithReference } from './compare-case.js';
 import { onEachDevice } from './devices.js';
 import { choices, makeProblem, type Problem } from './problem.js';
 import type { LayerConfig } from './reference.js';
-import { compareWithReference, makeLayer, type Observed, observe } from './run-case.js';
+import { makeLayer, type Observed, observe } from './run-case.js';
 
 const FULL = process.env.SWITCHYARD_TEST_FULL !== undefined;
 /** The short run always draws the same configurations; the full run draws new ones and names the seed on failure. */
@@ -220,7 +221,7 @@ onEachDevice((device) => {
         using layer = makeLayer(device(), testCase, problem);
         const observed = await observe(layer, testCase, problem);
         expectInvariants(testCase, problem, observed);
-        compareWithReference(testCase, problem, observed);
+        compareWithReference(testCase, problem, observed, true);
       });
       await fc.assert(property, RUNS);
     },

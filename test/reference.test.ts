@@ -55,6 +55,33 @@ describe('layer gradients are finite differences', () => {
   });
 });
 
+describe('the table is what it says', () => {
+  function stats(name: string): Forward['stats'] {
+    const testCase = CASES.find((c) => c.name === name)!;
+    const problem = makeProblem(testCase);
+    return forward(testCase.config, referenceParameters(problem), referenceCall(testCase, problem)).stats;
+  }
+
+  it('names are unique', () => {
+    expect(new Set(CASES.map((c) => c.name)).size).toBe(CASES.length);
+  });
+
+  it('distributions', () => {
+    expect(stats('all tokens on one expert, K = 1').utilization).toBe(1 / 7);
+    expect(stats('large, all on one expert').imbalance).toBe(4);
+    expect(stats('experts with no token').assigned.filter((n) => n === 0).length).toBeGreaterThan(0);
+    expect(stats('skewed').imbalance).toBeGreaterThan(1.5);
+  });
+
+  it('every limit that should drop does', () => {
+    const dropless = ['{"factor":100}', '"factor":0.8,"min":5'];
+    const limited = CASES.filter((c) => c.name.startsWith('capacity {') && !dropless.some((d) => c.name.includes(d)));
+    for (const { name } of limited) expect(stats(name).droppedAssignments, name).toBeGreaterThan(0);
+    expect(stats('most tokens lose all experts').droppedTokens).toBeGreaterThan(10);
+    expect(stats('capacity at the edge of a whole number').capacity).toBe(8);
+  });
+});
+
 describe('activations', () => {
   const kinds: Activation[] = [
     ...(['relu', 'gelu', 'gelu-tanh', 'silu', 'swiglu', 'geglu', 'geglu-tanh', 'reglu'] as const),

@@ -1,15 +1,13 @@
 /**
- * One case through the library, and its comparison with the reference. Used by the table, the random configurations and
- * the determinism suite; it makes no assertion about how the library got there.
+ * One case through the library: a layer with the case's weights, its passes, and everything they let one see. Nothing is
+ * judged here; compare-case.ts does.
  */
 
 import { type Device, type ForwardOptions, MoELayer, type MoEPass, type MoEStats, type Tensor } from '../lib/index.js';
 import type { Case } from './cases.js';
-import { expectClose, expectSame, expectScalar } from './compare.js';
-import { choices, type Problem, referenceCall, referenceParameters } from './problem.js';
-import { backward, type Forward, forward, type Gradients, parameterShapes, type Stats } from './reference.js';
+import { choices, type Problem } from './problem.js';
 
-type Read = Float32Array | Int32Array;
+export type Read = Float32Array | Int32Array;
 
 /** Everything a pass lets one see, read back to JS. */
 export interface Observed {
@@ -90,72 +88,4 @@ export async function observe(layer: MoELayer, testCase: Case, problem: Problem)
     inputGradient.dispose();
   }
   return observed;
-}
-
-/** The reference on the same numbers, with the layer's choices where they are near-ties. */
-export function referenceFor(
-  testCase: Case,
-  problem: Problem,
-  decisions: Pick<Observed, 'indices' | 'kept'>,
-  parameters = referenceParameters(problem),
-): Forward {
-  return forward(testCase.config, parameters, { ...referenceCall(testCase, problem), adopt: decisions });
-}
-
-export function referenceGradients(pass: Forward, testCase: Case, problem: Problem): Gradients {
-  return backward(pass, Float64Array.from(problem.gradOutput), testCase.lossScale ?? 1);
-}
-
-export function compareWithReference(testCase: Case, problem: Problem, observed: Observed): void {
-  const { hiddenSize: H, numExperts: E } = testCase.config;
-  const K = choices(testCase);
-  const reference = referenceFor(testCase, problem, observed);
-  expectSame('indices', observed.indices, reference.indices);
-  expectSame('kept', observed.kept, reference.kept);
-  expectClose('weights', observed.weights, reference.weights, K);
-  if (reference.logits) expectClose('logits', observed.logits ?? [], reference.logits, E);
-  else if (observed.logits) throw new Error('logits are there although the router did not run');
-  expectClose('output', observed.output, reference.output, H);
-  compareStats(observed.stats, reference.stats);
-
-  if (!observed.gradients) return;
-  const gradients = referenceGradients(reference, testCase, problem);
-  expectClose('input gradient', observed.gradients.input, gradients.input, H);
-  compareParameterGradients(testCase, observed.gradients.parameters, gradients.parameters);
-  const { weights, logits } = observed.gradients;
-  if (gradients.routingWeights) expectClose('routingWeightsGrad', weights ?? [], gradients.routingWeights, K);
-  else if (weights) throw new Error('routingWeightsGrad is there although the caller gave no weights');
-  if (gradients.routingLogits) expectClose('routingLogitsGrad', logits ?? [], gradients.routingLogits, E);
-  else if (logits) throw new Error('routingLogitsGrad is there although the caller gave no logits');
-}
-
-export function compareParameterGradients(
-  testCase: Case,
-  actual: Record<string, Read>,
-  expected: Record<string, Float64Array>,
-): void {
-  for (const [name, shape] of Object.entries(parameterShapes(testCase.config))) {
-    const vanishing = testCase.vanishing?.includes(name) ?? false;
-    expectClose(`gradient of ${name}`, actual[name] ?? [], expected[name]!, shape.at(-1)!, { vanishing });
-  }
-}
-
-export function compareStats(actual: MoEStats, expected: Stats): void {
-  expectSame('stats.assigned', actual.assigned, expected.assigned);
-  expectSame('stats.kept', actual.kept, expected.kept);
-  for (const name of [
-    'tokens',
-    'droppedAssignments',
-    'droppedTokens',
-    'imbalance',
-    'routerEntropy',
-    'utilization',
-  ] as const) {
-    expectScalar(`stats.${name}`, actual[name], expected[name]);
-  }
-  // What an empty call's capacity is, is nobody's concern.
-  if (expected.tokens > 0) expectScalar('stats.capacity', actual.capacity ?? -1, expected.capacity ?? -1);
-  for (const name of ['loadBalance', 'importance', 'z', 'total'] as const) {
-    expectScalar(`stats.losses.${name}`, actual.losses[name], expected.losses[name]);
-  }
 }
