@@ -11,6 +11,9 @@ import { usableDevices } from './devices.js';
 import { makeProblem, type Problem } from './problem.js';
 import { makeLayer, readParameterGradients, runBackward, runForward } from './run-case.js';
 
+/** Only a hang should meet it. */
+const TIMEOUT = 120_000;
+
 /** Large enough for every worker of seven to have something to do, and ragged. */
 const RUNS: Case[] = [
   {
@@ -85,13 +88,17 @@ function differences(a: Record<string, string>, b: Record<string, string>): stri
 
 describe.each(usableDevices())('$kind:$index', ({ kind, index }) => {
   const threads = kind === 'cpu' ? [1, 1, 2, 2, 7, 7] : [1, 1, 1];
-  it.each(RUNS.map((testCase) => [testCase.name, testCase] as const))('%s', async (_, testCase) => {
-    const runs: Record<string, string>[] = [];
-    const problem = makeProblem(testCase);
-    for (const count of threads)
-      runs.push(await train(kind === 'cpu' ? { kind, threads: count } : { kind, index }, testCase, problem));
-    runs.forEach((run, i) => {
-      expect(differences(runs[0]!, run), `run ${i}, ${threads[i]} threads`).toEqual([]);
-    });
-  });
+  it.each(RUNS.map((testCase) => [testCase.name, testCase] as const))(
+    '%s',
+    async (_, testCase) => {
+      const runs: Record<string, string>[] = [];
+      const problem = makeProblem(testCase);
+      for (const count of threads)
+        runs.push(await train(kind === 'cpu' ? { kind, threads: count } : { kind, index }, testCase, problem));
+      runs.forEach((run, i) => {
+        expect(differences(runs[0]!, run), `run ${i}, ${threads[i]} threads`).toEqual([]);
+      });
+    },
+    TIMEOUT,
+  );
 });

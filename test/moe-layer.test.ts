@@ -14,6 +14,9 @@ import { normals } from './random.js';
 import { type Gradients, parameterShapes } from './reference.js';
 import { makeLayer, observe, readParameterGradients, runBackward, runForward } from './run-case.js';
 
+/** Only a hang should meet it. */
+const TIMEOUT = 120_000;
+
 /** Most of what a layer can have at once. */
 const RICH: Case = {
   name: 'rich',
@@ -50,16 +53,20 @@ function sumOf(a: Gradients, b: Gradients): Record<string, Float64Array> {
 
 onEachDevice((device) => {
   describe('the table', () => {
-    it.each(CASES.map((testCase) => [testCase.name, testCase] as const))('%s', async (_, testCase) => {
-      const problem = makeProblem(testCase);
-      using layer = makeLayer(device(), testCase, problem);
-      const observed = await observe(layer, testCase, problem);
-      compareWithReference(testCase, problem, observed);
-      if (testCase.distribution === 'ties') {
-        // Whole numbers: adoption is not needed, and would let a tie go to the wrong expert.
-        expectSame('indices', observed.indices, ownChoices(referenceFor(testCase, problem, observed).u, testCase));
-      }
-    });
+    it.each(CASES.map((testCase) => [testCase.name, testCase] as const))(
+      '%s',
+      async (_, testCase) => {
+        const problem = makeProblem(testCase);
+        using layer = makeLayer(device(), testCase, problem);
+        const observed = await observe(layer, testCase, problem);
+        compareWithReference(testCase, problem, observed);
+        if (testCase.distribution === 'ties') {
+          // Whole numbers: adoption is not needed, and would let a tie go to the wrong expert.
+          expectSame('indices', observed.indices, ownChoices(referenceFor(testCase, problem, observed).u, testCase));
+        }
+      },
+      TIMEOUT,
+    );
   });
 
   it.each(CASES.map((testCase) => [testCase.name, testCase] as const).filter((_, i) => i % 5 === 0))(

@@ -14,6 +14,9 @@ import { type Activation, activate } from './reference-experts.js';
 import { dot, erf } from './reference-math.js';
 import * as modules from './reference-modules.js';
 
+/** Only a hang should meet it. */
+const TIMEOUT = 120_000;
+
 /** The same case with narrow matrices and few tokens: every element of every gradient is then affordable. */
 function narrowed(testCase: Case): Case {
   const { experts = {} } = testCase.config;
@@ -34,25 +37,29 @@ function randomVector(seed: number, size: number): Float64Array {
 describe('layer gradients are finite differences', () => {
   // Tied scores have no derivative; very many experts add time, not cases.
   const cases = CASES.filter((c) => c.distribution !== 'ties' && c.config.numExperts <= 9).map(narrowed);
-  it.each(cases.map((small) => [small.name, small] as const))('%s', (_, small) => {
-    const { config } = small;
-    const problem = makeProblem(small);
-    const parameters = referenceParameters(problem);
-    const call = referenceCall(small, problem);
-    const lossScale = small.lossScale ?? 1;
-    const gradOutput = Float64Array.from(problem.gradOutput);
-    const pass = forward(config, parameters, call);
-    const gradients = backward(pass, gradOutput, lossScale);
+  it.each(cases.map((small) => [small.name, small] as const))(
+    '%s',
+    (_, small) => {
+      const { config } = small;
+      const problem = makeProblem(small);
+      const parameters = referenceParameters(problem);
+      const call = referenceCall(small, problem);
+      const lossScale = small.lossScale ?? 1;
+      const gradOutput = Float64Array.from(problem.gradOutput);
+      const pass = forward(config, parameters, call);
+      const gradients = backward(pass, gradOutput, lossScale);
 
-    const finite = gradOutput.map((g) => (Number.isNaN(g) ? 0 : g));
-    const value = (): number => objective(forward(config, parameters, call), finite, lossScale);
-    expectGradient('input', call.input, gradients.input, value);
-    for (const [name, gradient] of Object.entries(gradients.parameters)) {
-      expectGradient(name, parameters[name]!, gradient, value);
-    }
-    if (call.routing?.weights) expectGradient('weights', call.routing.weights, gradients.routingWeights!, value);
-    if (call.logits) expectGradient('logits', call.logits, gradients.routingLogits!, value);
-  });
+      const finite = gradOutput.map((g) => (Number.isNaN(g) ? 0 : g));
+      const value = (): number => objective(forward(config, parameters, call), finite, lossScale);
+      expectGradient('input', call.input, gradients.input, value);
+      for (const [name, gradient] of Object.entries(gradients.parameters)) {
+        expectGradient(name, parameters[name]!, gradient, value);
+      }
+      if (call.routing?.weights) expectGradient('weights', call.routing.weights, gradients.routingWeights!, value);
+      if (call.logits) expectGradient('logits', call.logits, gradients.routingLogits!, value);
+    },
+    TIMEOUT,
+  );
 });
 
 describe('the table is what it says', () => {
