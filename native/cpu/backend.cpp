@@ -9,16 +9,16 @@ const RowKernels& rowKernels(Isa isa) {
   switch (isa) {
 #if defined(MOE_HAVE_avx2)
     case Isa::Avx2:
-      return avx2::rowKernels;
+      return rowKernels_avx2;
     case Isa::Avx512:
-      return avx512::rowKernels;
+      return rowKernels_avx512;
 #endif
 #if defined(MOE_HAVE_neon)
     case Isa::Neon:
-      return neon::rowKernels;
+      return rowKernels_neon;
 #endif
     default:
-      return generic::rowKernels;
+      return rowKernels_generic;
   }
 }
 

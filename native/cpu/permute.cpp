@@ -16,7 +16,8 @@ namespace moe::cpu {
 
 namespace {
 
-constexpr int64_t tokensPerPiece = 1024;
+// Below this many tokens a plan costs less than waking the other threads.
+constexpr int64_t tokensPerPiece = 4096;
 
 /// The assignments of a plan: expert per slot, as the mask and the caller's indices say.
 struct Assignments {

@@ -26,6 +26,20 @@ Variation variationOf(const float* S, int E) {
   return v;
 }
 
+/// In nats, of the distribution that is proportional to sums.
+double entropyOf(const std::vector<double>& sums) {
+  const auto top = std::max_element(sums.begin(), sums.end());
+  double total = 0, others = 0, entropy = 0;
+  for (const double sum : sums) total += sum;
+  for (auto sum = sums.begin(); sum != sums.end(); ++sum) {
+    if (sum == top || *sum <= 0) continue;
+    others += *sum / total;
+    entropy -= *sum / total * std::log(*sum / total);
+  }
+  // The largest is what the others leave: close to 1 its own digits would be lost.
+  return entropy - (1 - others) * std::log1p(-others);
+}
+
 /// What c counted assignments are divided by to give f.
 double countsPerToken(const LossOptions& losses, int K) { return losses.counts == LossCounts::All ? K : 1; }
 
@@ -129,10 +143,6 @@ void RouteSums::finish() const {
     }
   }
 
-  double entropy = 0;
-  for (int e = 0; e < E; ++e)
-    if (live[e] > 0) entropy -= live[e] / liveCount * std::log(live[e] / liveCount);
-
   float* values = route_.values;
   std::fill(values, values + RouteValue::count, 0.0f);
   if (filledScopes > 0) values[RouteValue::loadBalance] = static_cast<float>(balance / filledScopes);
@@ -141,7 +151,7 @@ void RouteSums::finish() const {
     values[RouteValue::importance] = static_cast<float>(variationOf(route_.importance, E).squared);
   }
   if (lossCount > 0) values[RouteValue::z] = static_cast<float>(z / static_cast<double>(lossCount));
-  values[RouteValue::entropy] = static_cast<float>(entropy);
+  values[RouteValue::entropy] = static_cast<float>(liveCount > 0 ? entropyOf(live) : 0.0);
   values[RouteValue::lossTokenCount] = static_cast<float>(lossCount);
 }
 

@@ -61,7 +61,8 @@ struct Direction {
 
 /// The point of the unit circle at the angle 2π·bits·2^-32.
 MOE_HD Direction direction(uint32_t bits) {
-  // The quarter turn by the top two bits, the rest an angle in [-π/4, π/4).
+  // The nearest quarter turn, and the rest as an angle in [-π/4, π/4).
+  const uint32_t quarter = (bits + 0x20000000u) >> 30;
   const float x = static_cast<float>(static_cast<int32_t>(bits << 2)) * 3.6572952e-10f;  // π/4·2^-31
   const float square = x * x;
   float s = multiplyAdd(-1.9515295891e-4f, square, 8.3321608736e-3f);
@@ -71,9 +72,8 @@ MOE_HD Direction direction(uint32_t bits) {
   c = multiplyAdd(c, square, 4.166664568298827e-2f);
   c = multiplyAdd(c, square, -0.5f);
   c = multiplyAdd(c, square, 1.0f);
-  const bool odd = bits & 0x40000000u;
-  const float cosine = odd ? s : c, sine = odd ? c : s;
-  const bool flipCosine = ((bits >> 31) ^ (bits >> 30)) & 1u, flipSine = bits >> 31;
+  const float cosine = quarter & 1u ? s : c, sine = quarter & 1u ? c : s;
+  const bool flipCosine = quarter == 1u || quarter == 2u, flipSine = quarter >= 2u;
   return {flipCosine ? -cosine : cosine, flipSine ? -sine : sine};
 }
 

@@ -73,19 +73,15 @@ void product(const int32_t* tokens, int64_t count, const float* input, const flo
 
 namespace {
 
-/// sums[m] += Σ_i factors[m][i] · row i for a packed strip [count, stripColumns].
-template <int M>
-void strip(int64_t count, const float* const* factors, const float* packed, Vec (*sums)[stripVecs]) {
-  Vec acc[M][stripVecs];
-  for (int m = 0; m < M; ++m)
-    for (int v = 0; v < stripVecs; ++v) acc[m][v] = sums[m][v];
+/// sums[m] = Σ_i factor(m, i) · row i of a packed strip [count, stripColumns].
+template <int M, class Factor>
+void strip(int64_t count, Factor&& factor, const float* packed, Vec (*sums)[stripVecs]) {
+  Vec acc[M][stripVecs] = {};
   for (int64_t i = 0; i < count; ++i) {
     Vec row[stripVecs];
     for (int v = 0; v < stripVecs; ++v) row[v] = load(packed + i * stripColumns + v * vecLanes);
-    for (int m = 0; m < M; ++m) {
-      const float factor = factors[m][i];
-      for (int v = 0; v < stripVecs; ++v) acc[m][v] += factor * row[v];
-    }
+    for (int m = 0; m < M; ++m)
+      for (int v = 0; v < stripVecs; ++v) acc[m][v] += factor(m, i) * row[v];
   }
   for (int m = 0; m < M; ++m)
     for (int v = 0; v < stripVecs; ++v) sums[m][v] = acc[m][v];
@@ -127,11 +123,12 @@ void productInput(const int32_t* tokens, int64_t count, const float* gradOutput,
         const int m = count - i >= tileRows ? tileRows : 1;
         const float* factors[tileRows];
         for (int j = 0; j < m; ++j) factors[j] = gradOutput + int64_t{tokens[i + j]} * E + e;
-        Vec sums[tileRows][stripVecs] = {};
+        const auto factor = [&factors](int row, int64_t expert) { return factors[row][expert]; };
+        Vec sums[tileRows][stripVecs];
         if (m == tileRows)
-          strip<tileRows>(experts, factors, packed, sums);
+          strip<tileRows>(experts, factor, packed, sums);
         else
-          strip<1>(experts, factors, packed, sums);
+          strip<1>(experts, factor, packed, sums);
         for (int j = 0; j < m; ++j) unpack(sums[j], columns, gradInput + int64_t{tokens[i + j]} * H + h, true);
         i += m;
       }
@@ -147,22 +144,21 @@ void productWeight(const int32_t* tokens, int64_t count, const float* gradOutput
       for (int64_t c = 0; c < columns; ++c) gradWeight[e * H + h + c] = 0;
   // Blocks of tokens are summed in registers and then added: that bounds the rounding of long sums.
   float packed[stripRows * stripColumns];
-  float factors[tileRows][stripRows];
+  const float* factors[stripRows];
   for (int64_t t = 0; t < count; t += stripRows) {
     const int64_t rows = smaller(stripRows, count - t);
-    for (int64_t i = 0; i < rows; ++i) pack(input + int64_t{tokens[t + i]} * H + h, columns, packed + i * stripColumns);
+    for (int64_t i = 0; i < rows; ++i) {
+      pack(input + int64_t{tokens[t + i]} * H + h, columns, packed + i * stripColumns);
+      factors[i] = gradOutput + int64_t{tokens[t + i]} * E;
+    }
     for (int64_t e = eBegin; e < eEnd;) {
       const int m = eEnd - e >= tileRows ? tileRows : 1;
-      const float* columnsOf[tileRows];
-      for (int j = 0; j < m; ++j) {
-        for (int64_t i = 0; i < rows; ++i) factors[j][i] = gradOutput[int64_t{tokens[t + i]} * E + e + j];
-        columnsOf[j] = factors[j];
-      }
-      Vec sums[tileRows][stripVecs] = {};
+      const auto factor = [&factors, e](int expert, int64_t row) { return factors[row][e + expert]; };
+      Vec sums[tileRows][stripVecs];
       if (m == tileRows)
-        strip<tileRows>(rows, columnsOf, packed, sums);
+        strip<tileRows>(rows, factor, packed, sums);
       else
-        strip<1>(rows, columnsOf, packed, sums);
+        strip<1>(rows, factor, packed, sums);
       for (int j = 0; j < m; ++j) unpack(sums[j], columns, gradWeight + (e + j) * H + h, true);
       e += m;
     }

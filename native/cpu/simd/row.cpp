@@ -175,9 +175,18 @@ void adamw(const AdamWPiece& piece) {
 
 }  // namespace
 
-constinit const RowKernels rowKernels = {
+}  // namespace moe::cpu::MOE_ISA
+
+namespace moe::cpu {
+
+using namespace MOE_ISA;
+
+#define MOE_PASTE(prefix, isa) prefix##isa
+#define MOE_NAME(prefix, isa) MOE_PASTE(prefix, isa)
+
+constinit const RowKernels MOE_NAME(rowKernels_, MOE_ISA) = {
     product,         productInput,         productWeight, stripColumns,    softmax,   expSum,
     softmaxBackward, crossEntropyBackward, dot,           sumSquares,      addScaled, add,
     weightedSum,     scaleAndDot,          rmsNorm,       rmsNormBackward, adamw};
 
-}  // namespace moe::cpu::MOE_ISA
+}  // namespace moe::cpu

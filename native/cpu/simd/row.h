@@ -77,18 +77,7 @@ struct RowKernels {
   void (*adamw)(const AdamWPiece&);
 };
 
-namespace generic {
-extern const RowKernels rowKernels;
-}
-namespace avx2 {
-extern const RowKernels rowKernels;
-}
-namespace avx512 {
-extern const RowKernels rowKernels;
-}
-namespace neon {
-extern const RowKernels rowKernels;
-}
+extern const RowKernels rowKernels_generic, rowKernels_avx2, rowKernels_avx512, rowKernels_neon;
 
 /// The table of an instruction set that this build has (backend.cpp).
 const RowKernels& rowKernels(Isa isa);
