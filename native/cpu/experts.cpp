@@ -106,6 +106,8 @@ void CpuBackend::expertsForward(const ExpertsForward& p) {
 
 namespace {
 
+constexpr int64_t gatherSlices = 4;  // items that one part's rows are gathered in
+
 /// Shared by all workers, for the rows of one wave. The panels of a part start at (part.row - wave.row)·Hp or ·Fp and are
 /// part.rows·L apart.
 struct WaveBuffers {
@@ -240,7 +242,8 @@ class Backward {
       float sum = 0;
       for (int64_t block = 0; block < featureBlocks(); ++block) sum += b.dots[block * wave.rows + start + r];
       if (bias)
-        for (int64_t h = 0; h < H; ++h) sum += dO[h / L_ * panel + r * L_ + h % L_] * bias[h];
+        for (int64_t h = 0; h < H; h += L_)
+          for (int64_t i = 0; i < std::min(L_, H - h); ++i) sum += dO[h * part.rows + r * L_ + i] * bias[h + i];
       p_.gradWeights[p_.plan.rowSlot[part.row + r]] = sum;
     }
   }
@@ -316,7 +319,11 @@ void CpuBackend::expertsBackward(const ExpertsBackward& p) {
   for (const Wave& wave : all) {
     const int64_t parts = static_cast<int64_t>(wave.parts.size());
     const int64_t featureBlocks = backward.featureBlocks(), lastBlocks = backward.inputBlocks() + 1;
-    pool_.parallelFor(parts, [&](int64_t i, int) { backward.gather(wave, wave.parts[i], shared, 0, wave.parts[i].rows); });
+    pool_.parallelFor(parts * gatherSlices, [&](int64_t i, int) {
+      const Part& part = wave.parts[i / gatherSlices];
+      const int64_t slice = i % gatherSlices;
+      backward.gather(wave, part, shared, part.rows * slice / gatherSlices, part.rows * (slice + 1) / gatherSlices);
+    });
     pool_.parallelFor(parts * featureBlocks, [&](int64_t i, int worker) {
       backward.features(wave, wave.parts[i / featureBlocks], shared, own[worker], i % featureBlocks);
     });

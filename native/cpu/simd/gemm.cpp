@@ -41,10 +41,12 @@ inline __attribute__((always_inline)) int64_t smaller(int64_t a, int64_t b) { re
 inline __attribute__((always_inline)) void pin(Vector& v) {
 #if defined(__aarch64__)
   asm("" : "+w"(v));
-#elif defined(MOE_ISA_avx512)
+#elif defined(__AVX512F__)
   asm("" : "+v"(v));
-#elif defined(__x86_64__)
+#elif defined(__x86_64__) && !defined(MOE_ISA_avx512)
   asm("" : "+x"(v));
+#else
+  (void)v;
 #endif
 }
 
