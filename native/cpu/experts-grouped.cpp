@@ -1,5 +1,5 @@
-// Grouped products by themselves, output[r] = weight_e·input[r] + bias, and their gradients: linear layers (one group) and
-// the bare operation. The experts stage, which fuses more, is in experts.cpp.
+// Grouped products by themselves, output[r] = weight_e·input[r] + bias, and their gradients: linear layers (one group)
+// and the bare operation. The experts stage, which fuses more, is in experts.cpp.
 //
 // in, out: the widths, inp, outp the same rounded up to whole panels; L lanes of a panel.
 #include <cstring>
@@ -16,7 +16,7 @@ RowGroups groupsOf(int64_t R, int E, const int32_t* offsets) { return {offsets ?
 /// Rows past the last group's end.
 void clearTail(float* rows, const RowGroups& groups, int64_t width) {
   const int64_t end = groups.begin(groups.count);
-  std::memset(rows + end * width, 0, sizeof(float) * (groups.rows - end) * width);
+  if (end < groups.rows) std::memset(rows + end * width, 0, sizeof(float) * (groups.rows - end) * width);
 }
 
 }  // namespace
@@ -49,8 +49,8 @@ void CpuBackend::groupedGemmForward(const GroupedGemmForward& p) {
       const TokenChunk& chunk = chunks[first + item / pieces];
       const int64_t from = item % pieces * piece;
       projectTransposed(gemm_, chunk, packed + item / pieces * in * lanes, in, p.weight + chunk.expert * out * in,
-                        p.bias ? p.bias + chunk.expert * out : nullptr, from, std::min(from + piece, out), stages[worker],
-                        p.output + chunk.row * out, out);
+                        p.bias ? p.bias + chunk.expert * out : nullptr, from, std::min(from + piece, out),
+                        stages[worker], p.output + chunk.row * out, out);
     });
   }
   clearTail(p.output, groups, out);
@@ -89,8 +89,8 @@ class Backward {
     gemm_.packPanels(p_.gradOutput + part.row * p_.out, p_.out, nullptr, part.rows, p_.out, dO, panel);
   }
 
-  /// Rows [outBlock·columnBlock, ...) by columns [inBlock·wideColumnBlock, ...) of a part's share of gradWeight, and with the
-  /// first columns the same rows of gradBias.
+  /// Rows [outBlock·columnBlock, ...) by columns [inBlock·wideColumnBlock, ...) of a part's share of gradWeight, and
+  /// with the first columns the same rows of gradBias.
   void weights(const Part& part, const float* x, const float* dO, int64_t outBlock, int64_t inBlock) const {
     const int64_t out = outBlock * columnBlock, rows = std::min<int64_t>(columnBlock, p_.out - out);
     const int64_t in = inBlock * wideColumnBlock, columns = std::min<int64_t>(wideColumnBlock, p_.in - in);

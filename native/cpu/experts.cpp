@@ -1,7 +1,8 @@
-// The experts stage: rows = down·act(gate·x, up·x) for the rows of every expert, and its gradients. Gathering rows and the
-// activation are fused into the products. The products of one matrix per expert are in experts-grouped.cpp.
+// The experts stage: rows = down·act(gate·x, up·x) for the rows of every expert, and its gradients. Gathering rows and
+// the activation are fused into the products. The products of one matrix per expert are in experts-grouped.cpp.
 //
-// T tokens, H and F the widths of layer and expert, R rows; Hp, Fp = H, F rounded up to whole panels; L lanes of a panel.
+// T tokens, H and F the widths of layer and expert, R rows; Hp, Fp = H, F rounded up to whole panels; L lanes of a
+// panel.
 #include <cstring>
 
 #include "backend.h"
@@ -34,8 +35,8 @@ class Forward {
     for (int64_t f = from; f < to; f += rowBlock) {
       const int64_t rows = std::min(rowBlock, to - f), weightRow = chunk.expert * F + f;
       float* a = buffers.a + f * L;
-      multiplyWeight(gemm_, chunk, buffers.x, H, p_.up + weightRow * H, p_.upBias ? p_.upBias + weightRow : nullptr, rows,
-                     a, aPanel);
+      multiplyWeight(gemm_, chunk, buffers.x, H, p_.up + weightRow * H, p_.upBias ? p_.upBias + weightRow : nullptr,
+                     rows, a, aPanel);
       if (p_.savedUp) gemm_.unpackTransposed(a, aPanel, chunk.count, rows, p_.savedUp + chunk.row * F + f, F);
       if (gated) {
         multiplyWeight(gemm_, chunk, buffers.x, H, p_.gate + weightRow * H,
@@ -53,7 +54,8 @@ class Forward {
   void down(const TokenChunk& chunk, const ChunkBuffers& buffers, int64_t from, int64_t to, float* stage) const {
     const int64_t H = p_.H, F = p_.F;
     projectTransposed(gemm_, chunk, buffers.a, F, p_.down + chunk.expert * H * F,
-                      p_.downBias ? p_.downBias + chunk.expert * H : nullptr, from, to, stage, p_.rows + chunk.row * H, H);
+                      p_.downBias ? p_.downBias + chunk.expert * H : nullptr, from, to, stage, p_.rows + chunk.row * H,
+                      H);
   }
 
  private:
@@ -65,8 +67,7 @@ class Forward {
 
 void CpuBackend::expertsForward(const ExpertsForward& p) {
   const int64_t lanes = chunkLanes(std::max(p.H, p.F), gemm_.lanes);
-  const std::vector<TokenChunk> chunks =
-      tokenChunks({p.plan.E, p.plan.R, p.plan.expertOffsets}, lanes, gemm_.lanes);
+  const std::vector<TokenChunk> chunks = tokenChunks({p.plan.E, p.plan.R, p.plan.expertOffsets}, lanes, gemm_.lanes);
   // Whole chunks by one worker each; the last ones are cut by features, so that all workers finish together.
   const int64_t count = static_cast<int64_t>(chunks.size());
   const int64_t split = pool_.threads() > 1 ? std::min<int64_t>(count, 2 * pool_.threads()) : 0;
@@ -106,13 +107,15 @@ void CpuBackend::expertsForward(const ExpertsForward& p) {
 
 namespace {
 
-/// Shared by all workers, for the rows of one wave. The panels of a part start at (part.row - wave.row)·Hp or ·Fp and are
-/// part.rows·L apart.
+constexpr int64_t gatherSlices = 4;  // items that one part's rows are gathered in
+
+/// Shared by all workers, for the rows of one wave. The panels of a part start at (part.row - wave.row)·Hp or ·Fp and
+/// are part.rows·L apart.
 struct WaveBuffers {
-  float *x, *dO;         // [Hp/L][rows][L] gathered, not weighted
-  float *dGate, *dUp;    // [Fp/L][rows][L] gradients of the pre-activations
-  float* weights;        // [rows]
-  float* dots;           // [⌈F/columnBlock⌉][wave rows] ⟨dA, a⟩ over the features of each block
+  float *x, *dO;       // [Hp/L][rows][L] gathered, not weighted
+  float *dGate, *dUp;  // [Fp/L][rows][L] gradients of the pre-activations
+  float* weights;      // [rows]
+  float* dots;         // [⌈F/columnBlock⌉][wave rows] ⟨dA, a⟩ over the features of each block
 };
 
 struct WorkerBuffers {
@@ -149,7 +152,8 @@ class Backward {
   }
 
   WorkerBuffers carveWorker(Carver& carver) const {
-    return {carver.take(std::max(p_.H * columnBlock, depthBlock * wideColumnBlock)), carver.take(depthBlock * columnBlock)};
+    return {carver.take(std::max(p_.H * columnBlock, depthBlock * wideColumnBlock)),
+            carver.take(depthBlock * columnBlock)};
   }
 
   /// Rows [from, to) of a part, gathered into panels.
@@ -162,9 +166,10 @@ class Backward {
       b.weights[start + r] = p_.weights ? p_.weights[p_.plan.rowSlot[part.row + r]] : 1.0f;
   }
 
-  /// Features [block·columnBlock, ...) of a part: dA, dz, the row dots of these features, and all weight gradients that have
-  /// these features as rows or columns.
-  void features(const Wave& wave, const Part& part, const WaveBuffers& b, const WorkerBuffers& own, int64_t block) const {
+  /// Features [block·columnBlock, ...) of a part: dA, dz, the row dots of these features, and all weight gradients that
+  /// have these features as rows or columns.
+  void features(const Wave& wave, const Part& part, const WaveBuffers& b, const WorkerBuffers& own,
+                int64_t block) const {
     const int64_t H = p_.H, F = p_.F, f = block * columnBlock, columns = std::min(columnBlock, F - f);
     const int64_t start = part.row - wave.row, panel = part.rows * L_, e = part.expert;
     const float *x = b.x + start * Hp_, *dO = b.dO + start * Hp_;
@@ -203,7 +208,8 @@ class Backward {
                        p_.accumulateGate || more);
     }
     if (p_.gradUpBias)
-      sumColumns(dUp, panel, part.rows, columns, nullptr, p_.gradUpBias + e * F + f, p_.accumulateUpBias || !part.first);
+      sumColumns(dUp, panel, part.rows, columns, nullptr, p_.gradUpBias + e * F + f,
+                 p_.accumulateUpBias || !part.first);
     if (p_.gradGateBias)
       sumColumns(dGate, panel, part.rows, columns, nullptr, p_.gradGateBias + e * F + f,
                  p_.accumulateGateBias || !part.first);
@@ -240,7 +246,8 @@ class Backward {
       float sum = 0;
       for (int64_t block = 0; block < featureBlocks(); ++block) sum += b.dots[block * wave.rows + start + r];
       if (bias)
-        for (int64_t h = 0; h < H; ++h) sum += dO[h / L_ * panel + r * L_ + h % L_] * bias[h];
+        for (int64_t h = 0; h < H; h += L_)
+          for (int64_t i = 0; i < std::min(L_, H - h); ++i) sum += dO[h * part.rows + r * L_ + i] * bias[h + i];
       p_.gradWeights[p_.plan.rowSlot[part.row + r]] = sum;
     }
   }
@@ -279,8 +286,8 @@ class Backward {
   void sumColumns(const float* panels, int64_t panel, int64_t rows, int64_t columns, const float* weights, float* out,
                   bool accumulate) const {
     for (int64_t i = 0; i * L_ < columns; ++i)
-      gemm_.columnSums(panels + i * panel, rows, static_cast<int>(std::min(L_, columns - i * L_)), weights, out + i * L_,
-                       accumulate);
+      gemm_.columnSums(panels + i * panel, rows, static_cast<int>(std::min(L_, columns - i * L_)), weights,
+                       out + i * L_, accumulate);
   }
 
   static void clear(float* gradient, bool accumulate, int64_t expert, int64_t n) {
@@ -316,7 +323,11 @@ void CpuBackend::expertsBackward(const ExpertsBackward& p) {
   for (const Wave& wave : all) {
     const int64_t parts = static_cast<int64_t>(wave.parts.size());
     const int64_t featureBlocks = backward.featureBlocks(), lastBlocks = backward.inputBlocks() + 1;
-    pool_.parallelFor(parts, [&](int64_t i, int) { backward.gather(wave, wave.parts[i], shared, 0, wave.parts[i].rows); });
+    pool_.parallelFor(parts * gatherSlices, [&](int64_t i, int) {
+      const Part& part = wave.parts[i / gatherSlices];
+      const int64_t slice = i % gatherSlices;
+      backward.gather(wave, part, shared, part.rows * slice / gatherSlices, part.rows * (slice + 1) / gatherSlices);
+    });
     pool_.parallelFor(parts * featureBlocks, [&](int64_t i, int worker) {
       backward.features(wave, wave.parts[i / featureBlocks], shared, own[worker], i % featureBlocks);
     });

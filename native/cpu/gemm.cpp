@@ -1,4 +1,5 @@
-// Which kernels a machine gets, the scratch memory of the stage, and how rows are divided. The kernels are in simd/gemm.cpp.
+// Which kernels a machine gets, the scratch memory of the stage, and how rows are divided. The kernels are in
+// simd/gemm.cpp.
 #include "gemm.h"
 
 #include <new>
@@ -20,13 +21,17 @@ extern const GemmKernels gemmKernels_neon;
 const GemmKernels& gemmKernels(Isa isa) {
   switch (isa) {
 #if defined(MOE_HAVE_avx2)
-    case Isa::Avx2: return gemmKernels_avx2;
-    case Isa::Avx512: return gemmKernels_avx512;
+    case Isa::Avx2:
+      return gemmKernels_avx2;
+    case Isa::Avx512:
+      return gemmKernels_avx512;
 #endif
 #if defined(MOE_HAVE_neon)
-    case Isa::Neon: return gemmKernels_neon;
+    case Isa::Neon:
+      return gemmKernels_neon;
 #endif
-    default: return gemmKernels_generic;
+    default:
+      return gemmKernels_generic;
   }
 }
 

@@ -1,8 +1,8 @@
 // The host side of the grouped products: how rows are divided among workers, and the products in blocks that suit the
 // caches. What the experts do with them is in experts.cpp and experts-grouped.cpp; the kernels are in simd/.
 //
-// Every division follows from shapes and routing alone, and every element is one chain of additions (simd/gemm.h), so that
-// results have the same bits with any number of threads.
+// Every division follows from shapes and routing alone, and every element is one chain of additions (simd/gemm.h), so
+// that results have the same bits with any number of threads.
 #pragma once
 
 #include <algorithm>
@@ -17,12 +17,12 @@ namespace moe::cpu {
 
 const GemmKernels& gemmKernels(Isa isa);
 
-constexpr int64_t rowBlock = 96;          // weight rows per pass over a chunk: whole tiles of every shape, whole cache lines
-constexpr int64_t depthBlock = 256;       // of the products whose right operand is copied: a panel of it fits L1
-constexpr int64_t columnBlock = 64;       // features of one item of the backward; a multiple of every panel
-constexpr int64_t wideColumnBlock = 128;  // the same where the depth is blocked
-constexpr int64_t cacheFloats = 96 << 10;      // what a chunk's panels may take of an L2 cache
-constexpr int64_t waveFloats = 6 << 20;        // what the shared buffers of a backward may take
+constexpr int64_t rowBlock = 96;     // weight rows per pass over a chunk: whole tiles of every shape, whole cache lines
+constexpr int64_t depthBlock = 256;  // of the products whose right operand is copied: a panel of it fits L1
+constexpr int64_t columnBlock = 64;  // features of one item of the backward; a multiple of every panel
+constexpr int64_t wideColumnBlock = 128;   // the same where the depth is blocked
+constexpr int64_t cacheFloats = 96 << 10;  // what a chunk's panels may take of an L2 cache
+constexpr int64_t waveFloats = 6 << 20;    // what the shared buffers of a backward may take
 
 constexpr int64_t ceilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 constexpr int64_t roundUp(int64_t a, int64_t b) { return ceilDiv(a, b) * b; }
@@ -91,8 +91,8 @@ inline int64_t stageFloats(int64_t maximumLanes) { return rowBlock * maximumLane
 void weightGradient(const GemmKernels& gemm, const PanelMatrix& left, int64_t rows, const PanelMatrix& right,
                     int64_t columns, int64_t depth, float* gradient, int64_t stride, bool accumulate);
 
-/// gradient [left.rows, stride], `columns` of it, (+)= left·weight [left.depth, stride]; of `left` the fields of A, rows and
-/// depth are set. copy: depthBlock·wideColumnBlock floats.
+/// gradient [left.rows, stride], `columns` of it, (+)= left·weight [left.depth, stride]; of `left` the fields of A,
+/// rows and depth are set. copy: depthBlock·wideColumnBlock floats.
 void inputGradient(const GemmKernels& gemm, GemmProduct left, const float* weight, int64_t stride, int64_t columns,
                    float* copy, float* gradient, bool accumulate);
 

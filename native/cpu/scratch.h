@@ -32,7 +32,8 @@ class Scratch {
   Scratch(const Scratch&) = delete;
   Scratch& operator=(const Scratch&) = delete;
 
-  /// At least that many floats, aligned to 64 bytes, contents undefined, valid until the next call. Throws std::bad_alloc.
+  /// At least that many floats, aligned to 64 bytes, contents undefined, valid until the next call. Throws
+  /// std::bad_alloc.
   float* reserve(int64_t floats);
 
   /// Runs `carve` once to count and once on the block.

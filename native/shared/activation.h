@@ -1,6 +1,6 @@
 // The activations of the experts: f and f' of every kind, written once for the CPU's vector loops and for CUDA. Scalar,
-// branch-free float32 without libm; relative error about 2e-7, at most 2e-5 far out in a tail; finite for every finite input that has
-// a finite result; NaN in gives NaN out. Which rows and buffers they run over is the callers' business.
+// branch-free float32 without libm; relative error about 2e-7, at most 2e-5 far out in a tail; finite for every finite
+// input that has a finite result; NaN in gives NaN out. Which rows and buffers they run over is the callers' business.
 #pragma once
 
 #include "options.h"
@@ -119,8 +119,8 @@ MOE_HD Curve curveOf(float x) {
   return silu(x);
 }
 
-/// act(gate)·up, or act(up) without gate. The clamped kind is (clamp(up, ±limit) + 1)·g·σ(alpha·g), g = min(gate, limit);
-/// its gradient passes at the bounds themselves.
+/// act(gate)·up, or act(up) without gate. The clamped kind is (clamp(up, ±limit) + 1)·g·σ(alpha·g), g = min(gate,
+/// limit); its gradient passes at the bounds themselves.
 template <Activation kind>
 MOE_HD ActivationPoint activationAt(float gate, float up, float alpha, float limit) {
   if constexpr (kind == Activation::ClampedSwiGlu) {

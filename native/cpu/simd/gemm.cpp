@@ -41,10 +41,12 @@ inline __attribute__((always_inline)) int64_t smaller(int64_t a, int64_t b) { re
 inline __attribute__((always_inline)) void pin(Vector& v) {
 #if defined(__aarch64__)
   asm("" : "+w"(v));
-#elif defined(MOE_ISA_avx512)
+#elif defined(__AVX512F__)
   asm("" : "+v"(v));
-#elif defined(__x86_64__)
+#elif defined(__x86_64__) && !defined(MOE_ISA_avx512)
   asm("" : "+x"(v));
+#else
+  (void)v;
 #endif
 }
 
@@ -82,11 +84,20 @@ inline __attribute__((always_inline)) void step(Vector (&acc)[R][V], const float
   }
 }
 
-/// Steps [0, n) of the depth; b moves on.
+/// Steps [0, n) of the depth; b moves on. Meanwhile what lies `ahead` floats after A is fetched, unless that is 0.
 template <int R, int V, int aStep>
 inline __attribute__((always_inline)) void steps(Vector (&acc)[R][V], const float* const (&a)[R], int64_t n,
-                                                 const float*& b) {
+                                                 const float*& b, int64_t ahead) {
   int64_t k = 0;
+  if (ahead)
+    for (; k + 16 <= n; k += 16) {
+#pragma GCC unroll 12
+      for (int r = 0; r < R; ++r) __builtin_prefetch(a[r] + k + ahead);
+#pragma GCC unroll 1
+      for (int64_t end = k + 16, j = k; j < end; j += 4, b += 4 * lanes)
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; ++i) step<R, V, aStep>(acc, a, j + i, b + i * lanes);
+    }
   for (; k + 4 <= n; k += 4, b += 4 * lanes)
 #pragma GCC unroll 4
     for (int i = 0; i < 4; ++i) step<R, V, aStep>(acc, a, k + i, b + i * lanes);
@@ -112,11 +123,11 @@ void multiplyTile(const Tile& t) {
   int64_t rest = t.depth;
   if (left == Left::PanelRows)
     for (; rest >= lanes; rest -= lanes) {
-      steps<R, V, aStep>(acc, a, lanes, b);
+      steps<R, V, aStep>(acc, a, lanes, b, 0);
 #pragma GCC unroll 12
       for (int r = 0; r < R; ++r) a[r] += t.aPanel;
     }
-  steps<R, V, aStep>(acc, a, rest, b);
+  steps<R, V, aStep>(acc, a, rest, b, left == Left::Rows ? R * t.aRow : 0);
 
 #pragma GCC unroll 12
   for (int r = 0; r < R; ++r)
@@ -219,9 +230,12 @@ void multiplyLeft(const GemmProduct& p) {
 
 void multiply(const GemmProduct& p) {
   switch (p.left) {
-    case Left::Rows: return multiplyLeft<Left::Rows>(p);
-    case Left::PanelRows: return multiplyLeft<Left::PanelRows>(p);
-    case Left::PanelColumns: return multiplyLeft<Left::PanelColumns>(p);
+    case Left::Rows:
+      return multiplyLeft<Left::Rows>(p);
+    case Left::PanelRows:
+      return multiplyLeft<Left::PanelRows>(p);
+    case Left::PanelColumns:
+      return multiplyLeft<Left::PanelColumns>(p);
   }
 }
 
@@ -306,8 +320,7 @@ void packPanels(const float* input, int64_t stride, const int32_t* index, int64_
 template <Activation kind>
 void activateLoop(const ActivationOptions& options, const float* __restrict gate, float* __restrict a, int64_t n) {
   const float alpha = options.alpha, limit = options.limit;
-  for (int64_t i = 0; i < n; ++i)
-    a[i] = activationAt<kind>(isGated(kind) ? gate[i] : 0.0f, a[i], alpha, limit).value;
+  for (int64_t i = 0; i < n; ++i) a[i] = activationAt<kind>(isGated(kind) ? gate[i] : 0.0f, a[i], alpha, limit).value;
 }
 
 template <Activation kind>
@@ -343,15 +356,24 @@ void activateBackwardRows(const ActivationOptions& options, int64_t rows, int co
 template <class Body>
 inline __attribute__((always_inline)) void forKind(Activation kind, Body body) {
   switch (kind) {
-    case Activation::Relu: return body.template operator()<Activation::Relu>();
-    case Activation::Gelu: return body.template operator()<Activation::Gelu>();
-    case Activation::GeluTanh: return body.template operator()<Activation::GeluTanh>();
-    case Activation::Silu: return body.template operator()<Activation::Silu>();
-    case Activation::SwiGlu: return body.template operator()<Activation::SwiGlu>();
-    case Activation::GeGlu: return body.template operator()<Activation::GeGlu>();
-    case Activation::GeGluTanh: return body.template operator()<Activation::GeGluTanh>();
-    case Activation::ReGlu: return body.template operator()<Activation::ReGlu>();
-    case Activation::ClampedSwiGlu: return body.template operator()<Activation::ClampedSwiGlu>();
+    case Activation::Relu:
+      return body.template operator()<Activation::Relu>();
+    case Activation::Gelu:
+      return body.template operator()<Activation::Gelu>();
+    case Activation::GeluTanh:
+      return body.template operator()<Activation::GeluTanh>();
+    case Activation::Silu:
+      return body.template operator()<Activation::Silu>();
+    case Activation::SwiGlu:
+      return body.template operator()<Activation::SwiGlu>();
+    case Activation::GeGlu:
+      return body.template operator()<Activation::GeGlu>();
+    case Activation::GeGluTanh:
+      return body.template operator()<Activation::GeGluTanh>();
+    case Activation::ReGlu:
+      return body.template operator()<Activation::ReGlu>();
+    case Activation::ClampedSwiGlu:
+      return body.template operator()<Activation::ClampedSwiGlu>();
   }
 }
 
@@ -359,23 +381,22 @@ void activate(const ActivationOptions& options, int64_t rows, int columns, const
   forKind(options.kind, [&]<Activation kind>() {
     if (columns > lanes - width) return activateLoop<kind>(options, gate, a, rows * lanes);
     const int n = (columns + width - 1) / width * width;
-    for (int64_t r = 0; r < rows; ++r)
-      activateLoop<kind>(options, gate ? gate + r * lanes : nullptr, a + r * lanes, n);
+    for (int64_t r = 0; r < rows; ++r) activateLoop<kind>(options, gate ? gate + r * lanes : nullptr, a + r * lanes, n);
   });
 }
 
 void activateBackward(const ActivationOptions& options, int64_t rows, int columns, const float* weight, float* gate,
                       float* up, float* dA, float* dots) {
-  forKind(options.kind, [&]<Activation kind>() {
-    activateBackwardRows<kind>(options, rows, columns, weight, gate, up, dA, dots);
-  });
+  forKind(options.kind,
+          [&]<Activation kind>() { activateBackwardRows<kind>(options, rows, columns, weight, gate, up, dA, dots); });
 }
 
 void columnSums(const float* panel, int64_t rows, int columns, const float* weight, float* out, bool accumulate) {
   for (int first = 0; first < columns; first += width) {
     Vector sum = {};
     for (int64_t r = 0; r < rows; ++r) sum += (weight ? weight[r] : 1.0f) * load(panel + r * lanes + first);
-    for (int i = 0; i < width && first + i < columns; ++i) out[first + i] = accumulate ? out[first + i] + sum[i] : sum[i];
+    for (int i = 0; i < width && first + i < columns; ++i)
+      out[first + i] = accumulate ? out[first + i] + sum[i] : sum[i];
   }
 }
 
@@ -388,8 +409,8 @@ void columnSums(const float* panel, int64_t rows, int columns, const float* weig
 
 extern const GemmKernels MOE_NAME(gemmKernels_, MOE_ISA);
 const GemmKernels MOE_NAME(gemmKernels_, MOE_ISA) = {
-    MOE_TEXT(MOE_ISA), width,      lanes,    multiply,         packTransposed, unpackTransposed,
-    packPanels,        activate,   activateBackward, columnSums,
+    MOE_TEXT(MOE_ISA), width,      lanes,    multiply,         packTransposed,
+    unpackTransposed,  packPanels, activate, activateBackward, columnSums,
 };
 
 }  // namespace moe::cpu

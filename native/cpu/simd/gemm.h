@@ -1,5 +1,6 @@
-// The kernels of the experts stage that are compiled once per instruction set, as one table of functions. They run on one
-// thread and on what fits a cache; sharing the work and choosing blocks is the business of the host code above (../gemm.h).
+// The kernels of the experts stage that are compiled once per instruction set, as one table of functions. They run on
+// one thread and on what fits a cache; sharing the work and choosing blocks is the business of the host code above
+// (../gemm.h).
 //
 // A panel holds `lanes` neighbouring columns of a matrix, row by row: [rows][lanes], 64-byte aligned. The panels of a
 // matrix follow each other, [⌈columns/lanes⌉][rows][lanes]; columns past the end, up to a whole vector, are zero.
@@ -18,8 +19,8 @@ enum class Left : int32_t {
   PanelColumns,  // the transpose of panels: A[r][k] = a[(r/lanes)·aPanel + k·lanes + r%lanes]
 };
 
-/// C[rows][columns] = init + Σ_k A[r][k]·B[k][column]. Each element is one chain of additions in the order of k, so that
-/// no choice of blocks can change a bit.
+/// C[rows][columns] = init + Σ_k A[r][k]·B[k][column]. Each element is one chain of additions in the order of k, so
+/// that no choice of blocks can change a bit.
 struct GemmProduct {
   int64_t rows, columns, depth;
   Left left;
@@ -30,10 +31,10 @@ struct GemmProduct {
   int64_t bPanel;  // their distance
   float* c;        // C[r][column] = c[(column/lanes)·cPanel + r·cRow + column%lanes]
   int64_t cRow, cPanel;
-  bool cPadded;             // C has room for whole vectors; else no column past the end is touched
-  bool accumulate;          // init is what C holds
-  const float* rowBias;     // [rows] init when not accumulating, null: 0
-  bool rowsOutside;         // the loop over rows is the outer one: A is the operand that does not stay in a cache
+  bool cPadded;          // C has room for whole vectors; else no column past the end is touched
+  bool accumulate;       // init is what C holds
+  const float* rowBias;  // [rows] init when not accumulating, null: 0
+  bool rowsOutside;      // the loop over rows is the outer one: A is the operand that does not stay in a cache
 };
 
 struct GemmKernels {
@@ -44,22 +45,23 @@ struct GemmKernels {
   void (*multiply)(const GemmProduct&);
 
   /// out panels [⌈count/lanes⌉][depth][lanes], out[k][i] = row(i)[k]; row(i) = input + (index ? index[i] : i)·stride.
-  void (*packTransposed)(const float* input, int64_t stride, const int32_t* index, int count, int64_t depth, float* out);
+  void (*packTransposed)(const float* input, int64_t stride, const int32_t* index, int count, int64_t depth,
+                         float* out);
 
   /// The inverse on rows [0, depth) of panels at distance `panel`: out[i·stride + k] = panels[k][i].
   void (*unpackTransposed)(const float* panels, int64_t panel, int count, int64_t depth, float* out, int64_t stride);
 
   /// out panels, row r of each copied from row(r)[0, columns); `panel` is their distance.
-  void (*packPanels)(const float* input, int64_t stride, const int32_t* index, int64_t count, int64_t columns, float* out,
-                     int64_t panel);
+  void (*packPanels)(const float* input, int64_t stride, const int32_t* index, int64_t count, int64_t columns,
+                     float* out, int64_t panel);
 
   /// On one panel: a = act(gate, a) for `columns` lanes of each row; gate null without.
   void (*activate)(const ActivationOptions&, int64_t rows, int columns, const float* gate, float* a);
 
-  /// On one panel: dA[r][lane] becomes weight[r]·a, gate and up (pre-activations, gate null without) become weight[r]·dz, and
-  /// dots[r] += Σ_lane dA·a. `columns` lanes are used; weight null: 1.
-  void (*activateBackward)(const ActivationOptions&, int64_t rows, int columns, const float* weight, float* gate, float* up,
-                           float* dA, float* dots);
+  /// On one panel: dA[r][lane] becomes weight[r]·a, gate and up (pre-activations, gate null without) become
+  /// weight[r]·dz, and dots[r] += Σ_lane dA·a. `columns` lanes are used; weight null: 1.
+  void (*activateBackward)(const ActivationOptions&, int64_t rows, int columns, const float* weight, float* gate,
+                           float* up, float* dA, float* dots);
 
   /// out[lane] (+)= Σ_r weight[r]·panel[r][lane] for `columns` lanes of one panel; weight null: 1.
   void (*columnSums)(const float* panel, int64_t rows, int columns, const float* weight, float* out, bool accumulate);
