@@ -26,7 +26,9 @@ export async function evaluate(
     pending.push(
       Promise.all([loss, stats]).then(([value, blocks]) => {
         nats += value * part.length;
-        for (const [b, { assigned }] of blocks.entries()) assigned.forEach((count, e) => (load[b]![e]! += count));
+        blocks.forEach(({ assigned }, block) => {
+          for (const [expert, count] of assigned.entries()) load[block]![expert]! += count;
+        });
       }),
     );
     if (pending.length > batchesInFlight) await pending.shift();

@@ -1,7 +1,7 @@
 // The training loop: keeps the device's queue filled, never waiting for the step it has just queued.
 import { mkdir } from 'node:fs/promises';
 import { dirname } from 'node:path';
-import { AdamW, loadCheckpoint, type MoEStats, saveCheckpoint } from 'switchyard';
+import { AdamW, loadCheckpoint, type MoEStats, saveCheckpoint, schedules } from 'switchyard';
 import { type Book, batchAt, TrainingOrder } from './data.js';
 import { type LanguageModel, shape } from './model.js';
 import { type Budget, UsageError } from './options.js';
@@ -51,11 +51,11 @@ export class Trainer {
     return kind === 'steps' ? this.progress.step / amount : this.progress.seconds / 60 / amount;
   }
 
-  /** Linear warm-up, then half a cosine over the budget. */
+  /** Linear warm-up over steps, then half a cosine over the budget, however that is measured. */
   #learningRate(fraction: number): number {
-    const { peakLearningRate: peak, finalLearningRate: final, warmupSteps } = recipe;
-    const cosine = final + (peak - final) * 0.5 * (1 + Math.cos(Math.PI * Math.min(fraction, 1)));
-    return cosine * Math.min(1, (this.progress.step + 1) / warmupSteps);
+    const { peakLearningRate, finalLearningRate, warmupSteps } = recipe;
+    const cosine = schedules.cosine(peakLearningRate, finalLearningRate, 1);
+    return cosine(fraction) * Math.min(1, (this.progress.step + 1) / warmupSteps);
   }
 
   /** Trains until the budget is used up or `interrupted` says so. A checkpoint is written every minute and at the end. */
