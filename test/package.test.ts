@@ -23,7 +23,7 @@ describe('the npm package', () => {
   });
   afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
-  it('builds from its tarball, passes tsc --strict, and trains', async () => {
+  it('builds from its tarball, passes tsc --strict, and trains', { timeout: 15 * 60_000 }, async () => {
     const packed = await succeed('npm', ['pack', '--json', '--ignore-scripts', '--pack-destination', folder]);
     const [{ filename, files }] = JSON.parse(packed.stdout) as [{ filename: string; files: { path: string }[] }];
     const paths = files.map(({ path }) => path);

@@ -3,6 +3,7 @@ import { mkdir } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { AdamW, loadCheckpoint, type MoEStats, saveCheckpoint, schedules } from 'switchyard';
 import { type Book, batchAt, TrainingOrder } from './data.js';
+import { InFlight } from './in-flight.js';
 import { type LanguageModel, shape } from './model.js';
 import { type Budget, UsageError } from './options.js';
 
@@ -26,9 +27,8 @@ export interface Progress {
 }
 
 export interface Observer {
-  step(progress: Progress & { fraction: number; loss: number; learningRate: number }): void;
+  step(progress: Progress & { fraction: number; loss: number }): void;
   stats(stats: MoEStats[]): void;
-  saved(): void;
 }
 
 export class Trainer {
@@ -65,31 +65,25 @@ export class Trainer {
     const { progress } = this;
     const startedAt = performance.now() - progress.seconds * 1000;
     let savedAt = progress.seconds;
-    const pending: Promise<void>[] = [];
+    const inFlight = new InFlight(stepsInFlight);
 
     for (let fraction = this.#fraction(); fraction < 1 && !interrupted(); fraction = this.#fraction()) {
-      const learningRate = this.#learningRate(fraction);
-      this.#optimizer.learningRate = learningRate;
+      this.#optimizer.learningRate = this.#learningRate(fraction);
       const batch = batchAt(bytes, order.positions(progress.step), shape.window);
       const { loss, stats } = this.model.step(batch, this.#optimizer, progress.step % statsEvery === 0);
       progress.step += 1;
       const step = progress.step;
-      pending.push(
-        loss.then((value) => observer.step({ step, seconds: progress.seconds, fraction, loss: value, learningRate })),
-      );
-      if (stats) pending.push(stats.then((value) => observer.stats(value)));
-      while (pending.length > stepsInFlight) await pending.shift();
+      const done = loss.then((value) => observer.step({ step, seconds: progress.seconds, fraction, loss: value }));
+      await inFlight.add(Promise.all([done, stats?.then((value) => observer.stats(value))]).then(() => {}));
       progress.seconds = (performance.now() - startedAt) / 1000;
       if (progress.seconds - savedAt >= checkpointEverySeconds) {
         savedAt = progress.seconds;
         await this.save(checkpoint);
-        observer.saved();
       }
     }
-    await Promise.all(pending);
+    await inFlight.drain();
     progress.seconds = (performance.now() - startedAt) / 1000;
     await this.save(checkpoint);
-    observer.saved();
   }
 
   async save(path: string): Promise<void> {
