@@ -101,8 +101,12 @@ const managers = {
 
 /** What to type for the tools that are missing, with the package manager that is there. */
 function advice(missing) {
-  const tools = missing.map(({ tool }) => tool).filter(Boolean);
+  let tools = missing.map(({ tool }) => tool).filter(Boolean);
   const lines = [];
+  if (process.env.CXX && tools.includes('compiler')) {
+    lines.push('unset CXX   (or set it to such a compiler)');
+    tools = tools.filter((tool) => tool !== 'compiler');
+  }
   if (tools.length > 0) {
     const present = Object.keys(managers).filter(onPath);
     for (const name of present.length > 0 ? present.slice(0, 1) : Object.keys(managers)) {
@@ -139,9 +143,11 @@ function probe(configuration = existsSync(join(buildFolder, 'Debug', 'switchyard
 
 function summary(addon) {
   const { build, cpu } = addon;
+  // GCC calls itself by its bare version.
+  const compiler = build.compiler.replace(/^(?=\d)/, 'g++ ');
   const sets = existsSync(logFile) ? readFileSync(logFile, 'utf8').match(/instruction sets: (.*)/)?.[1] : undefined;
   return [
-    `CPU: ${addon.configuration} build by ${build.compiler}${sets ? `, for ${sets}` : ''}; this machine uses ${cpu.isa}`,
+    `CPU: ${addon.configuration} build by ${compiler}${sets ? `, for ${sets}` : ''}; this machine uses ${cpu.isa}`,
     `CUDA: ${build.cuda ? 'built' : `not built: ${build.cudaReason}`}`,
   ];
 }
@@ -201,7 +207,7 @@ function relevantLines() {
   const lines = readFileSync(logFile, 'utf8').trimEnd().split('\n');
   const wanted = new Set();
   lines.forEach((line, i) => {
-    if (/\berror\b|fatal|undefined reference|CMake Error|Killed/i.test(line) && !line.startsWith('ERR!'))
+    if (/\berror\b|fatal|undefined reference|CMake Error|Killed/i.test(line) && !/^ERR(OR|!) /.test(line))
       for (let j = i; j < Math.min(i + 4, lines.length); j++) wanted.add(j);
   });
   const picked = wanted.size > 0 ? lines.filter((_, i) => wanted.has(i)) : lines;

@@ -1,6 +1,7 @@
 // What the trained model is worth: bits per byte on held-out text, the load of each expert, and what each contributes.
 import type { Tensor } from 'switchyard';
 import { batchAt } from './data.js';
+import { InFlight } from './in-flight.js';
 import { type LanguageModel, shape } from './model.js';
 
 const batchSize = 1024;
@@ -19,19 +20,20 @@ export async function evaluate(
 ): Promise<Evaluation> {
   const load = model.blocks.map(() => new Array<number>(shape.numExperts).fill(0));
   let nats = 0;
-  const pending: Promise<void>[] = [];
+  const inFlight = new InFlight(batchesInFlight);
   for (let start = 0; start < positions.length; start += batchSize) {
     const part = Array.prototype.slice.call(positions, start, start + batchSize) as number[];
     const { loss, stats } = model.evaluate(batchAt(bytes, part, shape.window));
-    pending.push(
+    await inFlight.add(
       Promise.all([loss, stats]).then(([value, blocks]) => {
         nats += value * part.length;
-        for (const [b, { assigned }] of blocks.entries()) assigned.forEach((count, e) => (load[b]![e]! += count));
+        blocks.forEach(({ assigned }, block) => {
+          for (const [expert, count] of assigned.entries()) load[block]![expert]! += count;
+        });
       }),
     );
-    if (pending.length > batchesInFlight) await pending.shift();
   }
-  await Promise.all(pending);
+  await inFlight.drain();
   return { bitsPerByte: nats / Math.LN2 / positions.length, load };
 }
 

@@ -98,7 +98,7 @@ try {
   else await main(options);
 } catch (error) {
   if (!(error instanceof UsageError || error instanceof MoEError)) throw error;
-  process.stderr.write(`${error.message}\n`);
-  process.stderr.write(error instanceof MoEError ? `${error.hint ?? ''}\n` : 'See npm run train -- --help.\n');
+  const advice = error instanceof MoEError ? error.hint : 'See npm run train -- --help.';
+  process.stderr.write(`${advice ? `${error.message}\n${advice}` : error.message}\n`);
   process.exitCode = 1;
 }

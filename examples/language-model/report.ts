@@ -7,6 +7,8 @@ import { type Observer, recipe } from './train.js';
 const format =
   '{bar} {percentage}% | {clock} | step {step} | loss {loss} | {bits} bits/byte | {speed} tokens/s | imbalance {imbalance} | dropped {dropped}';
 
+const decimals = (value: number) => (Number.isNaN(value) ? '–' : value.toFixed(3));
+
 /** A bar that redraws itself on a terminal, and a line every ten seconds in a file or a pipe. */
 export class ProgressBar implements Observer {
   readonly #bar = new cliProgress.SingleBar(
@@ -52,8 +54,6 @@ export class ProgressBar implements Observer {
     this.#dropped += stats.reduce((sum, { droppedTokens }) => sum + droppedTokens, 0);
   }
 
-  saved(): void {}
-
   stop(finished: boolean): void {
     if (finished) this.#bar.update(1000);
     this.#bar.stop();
@@ -63,8 +63,8 @@ export class ProgressBar implements Observer {
     return {
       step,
       clock: `${Math.floor(seconds / 60)}:${String(Math.floor(seconds % 60)).padStart(2, '0')}`,
-      loss: this.#loss.toFixed(3),
-      bits: this.lastBits.toFixed(3),
+      loss: decimals(this.#loss),
+      bits: decimals(this.lastBits),
       speed: Math.round(this.#last.speed).toLocaleString('en'),
       imbalance: this.#imbalance.toFixed(2),
       dropped: this.#dropped,

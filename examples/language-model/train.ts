@@ -1,8 +1,9 @@
 // The training loop: keeps the device's queue filled, never waiting for the step it has just queued.
 import { mkdir } from 'node:fs/promises';
 import { dirname } from 'node:path';
-import { AdamW, loadCheckpoint, type MoEStats, saveCheckpoint } from 'switchyard';
+import { AdamW, loadCheckpoint, type MoEStats, saveCheckpoint, schedules } from 'switchyard';
 import { type Book, batchAt, TrainingOrder } from './data.js';
+import { InFlight } from './in-flight.js';
 import { type LanguageModel, shape } from './model.js';
 import { type Budget, UsageError } from './options.js';
 
@@ -26,9 +27,8 @@ export interface Progress {
 }
 
 export interface Observer {
-  step(progress: Progress & { fraction: number; loss: number; learningRate: number }): void;
+  step(progress: Progress & { fraction: number; loss: number }): void;
   stats(stats: MoEStats[]): void;
-  saved(): void;
 }
 
 export class Trainer {
@@ -51,11 +51,11 @@ export class Trainer {
     return kind === 'steps' ? this.progress.step / amount : this.progress.seconds / 60 / amount;
   }
 
-  /** Linear warm-up, then half a cosine over the budget. */
+  /** Linear warm-up over steps, then half a cosine over the budget, however that is measured. */
   #learningRate(fraction: number): number {
-    const { peakLearningRate: peak, finalLearningRate: final, warmupSteps } = recipe;
-    const cosine = final + (peak - final) * 0.5 * (1 + Math.cos(Math.PI * Math.min(fraction, 1)));
-    return cosine * Math.min(1, (this.progress.step + 1) / warmupSteps);
+    const { peakLearningRate, finalLearningRate, warmupSteps } = recipe;
+    const cosine = schedules.cosine(peakLearningRate, finalLearningRate, 1);
+    return cosine(fraction) * Math.min(1, (this.progress.step + 1) / warmupSteps);
   }
 
   /** Trains until the budget is used up or `interrupted` says so. A checkpoint is written every minute and at the end. */
@@ -65,31 +65,25 @@ export class Trainer {
     const { progress } = this;
     const startedAt = performance.now() - progress.seconds * 1000;
     let savedAt = progress.seconds;
-    const pending: Promise<void>[] = [];
+    const inFlight = new InFlight(stepsInFlight);
 
     for (let fraction = this.#fraction(); fraction < 1 && !interrupted(); fraction = this.#fraction()) {
-      const learningRate = this.#learningRate(fraction);
-      this.#optimizer.learningRate = learningRate;
+      this.#optimizer.learningRate = this.#learningRate(fraction);
       const batch = batchAt(bytes, order.positions(progress.step), shape.window);
       const { loss, stats } = this.model.step(batch, this.#optimizer, progress.step % statsEvery === 0);
       progress.step += 1;
       const step = progress.step;
-      pending.push(
-        loss.then((value) => observer.step({ step, seconds: progress.seconds, fraction, loss: value, learningRate })),
-      );
-      if (stats) pending.push(stats.then((value) => observer.stats(value)));
-      while (pending.length > stepsInFlight) await pending.shift();
+      const done = loss.then((value) => observer.step({ step, seconds: progress.seconds, fraction, loss: value }));
+      await inFlight.add(Promise.all([done, stats?.then((value) => observer.stats(value))]).then(() => {}));
       progress.seconds = (performance.now() - startedAt) / 1000;
       if (progress.seconds - savedAt >= checkpointEverySeconds) {
         savedAt = progress.seconds;
         await this.save(checkpoint);
-        observer.saved();
       }
     }
-    await Promise.all(pending);
+    await inFlight.drain();
     progress.seconds = (performance.now() - startedAt) / 1000;
     await this.save(checkpoint);
-    observer.saved();
   }
 
   async save(path: string): Promise<void> {

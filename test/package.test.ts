@@ -1,0 +1,64 @@
+/** The published tarball, installed where nothing else is: it builds, is typed, and computes. */
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { root, run, succeed } from './command.js';
+import { lossesIn, readmeLoop } from './readme.js';
+
+describe('the npm package', () => {
+  let folder: string;
+  let project: string;
+  let env: NodeJS.ProcessEnv;
+
+  beforeAll(() => {
+    folder = mkdtempSync(join(tmpdir(), 'switchyard package '));
+    project = join(folder, 'an empty project');
+    const home = join(folder, 'home');
+    for (const path of [project, home]) mkdirSync(path);
+    writeFileSync(join(project, 'package.json'), JSON.stringify({ private: true, type: 'module' }));
+    // npm hands its own settings down to what it runs; a user's shell has none of them, but the registry stays.
+    const kept = Object.entries(process.env).filter(([name]) => !/^npm_/i.test(name) || name === 'npm_config_registry');
+    env = { ...Object.fromEntries(kept), HOME: home };
+  });
+  afterAll(() => rmSync(folder, { recursive: true, force: true }));
+
+  it('builds from its tarball, passes tsc --strict, and trains', { timeout: 15 * 60_000 }, async () => {
+    const packed = await succeed('npm', ['pack', '--json', '--ignore-scripts', '--pack-destination', folder]);
+    const [{ filename, files }] = JSON.parse(packed.stdout) as [{ filename: string; files: { path: string }[] }];
+    const paths = files.map(({ path }) => path);
+    for (const path of ['dist/index.js', 'dist/index.d.ts', 'bin/switchyard.mjs', 'CMakeLists.txt', 'LICENSE'])
+      expect(paths).toContain(path);
+    expect(paths.filter((path) => /^(test|bench|examples|node_modules|build)\/|\.node$/.test(path))).toEqual([]);
+
+    const inProject = { cwd: project, env };
+    await succeed('npm', ['install', '--no-audit', '--no-fund', join(folder, filename)], inProject);
+    // Where npm has run the install script this finds the addon and does nothing.
+    await succeed('npx', ['--no-install', 'switchyard', 'build', '--if-missing'], inProject);
+    const doctor = await run('npx', ['--no-install', 'switchyard', 'doctor'], inProject);
+    expect(doctor.code, doctor.stdout).toBe(0);
+    expect(doctor.stdout).toContain('switchyard is usable');
+
+    writeFileSync(join(project, 'loop.ts'), readmeLoop());
+    const compilerOptions = {
+      target: 'ES2022',
+      module: 'NodeNext',
+      lib: ['ES2022', 'ESNext.Disposable', 'DOM'],
+      types: [],
+      strict: true,
+      exactOptionalPropertyTypes: true,
+    };
+    writeFileSync(join(project, 'tsconfig.json'), JSON.stringify({ compilerOptions, files: ['loop.ts'] }));
+    await succeed(process.execPath, [join(root, 'node_modules', 'typescript', 'bin', 'tsc'), '-p', project]);
+    const { stdout } = await succeed(process.execPath, ['loop.js'], inProject);
+    const losses = lossesIn(stdout);
+    expect(losses.at(-1)).toBeLessThan(0.6 * losses[0]!);
+  });
+
+  it('says what is missing, and what to type, where there is no compiler', async () => {
+    const script = join(root, 'bin', 'switchyard.mjs');
+    const { code, stderr } = await run(process.execPath, [script, 'build'], { env: { PATH: folder } });
+    expect(code).toBe(1);
+    for (const text of ['CMake: not found', 'C++ compiler: not found', 'g++', 'cmake']) expect(stderr).toContain(text);
+  });
+});
