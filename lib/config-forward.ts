@@ -1,0 +1,153 @@
+// The options of one forward call: their types, and the checks that need the number of tokens. It runs on every call, so
+// it walks the given names once and makes one object.
+import type { NativeForwardOptions } from './binding.js';
+import { checkBoolean, checkInteger, checkNumber, checkOptions, invalid } from './checks.js';
+import type { ResolvedConfig } from './config.js';
+import { checkCoefficient } from './config-experts.js';
+import { rejectUnsupportedForward } from './config-unsupported.js';
+import type { DeviceContext } from './context.js';
+import { checkShaped, checkTensor, type Tensor } from './tensor.js';
+
+export interface ForwardOptions {
+  /** Keep what backward needs and use the training capacity. Default true. */
+  training?: boolean;
+  /** [T] int32. Not supported yet, like every router that needs it. */
+  tokenIds?: Tensor;
+  /** [T] int32. Not supported yet. */
+  tokenTypes?: Tensor;
+  /** [T] int32, 0 = padding: takes no slot, counts in no loss and no statistic, gives output, weights and kept 0. */
+  mask?: Tensor;
+  /** [T] int32, 0 = routed and computed but counted in no loss. Default: mask. */
+  lossMask?: Tensor;
+  /**
+   * Routing by the caller: indices [T,K] int32. With weights [T,K] float32 the router does not run, its losses are absent
+   * and `pass.routingWeightsGrad` holds dL/dweights; without them the router scores the given indices.
+   */
+  routing?: { indices: Tensor; weights?: Tensor };
+  /** [T,E] float32 in place of the router's product; `pass.routingLogitsGrad` holds their gradient. */
+  logits?: Tensor;
+  /** Which gate, when the configuration has several. Not supported yet. */
+  gate?: number;
+  /** Not supported yet. */
+  noiseStep?: number;
+  /** Not supported yet. */
+  tokenOffset?: number;
+  /** Coefficients of this call in place of the configured ones; a loss that was off is on for this call. */
+  losses?: { loadBalance?: number; importance?: number; load?: number; z?: number };
+  /** [T,E] float32. Not supported yet. */
+  noise?: Tensor;
+  /** [T,K] float32. Not supported yet. */
+  priorities?: Tensor;
+  /** 1 to E, for this call. */
+  topK?: number;
+  /** For this call, in and outside training. Needs a capacity that is fixed by a factor. */
+  capacityFactor?: number;
+  /** For this call, in place of the layer's. */
+  temperature?: number;
+}
+
+const forwardOptions = new Set([
+  'training',
+  'tokenIds',
+  'tokenTypes',
+  'mask',
+  'lossMask',
+  'routing',
+  'logits',
+  'gate',
+  'noiseStep',
+  'tokenOffset',
+  'losses',
+  'noise',
+  'priorities',
+  'topK',
+  'capacityFactor',
+  'temperature',
+]);
+const routingOptions = new Set(['indices', 'weights']);
+const lossOptions = new Set(['loadBalance', 'importance', 'load', 'z']);
+
+/** Checks the options of a call on `tokens` tokens and translates them. */
+export function forwardCall(
+  context: DeviceContext,
+  config: ResolvedConfig,
+  tokens: number,
+  value: unknown,
+): NativeForwardOptions {
+  const call: NativeForwardOptions = { training: true };
+  if (value === undefined) return call;
+  const given = checkOptions('options', value, forwardOptions);
+  const perToken = [tokens];
+  if (given.topK !== undefined) call.topK = checkInteger('options.topK', given.topK, 1, config.numExperts, 'numExperts');
+  for (const name in given) {
+    const option = given[name];
+    if (option === undefined) continue;
+    switch (name as keyof ForwardOptions) {
+      case 'training':
+        call.training = checkBoolean('options.training', option);
+        break;
+      case 'mask':
+        call.mask = checkShaped('options.mask', option, context, 'int32', perToken, '[T]');
+        break;
+      case 'lossMask':
+        call.lossMask = checkShaped('options.lossMask', option, context, 'int32', perToken, '[T]');
+        break;
+      case 'routing':
+        addRouting(call, context, [tokens, call.topK ?? config.topK], option);
+        break;
+      case 'logits':
+        call.logits = checkShaped('options.logits', option, context, 'float32', [tokens, config.numExperts], '[T,E]');
+        break;
+      case 'losses':
+        addLosses(call, option);
+        break;
+      case 'capacityFactor':
+        if (config.capacity.type !== 'fixed' || config.capacity.factor === undefined)
+          throw invalid('options.capacityFactor', 'a layer whose config.capacity is fixed by a factor', option);
+        call.capacityFactor = checkNumber('options.capacityFactor', option, { above: 0 });
+        break;
+      case 'temperature':
+        call.temperature = checkNumber('options.temperature', option, { above: 0 });
+        break;
+      case 'topK':
+        break;
+      default:
+        checkUnsupported(name, option, context);
+    }
+  }
+  if (call.routingWeights !== undefined && call.logits !== undefined)
+    throw invalid('options.logits', 'no logits beside routing.weights: the router does not run', given.logits);
+  return call;
+}
+
+function addRouting(call: NativeForwardOptions, context: DeviceContext, shape: number[], value: unknown): void {
+  const { indices, weights } = checkOptions('options.routing', value, routingOptions);
+  call.routingIndices = checkShaped('options.routing.indices', indices, context, 'int32', shape, '[T,K]');
+  if (weights !== undefined)
+    call.routingWeights = checkShaped('options.routing.weights', weights, context, 'float32', shape, '[T,K]');
+}
+
+function addLosses(call: NativeForwardOptions, value: unknown): void {
+  const given = checkOptions('options.losses', value, lossOptions);
+  for (const name of ['loadBalance', 'importance', 'z'] as const) {
+    if (given[name] !== undefined) call[name] = checkCoefficient(`options.losses.${name}`, given[name]);
+  }
+  if (given.load !== undefined) {
+    checkCoefficient('options.losses.load', given.load);
+    rejectUnsupportedForward('losses.load', given.load);
+  }
+}
+
+/** What is not supported yet is still checked, so that a mistake is not mistaken for a missing feature. */
+function checkUnsupported(name: string, value: unknown, context: DeviceContext): void {
+  switch (name) {
+    case 'gate':
+    case 'noiseStep':
+    case 'tokenOffset':
+      checkInteger(`options.${name}`, value, 0, Number.MAX_SAFE_INTEGER);
+      break;
+    default:
+      checkTensor(`options.${name}`, value, context, name === 'noise' || name === 'priorities' ? 'float32' : 'int32');
+  }
+  rejectUnsupportedForward(name, value);
+}

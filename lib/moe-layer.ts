@@ -1,0 +1,258 @@
+// The MoE layer as users hold it: parameters, forward, and the pass with its backward and statistics. The stages
+// themselves are native; the options are config*.ts.
+import { type LayerHandle, type MoEPassHandle, native, type NativeMoEForward } from './binding.js';
+import { checkNumber, checkOptions, unsupported } from './checks.js';
+import {
+  deepFreeze,
+  type MoEConfig,
+  nativeConfig,
+  type ResolvedConfig,
+  resolveConfig,
+} from './config.js';
+import { activationOf } from './config-experts.js';
+import { type ForwardOptions, forwardCall } from './config-forward.js';
+import { contextOf, type DeviceContext } from './context.js';
+import type { Device } from './device.js';
+import type { Module } from './modules.js';
+import { constantInitial, type Parameter, ParameterSet, type ParameterShape, scaledNormal } from './parameter.js';
+import { OwningPass } from './pass.js';
+import { decodeStats, type MoEStats } from './stats.js';
+import { checkRows, checkShaped, checkTensor, Tensor } from './tensor.js';
+
+/** The parameters a configuration calls for; see MoELayer.parameters. */
+function* parameterShapes(config: ResolvedConfig): Generator<ParameterShape> {
+  const { hiddenSize: H, ffnSize: F, numExperts: E, router, experts } = config;
+  const { gated } = activationOf(experts);
+  yield ['router.weight', [E, H], scaledNormal(H)];
+  if (router.bias) yield ['router.bias', [E], constantInitial(0)];
+  if (gated) yield ['experts.gate', [E, F, H], scaledNormal(H)];
+  yield ['experts.up', [E, F, H], scaledNormal(H)];
+  yield ['experts.down', [E, H, F], scaledNormal(F)];
+  if (experts.bias) {
+    if (gated) yield ['experts.gateBias', [E, F], constantInitial(0)];
+    yield ['experts.upBias', [E, F], constantInitial(0)];
+    yield ['experts.downBias', [E, H], constantInitial(0)];
+  }
+  if (!experts.shared) return;
+  const S = experts.shared.ffnSize;
+  if (gated) yield ['shared.gate', [S, H], scaledNormal(H)];
+  yield ['shared.up', [S, H], scaledNormal(H)];
+  yield ['shared.down', [H, S], scaledNormal(S)];
+  if (experts.shared.gate === 'sigmoid') yield ['shared.outputGate', [1, H], scaledNormal(H)];
+}
+
+/** What a layer has besides its parameters; checkpoints carry it. */
+export interface LayerState {
+  readonly seed: number | bigint;
+  readonly step: number;
+  readonly temperature: number;
+}
+
+/** A mixture-of-experts feed-forward layer: each token goes to K of E experts. */
+export class MoELayer implements Module {
+  readonly device: Device;
+  readonly #context: DeviceContext;
+  readonly #parameters: ParameterSet;
+  readonly #handle: LayerHandle;
+  #config: ResolvedConfig;
+  #temperature: number;
+
+  /**
+   * ERR_INVALID_ARGUMENT for a configuration that makes no sense, ERR_UNSUPPORTED for an option that this version does
+   * not have yet, ERR_OUT_OF_MEMORY when the parameters do not fit.
+   */
+  constructor(device: Device, config: MoEConfig) {
+    this.#context = contextOf(device);
+    this.device = device;
+    this.#config = resolveConfig(config);
+    this.#temperature = this.#config.router.temperature;
+    this.#parameters = new ParameterSet(this.#context, 'MoELayer', this.#config.seed, parameterShapes(this.#config));
+    const handles = [...this.#parameters.map.keys()].map((name) => [name, this.#parameters.handle(name)] as const);
+    this.#handle = native.layerCreate(
+      this.#context.handle('MoELayer'),
+      nativeConfig(this.#config),
+      Object.fromEntries(handles),
+    );
+  }
+
+  /** The configuration with every default filled in, the drawn seed included; frozen. */
+  get config(): Readonly<Required<MoEConfig>> {
+    return this.#config;
+  }
+
+  /**
+   * Those of these that the configuration calls for, all float32:
+   * 'router.weight' [E,H], 'router.bias' [E], 'experts.gate' [E,F,H], 'experts.up' [E,F,H], 'experts.down' [E,H,F],
+   * 'experts.gateBias' [E,F], 'experts.upBias' [E,F], 'experts.downBias' [E,H], 'shared.gate' [S,H], 'shared.up' [S,H],
+   * 'shared.down' [H,S], 'shared.outputGate' [1,H].
+   *
+   * Matrices start from Normal(0, 1/√in), in being their last dimension, biases from 0; draws are keyed by the layer's
+   * seed and the parameter's name. A parameter with trainable = false costs no gradient work.
+   */
+  parameters(): ReadonlyMap<string, Parameter> {
+    return this.#parameters.map;
+  }
+
+  /**
+   * input [..., H] float32 → a pass with output [..., H]; the leading dimensions are T tokens, T = 0 included. A token
+   * whose logits are not finite is ERR_NON_FINITE when the output is read, and poisons what depends on it.
+   */
+  forward(input: Tensor, options?: ForwardOptions): MoEPass {
+    const context = this.#parameters.open('forward()');
+    const handle = checkTensor('input', input, context, 'float32');
+    const tokens = checkRows('input', input, this.#config.hiddenSize, 'hiddenSize');
+    const call = forwardCall(context, this.#config, tokens, options);
+    call.temperature ??= this.#temperature;
+    const { losses } = this.#config;
+    const router = call.routingWeights === undefined;
+    return new MoEPass(context, native.layerForward(this.#handle, handle, call), {
+      shape: input.shape,
+      tokens,
+      topK: call.topK ?? this.#config.topK,
+      numExperts: this.#config.numExperts,
+      training: call.training,
+      loadBalance: router && (call.loadBalance ?? losses.loadBalance) !== undefined,
+      importance: router && (call.importance ?? losses.importance) !== undefined,
+      z: router && (call.z ?? losses.z) !== undefined,
+    });
+  }
+
+  /** Divides the logits from the next forward on, unless its options say otherwise. Above 0. */
+  setTemperature(value: number): void {
+    this.#parameters.open('setTemperature()');
+    this.#temperature = checkNumber('value', value, { above: 0 });
+  }
+
+  /** Steps the bias of config.router.selectionBias. Not supported yet by this version: ERR_UNSUPPORTED. */
+  updateSelectionBias(): void {
+    this.#parameters.open('updateSelectionBias()');
+    throw unsupported('layer.updateSelectionBias');
+  }
+
+  /** Clears the gradients, poisoned ones included; costs no memory traffic. */
+  zeroGrad(): void {
+    this.#parameters.zeroGrad();
+  }
+
+  /** Frees the parameters; open passes keep what they need. May be called again. */
+  dispose(): void {
+    if (this.#parameters.isDisposed) return;
+    this.#parameters.dispose();
+    native.layerRelease(this.#handle);
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+
+  /** @internal */
+  static stateOf(layer: MoELayer): LayerState {
+    layer.#parameters.open('state');
+    return { seed: layer.#config.seed, step: native.layerStep(layer.#handle), temperature: layer.#temperature };
+  }
+
+  /** @internal */
+  static restore(layer: MoELayer, state: LayerState): void {
+    native.layerSetStep(layer.#handle, state.step);
+    layer.#temperature = state.temperature;
+    layer.#config = deepFreeze({ ...layer.#config, seed: state.seed });
+  }
+}
+
+/** What a pass has to know of the call that made it. */
+interface Call {
+  readonly shape: readonly number[];
+  readonly tokens: number;
+  readonly topK: number;
+  readonly numExperts: number;
+  readonly training: boolean;
+  readonly loadBalance: boolean;
+  readonly importance: boolean;
+  readonly z: boolean;
+}
+
+const backwardOptions = new Set(['lossScale']);
+
+/**
+ * One forward call and what its backward needs. Several may be alive at once. dispose() disposes output, routing and the
+ * gradients of the routing too, unless they were kept or returned through tidy.
+ */
+export class MoEPass extends OwningPass {
+  /** [..., H] float32. */
+  readonly output: Tensor;
+  /**
+   * The router's decisions: indices [T,K] int32 before drops (-1 for masked tokens), final weights [T,K] float32 (0 where
+   * dropped), kept [T,K] int32 0/1, and the clean logits [T,E] float32, after bias and before temperature; absent when the
+   * caller gave the weights.
+   */
+  readonly routing: { readonly indices: Tensor; readonly weights: Tensor; readonly kept: Tensor; readonly logits?: Tensor; readonly actual?: Tensor };
+  readonly #context: DeviceContext;
+  readonly #handle: MoEPassHandle;
+  readonly #call: Call;
+  #weightsGrad: Tensor | undefined;
+  #logitsGrad: Tensor | undefined;
+
+  /** @internal */
+  constructor(context: DeviceContext, made: NativeMoEForward, call: Call) {
+    super();
+    this.#context = context;
+    this.#handle = made.pass;
+    this.#call = call;
+    const choices = Object.freeze([call.tokens, call.topK]);
+    this.output = this.own(new Tensor(context, made.output, call.shape, 'float32', this));
+    const indices = this.own(new Tensor(context, made.indices, choices, 'int32', this));
+    const weights = this.own(new Tensor(context, made.weights, choices, 'float32', this));
+    const kept = this.own(new Tensor(context, made.kept, choices, 'int32', this));
+    if (made.logits) {
+      const logits = this.own(new Tensor(context, made.logits, [call.tokens, call.numExperts], 'float32', this));
+      this.routing = { indices, weights, kept, logits };
+    } else {
+      this.routing = { indices, weights, kept };
+    }
+    context.track(this);
+  }
+
+  /**
+   * Adds the parameters' gradients, those of every configured loss included, and returns the gradient of the input, in its
+   * shape. gradOutput: float32 in the output's shape. lossScale multiplies the balancing losses' gradients only (default 1).
+   *
+   * Runs once: ERR_STALE_PASS a second time, for a pass made with training: false, and when the input or a parameter was
+   * written since forward.
+   */
+  backward(gradOutput: Tensor, options?: { lossScale?: number }): Tensor {
+    this.checkOpen(this.#context, 'backward()');
+    const gradient = checkShaped('gradOutput', gradOutput, this.#context, 'float32', this.output.shape, 'of the output');
+    let lossScale = 1;
+    if (options !== undefined) {
+      const given = checkOptions('options', options, backwardOptions);
+      lossScale = checkNumber('options.lossScale', given.lossScale ?? 1);
+    }
+    const { tokens, topK, numExperts, shape } = this.#call;
+    const gradients = native.moePassBackward(this.#handle, gradient, lossScale);
+    if (gradients.routingWeights)
+      this.#weightsGrad = this.own(new Tensor(this.#context, gradients.routingWeights, [tokens, topK], 'float32', this));
+    if (gradients.routingLogits)
+      this.#logitsGrad = this.own(new Tensor(this.#context, gradients.routingLogits, [tokens, numExperts], 'float32', this));
+    return new Tensor(this.#context, gradients.input, shape, 'float32');
+  }
+
+  /** [T,K] float32: after backward, when the caller gave routing weights. */
+  get routingWeightsGrad(): Tensor | undefined {
+    return this.#weightsGrad;
+  }
+
+  /** [T,E] float32: after backward, when the caller gave logits. */
+  get routingLogitsGrad(): Tensor | undefined {
+    return this.#logitsGrad;
+  }
+
+  /** Statistics of this forward, once the queue gets there. Rejects like a read of the output. */
+  async stats(): Promise<MoEStats> {
+    this.checkOpen(this.#context, 'stats()');
+    return decodeStats(await native.moePassStats(this.#handle), this.#call);
+  }
+
+  protected override releaseHandle(): void {
+    native.moePassRelease(this.#handle);
+  }
+}

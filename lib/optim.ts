@@ -1,0 +1,180 @@
+// The optimizer. Its state lives on the device; step() only queues.
+import { type AdamWHandle, native, type TensorHandle } from './binding.js';
+import { checkNumber, checkOptions, invalid } from './checks.js';
+import type { DeviceContext } from './context.js';
+import { MoEError } from './errors.js';
+import { Parameter } from './parameter.js';
+import { Tensor } from './tensor.js';
+
+/** Options of AdamW; PyTorch's defaults. */
+export interface AdamWOptions {
+  /** At least 0. */
+  learningRate: number;
+  /** Decay of the first and second moments, each in [0, 1). Default [0.9, 0.999]. */
+  betas?: [number, number];
+  /** Added to the root of the second moment. Default 1e-8. */
+  epsilon?: number;
+  /** Decoupled, times the learning rate. Default 0.01. */
+  weightDecay?: number;
+}
+
+/** What an optimizer has besides its moments; checkpoints carry it. */
+export interface AdamWHyperparameters {
+  readonly learningRate: number;
+  readonly betas: readonly [number, number];
+  readonly epsilon: number;
+  readonly weightDecay: number;
+}
+
+/** The optimizer's tensors, moments in the order of its parameters. counters: int32 [2], steps taken and skipped. */
+export interface AdamWState {
+  readonly parameters: readonly Parameter[];
+  readonly means: readonly Tensor[];
+  readonly variances: readonly Tensor[];
+  readonly counters: Tensor;
+}
+
+const optimizerOptions = new Set(['learningRate', 'betas', 'epsilon', 'weightDecay']);
+const stepOptions = new Set(['maxGradNorm']);
+
+/** Adam with decoupled weight decay (Loshchilov & Hutter 2019). */
+export class AdamW implements Disposable {
+  /** May be changed between steps; checked by step(). */
+  learningRate: number;
+  readonly #context: DeviceContext;
+  readonly #parameters: readonly Parameter[];
+  readonly #handle: AdamWHandle;
+  #hyper: Omit<AdamWHyperparameters, 'learningRate'>;
+  #tensors: (Omit<AdamWState, 'parameters'> & { gradNorm: Tensor }) | undefined;
+  #disposed = false;
+
+  /** `parameters`: at least one, each once, all of one device: `layer.parameters().values()` and the like. */
+  constructor(parameters: Iterable<Parameter>, options: AdamWOptions) {
+    const given = checkOptions('options', options, optimizerOptions);
+    const hyper = checkHyperparameters('options', given);
+    this.#parameters = checkParameters(parameters);
+    this.#context = Parameter.contextOf(this.#parameters[0]!);
+    const handles = this.#parameters.map((parameter, i) => Parameter.handleOf(parameter, `parameters[${i}]`));
+    this.#handle = native.adamwCreate(this.#context.handle('AdamW'), handles);
+    this.#hyper = hyper;
+    this.learningRate = hyper.learningRate;
+  }
+
+  /**
+   * Clips the gradients' global norm to maxGradNorm (above 0) when that is given, updates the parameters that are trainable
+   * and have a gradient, and marks the gradients as cleared. A norm that is not finite skips the update and counts it; a
+   * poisoned gradient does too, without counting.
+   */
+  step(options?: { maxGradNorm?: number }): void {
+    const handle = this.#open('step()');
+    let maxGradNorm = 0;
+    if (options !== undefined) {
+      const given = checkOptions('options', options, stepOptions);
+      if (given.maxGradNorm !== undefined)
+        maxGradNorm = checkNumber('options.maxGradNorm', given.maxGradNorm, { above: 0 });
+    }
+    const { betas, epsilon, weightDecay } = this.#hyper;
+    const learningRate = checkNumber('learningRate', this.learningRate, { min: 0 });
+    for (const parameter of this.#parameters) Parameter.handleOf(parameter, 'step()');
+    native.adamwStep(handle, learningRate, betas[0], betas[1], epsilon, weightDecay, maxGradNorm);
+  }
+
+  /** The norm over all gradients that the last step saw, before clipping; 0 before the first step. */
+  async gradNorm(): Promise<number> {
+    return this.#state('gradNorm()').gradNorm.item();
+  }
+
+  /** How many steps found a norm that was not finite and changed nothing. */
+  async skippedSteps(): Promise<number> {
+    return (await this.#state('skippedSteps()').counters.data())[1]!;
+  }
+
+  /** Frees the moments; may be called again. */
+  dispose(): void {
+    if (this.#disposed) return;
+    this.#disposed = true;
+    if (this.#tensors) {
+      const { means, variances, counters, gradNorm } = this.#tensors;
+      for (const tensor of [...means, ...variances, counters, gradNorm]) tensor.dispose();
+    }
+    native.adamwRelease(this.#handle);
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+
+  #open(call: string): AdamWHandle {
+    this.#context.handle(`AdamW.${call}`);
+    if (this.#disposed) throw new MoEError('ERR_DISPOSED', `AdamW.${call}: the optimizer has been disposed`);
+    return this.#handle;
+  }
+
+  #state(call: string) {
+    const handle = this.#open(call);
+    if (!this.#tensors) {
+      const state = native.adamwState(handle);
+      const shapes = this.#parameters.map(Parameter.shapeOf);
+      const held = (tensor: TensorHandle, shape: readonly number[]) =>
+        new Tensor(this.#context, tensor, shape, 'float32', 'held');
+      this.#tensors = {
+        means: state.means.map((tensor, i) => held(tensor, shapes[i]!)),
+        variances: state.variances.map((tensor, i) => held(tensor, shapes[i]!)),
+        counters: new Tensor(this.#context, state.counters, [2], 'int32', 'held'),
+        gradNorm: held(state.gradNorm, []),
+      };
+    }
+    return this.#tensors;
+  }
+
+  /** @internal */
+  static stateOf(optimizer: AdamW): AdamWState {
+    const { means, variances, counters } = optimizer.#state('state');
+    return { parameters: optimizer.#parameters, means, variances, counters };
+  }
+
+  /** @internal */
+  static hyperparametersOf(optimizer: AdamW): AdamWHyperparameters {
+    return { learningRate: optimizer.learningRate, ...optimizer.#hyper };
+  }
+
+  /** @internal */
+  static restore(optimizer: AdamW, hyper: AdamWHyperparameters): void {
+    optimizer.learningRate = hyper.learningRate;
+    optimizer.#hyper = { betas: hyper.betas, epsilon: hyper.epsilon, weightDecay: hyper.weightDecay };
+  }
+}
+
+/** Also what a checkpoint's metadata has to satisfy; `name` is where it came from. */
+export function checkHyperparameters(name: string, given: Record<string, unknown>): AdamWHyperparameters {
+  const betas = given.betas ?? [0.9, 0.999];
+  if (!Array.isArray(betas) || betas.length !== 2) throw invalid(`${name}.betas`, 'two numbers', betas);
+  return {
+    learningRate: checkNumber(`${name}.learningRate`, given.learningRate, { min: 0 }),
+    betas: [
+      checkNumber(`${name}.betas[0]`, betas[0], { min: 0, below: 1 }),
+      checkNumber(`${name}.betas[1]`, betas[1], { min: 0, below: 1 }),
+    ],
+    epsilon: checkNumber(`${name}.epsilon`, given.epsilon ?? 1e-8, { min: 0 }),
+    weightDecay: checkNumber(`${name}.weightDecay`, given.weightDecay ?? 0.01, { min: 0 }),
+  };
+}
+
+function checkParameters(value: unknown): readonly Parameter[] {
+  if (typeof value !== 'object' || value === null || typeof (value as Partial<Iterable<unknown>>)[Symbol.iterator] !== 'function')
+    throw invalid('parameters', 'an iterable of parameters', value);
+  const parameters: Parameter[] = [];
+  const seen = new Set<Parameter>();
+  for (const entry of value as Iterable<unknown>) {
+    const name = `parameters[${parameters.length}]`;
+    if (!Parameter.isParameter(entry))
+      throw invalid(name, 'a parameter, from layer.parameters().values() for instance', entry);
+    if (seen.has(entry)) throw invalid(name, `each parameter once, and '${entry.name}' has been given before`, entry);
+    if (parameters.length > 0 && Parameter.contextOf(entry) !== Parameter.contextOf(parameters[0]!))
+      throw new MoEError('ERR_DEVICE_MISMATCH', `${name}: expected a parameter of the first one's device, got '${entry.name}' of another`);
+    seen.add(entry);
+    parameters.push(entry);
+  }
+  if (parameters.length === 0) throw invalid('parameters', 'at least one parameter', parameters);
+  return parameters;
+}
