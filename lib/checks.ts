@@ -102,7 +102,10 @@ export function checkOneOf<Value extends string>(name: string, value: unknown, a
 
 /** A seed is 64 bits; numbers are taken up to 2^53, beyond which they are no longer exact. */
 export function checkSeed(name: string, value: unknown): number | bigint {
-  const fits = typeof value === 'bigint' ? value >= 0n && value < 1n << 64n : Number.isSafeInteger(value) && (value as number) >= 0;
+  const fits =
+    typeof value === 'bigint'
+      ? value >= 0n && value < 1n << 64n
+      : Number.isSafeInteger(value) && (value as number) >= 0;
   if (fits) return value as number | bigint;
   throw invalid(name, 'an integer from 0 to 2^53 - 1, or a bigint from 0 to 2^64 - 1', value);
 }

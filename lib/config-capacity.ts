@@ -1,5 +1,15 @@
 // How many assignments an expert takes, and who is dropped: the options' types, defaults and checks.
-import { checkBoolean, checkInteger, checkNumber, checkObject, checkOneOf, checkOptions, checkSize, invalid, maxSize } from './checks.js';
+import {
+  checkBoolean,
+  checkInteger,
+  checkNumber,
+  checkObject,
+  checkOneOf,
+  checkOptions,
+  checkSize,
+  invalid,
+  maxSize,
+} from './checks.js';
 
 export type CapacityConfig =
   /** No limit; the default. */

@@ -129,7 +129,10 @@ export function resolveLosses(name: string, value: unknown, numExperts: number):
   }
   if (given.load !== undefined) {
     const { coefficient, options } = coefficientOf(`${name}.load`, given.load, loadOptions);
-    const threshold = checkOneOf(`${name}.load.threshold`, options.threshold ?? 'excluding-self', ['excluding-self', 'kth']);
+    const threshold = checkOneOf(`${name}.load.threshold`, options.threshold ?? 'excluding-self', [
+      'excluding-self',
+      'kth',
+    ]);
     resolved.load = { coefficient, threshold };
   }
   if (given.z !== undefined) resolved.z = checkCoefficient(`${name}.z`, given.z);
@@ -151,7 +154,11 @@ function coefficientOf(
   return { coefficient: checkCoefficient(`${name}.coefficient`, options.coefficient), options };
 }
 
-function resolveLoadBalance(name: string, value: unknown, numExperts: number): NonNullable<ResolvedLosses['loadBalance']> {
+function resolveLoadBalance(
+  name: string,
+  value: unknown,
+  numExperts: number,
+): NonNullable<ResolvedLosses['loadBalance']> {
   const { coefficient, options } = coefficientOf(name, value, loadBalanceOptions);
   const { sequenceLength, groupsOfExperts } = options;
   const resolved: NonNullable<ResolvedLosses['loadBalance']> = {
@@ -164,7 +171,8 @@ function resolveLoadBalance(name: string, value: unknown, numExperts: number): N
     throw invalid(`${name}.sequenceLength`, `no length for scope '${resolved.scope}'`, sequenceLength);
   if (resolved.scope === 'device') {
     const groups = checkInteger(`${name}.groupsOfExperts`, groupsOfExperts, 1, numExperts, 'numExperts');
-    if (numExperts % groups !== 0) throw invalid(`${name}.groupsOfExperts`, `a divisor of numExperts (${numExperts})`, groups);
+    if (numExperts % groups !== 0)
+      throw invalid(`${name}.groupsOfExperts`, `a divisor of numExperts (${numExperts})`, groups);
     resolved.groupsOfExperts = groups;
   } else if (groupsOfExperts !== undefined) {
     throw invalid(`${name}.groupsOfExperts`, `no groups for scope '${resolved.scope}'`, groupsOfExperts);

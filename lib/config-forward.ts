@@ -78,7 +78,8 @@ export function forwardCall(
   if (value === undefined) return call;
   const given = checkOptions('options', value, forwardOptions);
   const perToken = [tokens];
-  if (given.topK !== undefined) call.topK = checkInteger('options.topK', given.topK, 1, config.numExperts, 'numExperts');
+  if (given.topK !== undefined)
+    call.topK = checkInteger('options.topK', given.topK, 1, config.numExperts, 'numExperts');
   for (const name in given) {
     const option = given[name];
     if (option === undefined) continue;

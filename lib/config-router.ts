@@ -27,7 +27,11 @@ export interface RouterConfig {
   /** Divides the logits; `layer.setTemperature` changes it between steps. Default 1. */
   temperature?: number;
   /** Not supported yet. */
-  noise?: { type: 'jitter'; epsilon: number } | { type: 'gaussian'; std: number } | { type: 'learned' } | { type: 'gumbel' };
+  noise?:
+    | { type: 'jitter'; epsilon: number }
+    | { type: 'gaussian'; std: number }
+    | { type: 'learned' }
+    | { type: 'gumbel' };
   /** Group-limited selection (DeepSeek). Not supported yet. */
   groups?: { count: number; keep: number; score: 'max' | 'top2-sum' };
   /** Auxiliary-loss-free balance (DeepSeek-V3). Not supported yet. */
@@ -114,7 +118,8 @@ function resolveRenormalize(name: string, value: unknown): ResolvedRouter['renor
 
 function resolveSecondChoice(name: string, value: unknown): ResolvedRouter['secondChoice'] {
   if (value === 'always') return value;
-  if (typeof value !== 'object' || value === null) throw invalid(name, "'always' or { type: 'random', threshold }", value);
+  if (typeof value !== 'object' || value === null)
+    throw invalid(name, "'always' or { type: 'random', threshold }", value);
   const { type, threshold } = checkOptions(name, value, secondChoiceOptions);
   return {
     type: checkOneOf(`${name}.type`, type, ['random']),

@@ -1,9 +1,10 @@
 // The one table of what the contract has and this version does not compute yet. Options are checked before they get here;
 // those that equal their default ask for nothing and pass.
-import type { ResolvedCapacity } from './config-capacity.js';
-import type { ResolvedConfig } from './config.js';
-import type { ResolvedRouter } from './config-router.js';
+
 import { unsupported } from './checks.js';
+import type { ResolvedConfig } from './config.js';
+import type { ResolvedCapacity } from './config-capacity.js';
+import type { ResolvedRouter } from './config-router.js';
 
 /** Option → what the resolved options ask of it that is missing, as the message shows it; undefined: nothing. */
 type Table<Options> = Record<string, (options: Options) => string | boolean | undefined>;

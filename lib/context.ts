@@ -53,7 +53,11 @@ export class DeviceContext {
       if (isThenable(result)) {
         // Nobody will see how it ends, and it will probably end in ERR_DISPOSED.
         result.then(undefined, () => {});
-        throw invalid('tidy(body)', 'a body that returns no promise: its tensors would be disposed before it ends', result);
+        throw invalid(
+          'tidy(body)',
+          'a body that returns no promise: its tensors would be disposed before it ends',
+          result,
+        );
       }
       this.#scope = scope.parent;
       scope.close(result);

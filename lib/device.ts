@@ -118,7 +118,11 @@ export class Device implements Disposable {
    * that are not whole or do not fit are an error in int32; Uint16Array, the bits of 16-bit floats, needs a dtype.
    * ERR_SHAPE when `shape` does not have as many elements as `data`.
    */
-  tensor(data: Float32Array | Int32Array | Uint16Array | ArrayLike<number>, shape: readonly number[], dtype?: DType): Tensor {
+  tensor(
+    data: Float32Array | Int32Array | Uint16Array | ArrayLike<number>,
+    shape: readonly number[],
+    dtype?: DType,
+  ): Tensor {
     const handle = this.#context.handle('tensor()');
     const dims = checkShape('shape', shape);
     checkUint16(data, dtype);
@@ -146,7 +150,8 @@ export class Device implements Disposable {
     const { seed, std = 1, dtype = 'float32' } = checkOptions('options', options, randnOptions);
     const bits = BigInt(checkSeed('options.seed', seed));
     const deviation = checkNumber('options.std', std, { min: 0 });
-    if (checkDType('options.dtype', dtype) !== 'float32') throw invalid('options.dtype', 'a float dtype', dtype, 'ERR_DTYPE');
+    if (checkDType('options.dtype', dtype) !== 'float32')
+      throw invalid('options.dtype', 'a float dtype', dtype, 'ERR_DTYPE');
     return new Tensor(this.#context, native.tensorNormal(handle, sizeOf(dims), bits, deviation), dims, 'float32');
   }
 

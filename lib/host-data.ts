@@ -68,7 +68,12 @@ export function checkWritten(data: unknown, dtype: DType, size: number): HostArr
     throw invalid('data', `a ${dtype === 'int32' ? 'Int32Array' : 'Float32Array'}`, data);
   const matches = dtype === 'int32' ? data instanceof Int32Array : data instanceof Float32Array;
   if (!matches)
-    throw invalid('data', `a ${dtype === 'int32' ? 'Int32Array' : 'Float32Array'} for a tensor of dtype ${dtype}`, data, 'ERR_DTYPE');
+    throw invalid(
+      'data',
+      `a ${dtype === 'int32' ? 'Int32Array' : 'Float32Array'} for a tensor of dtype ${dtype}`,
+      data,
+      'ERR_DTYPE',
+    );
   if (data.length !== size) throw invalid('data', `${size} elements, as many as the tensor has`, data, 'ERR_SHAPE');
   return data;
 }

@@ -54,7 +54,8 @@ const embeddingOptions = new Set(['count', 'size', 'dtype', 'seed']);
 const rmsNormOptions = new Set(['size', 'epsilon', 'dtype']);
 
 /** A seed given as an option, or one drawn from the system. */
-const seedFrom = (value: unknown): number | bigint => (value === undefined ? drawSeed() : checkSeed('options.seed', value));
+const seedFrom = (value: unknown): number | bigint =>
+  value === undefined ? drawSeed() : checkSeed('options.seed', value);
 
 /**
  * output = input · weightᵀ + bias. Parameters: 'weight' [out, in], from Normal(0, 1/√in), and 'bias' [out], from 0, unless
@@ -163,7 +164,8 @@ export function crossEntropy(logits: Tensor, targets: Tensor): LossPass {
   const wanted = checkTensor('targets', targets, context, 'int32');
   const { shape } = logits;
   const classes = shape[shape.length - 1] ?? 0;
-  if (classes === 0) throw new MoEError('ERR_SHAPE', `logits: expected shape [..., C] with C of at least 1, got ${describe(shape)}`);
+  if (classes === 0)
+    throw new MoEError('ERR_SHAPE', `logits: expected shape [..., C] with C of at least 1, got ${describe(shape)}`);
   if (!sameShape(targets.shape, shape.slice(0, -1))) {
     throw new MoEError(
       'ERR_SHAPE',

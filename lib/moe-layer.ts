@@ -1,14 +1,8 @@
 // The MoE layer as users hold it: parameters, forward, and the pass with its backward and statistics. The stages
 // themselves are native; the options are config*.ts.
-import { type LayerHandle, type MoEPassHandle, native, type NativeMoEForward } from './binding.js';
+import { type LayerHandle, type MoEPassHandle, type NativeMoEForward, native } from './binding.js';
 import { checkNumber, checkOptions, unsupported } from './checks.js';
-import {
-  deepFreeze,
-  type MoEConfig,
-  nativeConfig,
-  type ResolvedConfig,
-  resolveConfig,
-} from './config.js';
+import { deepFreeze, type MoEConfig, nativeConfig, type ResolvedConfig, resolveConfig } from './config.js';
 import { activationOf } from './config-experts.js';
 import { type ForwardOptions, forwardCall } from './config-forward.js';
 import { contextOf, type DeviceContext } from './context.js';
@@ -185,7 +179,13 @@ export class MoEPass extends OwningPass {
    * dropped), kept [T,K] int32 0/1, and the clean logits [T,E] float32, after bias and before temperature; absent when the
    * caller gave the weights.
    */
-  readonly routing: { readonly indices: Tensor; readonly weights: Tensor; readonly kept: Tensor; readonly logits?: Tensor; readonly actual?: Tensor };
+  readonly routing: {
+    readonly indices: Tensor;
+    readonly weights: Tensor;
+    readonly kept: Tensor;
+    readonly logits?: Tensor;
+    readonly actual?: Tensor;
+  };
   readonly #context: DeviceContext;
   readonly #handle: MoEPassHandle;
   readonly #call: Call;
@@ -221,7 +221,14 @@ export class MoEPass extends OwningPass {
    */
   backward(gradOutput: Tensor, options?: { lossScale?: number }): Tensor {
     this.checkOpen(this.#context, 'backward()');
-    const gradient = checkShaped('gradOutput', gradOutput, this.#context, 'float32', this.output.shape, 'of the output');
+    const gradient = checkShaped(
+      'gradOutput',
+      gradOutput,
+      this.#context,
+      'float32',
+      this.output.shape,
+      'of the output',
+    );
     let lossScale = 1;
     if (options !== undefined) {
       const given = checkOptions('options', options, backwardOptions);
@@ -230,9 +237,13 @@ export class MoEPass extends OwningPass {
     const { tokens, topK, numExperts, shape } = this.#call;
     const gradients = native.moePassBackward(this.#handle, gradient, lossScale);
     if (gradients.routingWeights)
-      this.#weightsGrad = this.own(new Tensor(this.#context, gradients.routingWeights, [tokens, topK], 'float32', this));
+      this.#weightsGrad = this.own(
+        new Tensor(this.#context, gradients.routingWeights, [tokens, topK], 'float32', this),
+      );
     if (gradients.routingLogits)
-      this.#logitsGrad = this.own(new Tensor(this.#context, gradients.routingLogits, [tokens, numExperts], 'float32', this));
+      this.#logitsGrad = this.own(
+        new Tensor(this.#context, gradients.routingLogits, [tokens, numExperts], 'float32', this),
+      );
     return new Tensor(this.#context, gradients.input, shape, 'float32');
   }
 

@@ -161,7 +161,11 @@ export function checkHyperparameters(name: string, given: Record<string, unknown
 }
 
 function checkParameters(value: unknown): readonly Parameter[] {
-  if (typeof value !== 'object' || value === null || typeof (value as Partial<Iterable<unknown>>)[Symbol.iterator] !== 'function')
+  if (
+    typeof value !== 'object' ||
+    value === null ||
+    typeof (value as Partial<Iterable<unknown>>)[Symbol.iterator] !== 'function'
+  )
     throw invalid('parameters', 'an iterable of parameters', value);
   const parameters: Parameter[] = [];
   const seen = new Set<Parameter>();
@@ -171,7 +175,10 @@ function checkParameters(value: unknown): readonly Parameter[] {
       throw invalid(name, 'a parameter, from layer.parameters().values() for instance', entry);
     if (seen.has(entry)) throw invalid(name, `each parameter once, and '${entry.name}' has been given before`, entry);
     if (parameters.length > 0 && Parameter.contextOf(entry) !== Parameter.contextOf(parameters[0]!))
-      throw new MoEError('ERR_DEVICE_MISMATCH', `${name}: expected a parameter of the first one's device, got '${entry.name}' of another`);
+      throw new MoEError(
+        'ERR_DEVICE_MISMATCH',
+        `${name}: expected a parameter of the first one's device, got '${entry.name}' of another`,
+      );
     seen.add(entry);
     parameters.push(entry);
   }

@@ -96,7 +96,8 @@ export class Parameter {
 
   #open(what: string): ParameterHandle {
     this.#context.handle(`${this.name}.${what}`);
-    if (this.#disposed) throw new MoEError('ERR_DISPOSED', `${this.name}.${what}: the parameter has been disposed with its module`);
+    if (this.#disposed)
+      throw new MoEError('ERR_DISPOSED', `${this.name}.${what}: the parameter has been disposed with its module`);
     return this.#handle;
   }
 
@@ -155,17 +156,16 @@ export class ParameterSet {
   #disposed = false;
 
   /** Makes all of them, or none when the memory does not suffice. */
-  constructor(
-    context: DeviceContext,
-    module: string,
-    seed: number | bigint,
-    shapes: Iterable<ParameterShape>,
-  ) {
+  constructor(context: DeviceContext, module: string, seed: number | bigint, shapes: Iterable<ParameterShape>) {
     this.map = this.#parameters;
     this.#context = context;
     this.#module = module;
     const wanted = [...shapes];
-    checkMemory(context, module, wanted.map(([, shape]) => sizeOf(shape)));
+    checkMemory(
+      context,
+      module,
+      wanted.map(([, shape]) => sizeOf(shape)),
+    );
     try {
       for (const [name, shape, initial] of wanted)
         this.#parameters.set(name, new Parameter(context, name, shape, initial, seed));

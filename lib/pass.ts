@@ -77,7 +77,14 @@ export class DensePass extends OwningPass implements Pass {
    */
   backward(gradOutput: Tensor): Tensor {
     this.checkOpen(this.#context, 'backward()');
-    const gradient = checkShaped('gradOutput', gradOutput, this.#context, 'float32', this.output.shape, 'of the output');
+    const gradient = checkShaped(
+      'gradOutput',
+      gradOutput,
+      this.#context,
+      'float32',
+      this.output.shape,
+      'of the output',
+    );
     const gradInput = native.passBackward(this.#handle, gradient, 1);
     if (gradInput) return new Tensor(this.#context, gradInput, this.#inputShape, 'float32');
     return this.#context.device.zeros([0]);

@@ -63,7 +63,8 @@ export class Tensor extends Scoped {
    */
   async data(options: { signal?: AbortSignal } = {}): Promise<Float32Array | Int32Array> {
     const { signal } = checkOptions('options', options, readOptions);
-    if (signal !== undefined && !(signal instanceof AbortSignal)) throw invalid('options.signal', 'an AbortSignal', signal);
+    if (signal !== undefined && !(signal instanceof AbortSignal))
+      throw invalid('options.signal', 'an AbortSignal', signal);
     signal?.throwIfAborted();
     const into = this.#hostArray();
     const read = native.tensorRead(this.#open('data()'), into);
@@ -174,7 +175,12 @@ export class Tensor extends Scoped {
 // ---------------------------------------------------------------- checks of tensors given to an operation
 
 /** The native handle of a tensor given as `name`: live, of this device and dtype. */
-export function checkTensor(name: string, value: unknown, context: DeviceContext | undefined, dtype: DType): TensorHandle {
+export function checkTensor(
+  name: string,
+  value: unknown,
+  context: DeviceContext | undefined,
+  dtype: DType,
+): TensorHandle {
   const handle = Tensor.handleOf(name, value, context);
   const tensor = value as Tensor;
   if (tensor.dtype !== dtype)
@@ -224,7 +230,12 @@ function resolveShape(shape: unknown, size: number): readonly number[] {
   const resolved = shape.map((dimension, i) => (i === free && known > 0 ? size / known : dimension));
   const whole = resolved.every((dimension) => Number.isSafeInteger(dimension) && dimension >= 0);
   if (!whole || sizeOf(resolved) !== size)
-    throw invalid('shape', `whole dimensions, at most one of them -1, of ${size} elements together`, shape, 'ERR_SHAPE');
+    throw invalid(
+      'shape',
+      `whole dimensions, at most one of them -1, of ${size} elements together`,
+      shape,
+      'ERR_SHAPE',
+    );
   return resolved;
 }
 
@@ -236,4 +247,3 @@ function abortable<Result>(work: Promise<Result>, signal: AbortSignal): Promise<
     work.then(resolve, reject).finally(() => signal.removeEventListener('abort', abort));
   });
 }
-
