@@ -1,55 +1,48 @@
-// The options of one forward call: their type and their checks. Most calls give few of them, and none allocates more than
-// the plain object that goes to the native code.
+// The options of one forward call: their types, and the checks that need the number of tokens. It runs on every call, so
+// it walks the given names once and makes one object.
 import type { NativeForwardOptions } from './binding.js';
 import { checkBoolean, checkInteger, checkNumber, checkOptions, invalid } from './checks.js';
 import type { ResolvedConfig } from './config.js';
 import { checkCoefficient } from './config-experts.js';
 import { rejectUnsupportedForward } from './config-unsupported.js';
 import type { DeviceContext } from './context.js';
-import { checkShaped, type Tensor } from './tensor.js';
+import { checkShaped, checkTensor, type Tensor } from './tensor.js';
 
-/** T is the number of tokens of the call. */
 export interface ForwardOptions {
   /** Keep what backward needs and use the training capacity. Default true. */
   training?: boolean;
-  /** [T] int32. Not supported yet. */
+  /** [T] int32. Not supported yet, like every router that needs it. */
   tokenIds?: Tensor;
   /** [T] int32. Not supported yet. */
   tokenTypes?: Tensor;
-  /**
-   * [T] int32, 0 = padding: the token takes no slot, counts in no loss and no statistic, and gives output, weights and
-   * kept 0 and indices -1. Its row may hold anything, NaN included.
-   */
+  /** [T] int32, 0 = padding: takes no slot, counts in no loss and no statistic, gives output, weights and kept 0. */
   mask?: Tensor;
   /** [T] int32, 0 = routed and computed but counted in no loss. Default: mask. */
   lossMask?: Tensor;
   /**
-   * Routing given by the caller: indices [T,K] int32; with weights [T,K] float32 the router does not run, its losses are
-   * absent, and MoEPass.routingWeightsGrad holds dL/dweights; without, the router scores the given indices (replay).
+   * Routing by the caller: indices [T,K] int32. With weights [T,K] float32 the router does not run, its losses are absent
+   * and `pass.routingWeightsGrad` holds dL/dweights; without them the router scores the given indices.
    */
   routing?: { indices: Tensor; weights?: Tensor };
-  /**
-   * [T,E] float32 in place of the router's product, the output of a gate of one's own. A configured router.bias is still
-   * added. Its gradient is MoEPass.routingLogitsGrad.
-   */
+  /** [T,E] float32 in place of the router's product; `pass.routingLogitsGrad` holds their gradient. */
   logits?: Tensor;
-  /** Not supported yet. */
+  /** Which gate, when the configuration has several. Not supported yet. */
   gate?: number;
   /** Not supported yet. */
   noiseStep?: number;
   /** Not supported yet. */
   tokenOffset?: number;
-  /** Loss coefficients of this call. One that the configuration leaves out is taken, with that loss's defaults. */
+  /** Coefficients of this call in place of the configured ones; a loss that was off is on for this call. */
   losses?: { loadBalance?: number; importance?: number; load?: number; z?: number };
-  /** Not supported yet. */
+  /** [T,E] float32. Not supported yet. */
   noise?: Tensor;
-  /** Not supported yet. */
+  /** [T,K] float32. Not supported yet. */
   priorities?: Tensor;
-  /** Experts per token in this call, 1 to E. */
+  /** 1 to E, for this call. */
   topK?: number;
-  /** In place of the configured factor or slots; the layer must have a fixed capacity. */
+  /** For this call, in and outside training. Needs a capacity that is fixed by a factor. */
   capacityFactor?: number;
-  /** In place of the layer's temperature. */
+  /** For this call, in place of the layer's. */
   temperature?: number;
 }
 
@@ -74,50 +67,88 @@ const forwardOptions = new Set([
 const routingOptions = new Set(['indices', 'weights']);
 const lossOptions = new Set(['loadBalance', 'importance', 'load', 'z']);
 
-/** Checks the options of a call over `tokens` tokens and answers what the native code takes; `temperature` is the layer's. */
-export function resolveForward(
-  value: unknown,
-  config: ResolvedConfig,
+/** Checks the options of a call on `tokens` tokens and translates them. */
+export function forwardCall(
   context: DeviceContext,
+  config: ResolvedConfig,
   tokens: number,
-  temperature: number,
+  value: unknown,
 ): NativeForwardOptions {
-  const given = checkOptions('options', value, forwardOptions) as ForwardOptions;
-  for (const option in given) rejectUnsupportedForward(option, given[option as keyof ForwardOptions]);
-  const { training = true, mask, lossMask, routing, logits, losses, capacityFactor } = given;
-  const experts = config.numExperts;
-  const topK =
-    given.topK === undefined ? config.topK : checkInteger('options.topK', given.topK, 1, experts, 'numExperts');
-  const native: NativeForwardOptions = { training: checkBoolean('options.training', training), topK, temperature };
-  if (given.temperature !== undefined)
-    native.temperature = checkNumber('options.temperature', given.temperature, { above: 0 });
-  if (capacityFactor !== undefined) {
-    if (config.capacity.type !== 'fixed')
-      throw invalid('options.capacityFactor', "no factor for a layer whose capacity is 'dropless'", capacityFactor);
-    native.capacityFactor = checkNumber('options.capacityFactor', capacityFactor, { above: 0 });
-  }
-  if (mask !== undefined) native.mask = checkShaped('options.mask', mask, context, 'int32', [tokens], '[T]');
-  if (lossMask !== undefined)
-    native.lossMask = checkShaped('options.lossMask', lossMask, context, 'int32', [tokens], '[T]');
-  if (routing !== undefined) {
-    const { indices, weights } = checkOptions('options.routing', routing, routingOptions);
-    const shape = [tokens, topK];
-    native.routingIndices = checkShaped('options.routing.indices', indices, context, 'int32', shape, '[T,K]');
-    if (weights !== undefined)
-      native.routingWeights = checkShaped('options.routing.weights', weights, context, 'float32', shape, '[T,K]');
-  }
-  if (logits !== undefined) {
-    if (native.routingWeights)
-      throw invalid('options.logits', 'no logits beside routing.weights, which need no router', logits);
-    native.logits = checkShaped('options.logits', logits, context, 'float32', [tokens, experts], '[T,E]');
-  }
-  if (losses !== undefined) {
-    const coefficients = checkOptions('options.losses', losses, lossOptions);
-    rejectUnsupportedForward('losses.load', coefficients.load);
-    for (const name of ['loadBalance', 'importance', 'z'] as const) {
-      if (coefficients[name] !== undefined)
-        native[name] = checkCoefficient(`options.losses.${name}`, coefficients[name]);
+  const call: NativeForwardOptions = { training: true };
+  if (value === undefined) return call;
+  const given = checkOptions('options', value, forwardOptions);
+  const perToken = [tokens];
+  if (given.topK !== undefined)
+    call.topK = checkInteger('options.topK', given.topK, 1, config.numExperts, 'numExperts');
+  for (const name in given) {
+    const option = given[name];
+    if (option === undefined) continue;
+    switch (name as keyof ForwardOptions) {
+      case 'training':
+        call.training = checkBoolean('options.training', option);
+        break;
+      case 'mask':
+        call.mask = checkShaped('options.mask', option, context, 'int32', perToken, '[T]');
+        break;
+      case 'lossMask':
+        call.lossMask = checkShaped('options.lossMask', option, context, 'int32', perToken, '[T]');
+        break;
+      case 'routing':
+        addRouting(call, context, [tokens, call.topK ?? config.topK], option);
+        break;
+      case 'logits':
+        call.logits = checkShaped('options.logits', option, context, 'float32', [tokens, config.numExperts], '[T,E]');
+        break;
+      case 'losses':
+        addLosses(call, option);
+        break;
+      case 'capacityFactor':
+        if (config.capacity.type !== 'fixed' || config.capacity.factor === undefined)
+          throw invalid('options.capacityFactor', 'a layer whose config.capacity is fixed by a factor', option);
+        call.capacityFactor = checkNumber('options.capacityFactor', option, { above: 0 });
+        break;
+      case 'temperature':
+        call.temperature = checkNumber('options.temperature', option, { above: 0 });
+        break;
+      case 'topK':
+        break;
+      default:
+        checkUnsupported(name, option, context);
     }
   }
-  return native;
+  if (call.routingWeights !== undefined && call.logits !== undefined)
+    throw invalid('options.logits', 'no logits beside routing.weights: the router does not run', given.logits);
+  return call;
+}
+
+function addRouting(call: NativeForwardOptions, context: DeviceContext, shape: number[], value: unknown): void {
+  const { indices, weights } = checkOptions('options.routing', value, routingOptions);
+  call.routingIndices = checkShaped('options.routing.indices', indices, context, 'int32', shape, '[T,K]');
+  if (weights !== undefined)
+    call.routingWeights = checkShaped('options.routing.weights', weights, context, 'float32', shape, '[T,K]');
+}
+
+function addLosses(call: NativeForwardOptions, value: unknown): void {
+  const given = checkOptions('options.losses', value, lossOptions);
+  for (const name of ['loadBalance', 'importance', 'z'] as const) {
+    if (given[name] !== undefined) call[name] = checkCoefficient(`options.losses.${name}`, given[name]);
+  }
+  if (given.load !== undefined) {
+    checkCoefficient('options.losses.load', given.load);
+    rejectUnsupportedForward('losses.load', given.load);
+  }
+}
+
+/** What is not supported yet is still checked, so that a mistake is not mistaken for a missing feature. */
+function checkUnsupported(name: string, value: unknown, context: DeviceContext): void {
+  switch (name) {
+    case 'gate':
+    case 'noiseStep':
+    case 'tokenOffset':
+      checkInteger(`options.${name}`, value, 0, Number.MAX_SAFE_INTEGER);
+      break;
+    default:
+      checkTensor(`options.${name}`, value, context, name === 'noise' || name === 'priorities' ? 'float32' : 'int32');
+  }
+  rejectUnsupportedForward(name, value);
 }

@@ -1,158 +1,136 @@
-// The layer and its passes. Arguments are checked here and in config*.ts; what happens to the numbers is native/core/layer.cpp.
+// The MoE layer as users hold it: parameters, forward, and the pass with its backward and statistics. The stages
+// themselves are native; the options are config*.ts.
 import { type LayerHandle, type MoEPassHandle, type NativeMoEForward, native } from './binding.js';
-import { checkNumber, checkOptions, invalid } from './checks.js';
-import { type MoEConfig, nativeConfig, type ResolvedConfig, resolveConfig } from './config.js';
+import { checkNumber, checkOptions, unsupported } from './checks.js';
+import { deepFreeze, type MoEConfig, nativeConfig, type ResolvedConfig, resolveConfig } from './config.js';
 import { activationOf } from './config-experts.js';
-import { type ForwardOptions, resolveForward } from './config-forward.js';
+import { type ForwardOptions, forwardCall } from './config-forward.js';
 import { contextOf, type DeviceContext } from './context.js';
 import type { Device } from './device.js';
-import { MoEError } from './errors.js';
+import type { Module } from './modules.js';
 import { constantInitial, type Parameter, ParameterSet, type ParameterShape, scaledNormal } from './parameter.js';
-import { Scoped } from './scope.js';
+import { OwningPass } from './pass.js';
+import { decodeStats, type MoEStats } from './stats.js';
 import { checkRows, checkShaped, checkTensor, Tensor } from './tensor.js';
 
-/** Of one forward, over the tokens that its mask leaves. All zero for T = 0. */
-export interface MoEStats {
-  /** Tokens that are not masked. */
-  tokens: number;
-  /** Unscaled values of the losses that were taken, and the sum of all after their coefficients. */
-  losses: { loadBalance?: number; importance?: number; load?: number; z?: number; total: number };
-  /** [E] assignments per expert before drops. */
-  assigned: Int32Array;
-  /** [E] assignments per expert that were computed. */
-  kept: Int32Array;
-  /** Slots per expert; null when dropless. */
-  capacity: number | null;
-  droppedAssignments: number;
-  /** Tokens that lost all their experts. */
-  droppedTokens: number;
-  /** Maximum over mean of `assigned`. */
-  imbalance: number;
-  /** Of the mean router probability, in nats; at most ln E. 0 with the caller's own weights. */
-  routerEntropy: number;
-  /** The share of experts with a token. */
-  utilization: number;
-}
-
-/** What the router decided. */
-export interface Routing {
-  /** [T,K] int32, the best expert first, before drops; -1 for masked tokens. */
-  readonly indices: Tensor;
-  /** [T,K] float32, the final weights; 0 where dropped. */
-  readonly weights: Tensor;
-  /** [T,K] int32, 1 where the assignment was computed. */
-  readonly kept: Tensor;
-  /** [T,E] float32, after bias and before temperature; absent with the caller's own weights. */
-  readonly logits?: Tensor;
-}
-
-const backwardOptions = new Set(['lossScale']);
-
-function parameterShapes(config: ResolvedConfig): ParameterShape[] {
+/** The parameters a configuration calls for; see MoELayer.parameters. */
+function* parameterShapes(config: ResolvedConfig): Generator<ParameterShape> {
   const { hiddenSize: H, ffnSize: F, numExperts: E, router, experts } = config;
   const { gated } = activationOf(experts);
-  const shapes: ParameterShape[] = [['router.weight', [E, H], scaledNormal(H)]];
-  if (router.bias) shapes.push(['router.bias', [E], constantInitial(0)]);
-  if (gated) shapes.push(['experts.gate', [E, F, H], scaledNormal(H)]);
-  shapes.push(['experts.up', [E, F, H], scaledNormal(H)], ['experts.down', [E, H, F], scaledNormal(F)]);
+  yield ['router.weight', [E, H], scaledNormal(H)];
+  if (router.bias) yield ['router.bias', [E], constantInitial(0)];
+  if (gated) yield ['experts.gate', [E, F, H], scaledNormal(H)];
+  yield ['experts.up', [E, F, H], scaledNormal(H)];
+  yield ['experts.down', [E, H, F], scaledNormal(F)];
   if (experts.bias) {
-    if (gated) shapes.push(['experts.gateBias', [E, F], constantInitial(0)]);
-    shapes.push(['experts.upBias', [E, F], constantInitial(0)], ['experts.downBias', [E, H], constantInitial(0)]);
+    if (gated) yield ['experts.gateBias', [E, F], constantInitial(0)];
+    yield ['experts.upBias', [E, F], constantInitial(0)];
+    yield ['experts.downBias', [E, H], constantInitial(0)];
   }
-  if (experts.shared) {
-    const S = experts.shared.ffnSize;
-    if (gated) shapes.push(['shared.gate', [S, H], scaledNormal(H)]);
-    shapes.push(['shared.up', [S, H], scaledNormal(H)], ['shared.down', [H, S], scaledNormal(S)]);
-    if (experts.shared.gate === 'sigmoid') shapes.push(['shared.outputGate', [1, H], scaledNormal(H)]);
-  }
-  return shapes;
+  if (!experts.shared) return;
+  const S = experts.shared.ffnSize;
+  if (gated) yield ['shared.gate', [S, H], scaledNormal(H)];
+  yield ['shared.up', [S, H], scaledNormal(H)];
+  yield ['shared.down', [H, S], scaledNormal(S)];
+  if (experts.shared.gate === 'sigmoid') yield ['shared.outputGate', [1, H], scaledNormal(H)];
 }
 
-/**
- * A mixture-of-experts layer: a router sends each token to topK of numExperts feed-forward experts.
- *
- * Parameters, those that the configuration calls for: 'router.weight' [E,H], 'router.bias' [E], 'experts.gate' and
- * 'experts.up' [E,F,H], 'experts.down' [E,H,F], 'experts.gateBias' and 'experts.upBias' [E,F], 'experts.downBias' [E,H],
- * 'shared.gate' and 'shared.up' [S,H], 'shared.down' [H,S], 'shared.outputGate' [1,H]. Matrices start as
- * Normal(0, 1/√in), biases as 0.
- */
-export class MoELayer implements Disposable {
-  /** The configuration with every default filled in; frozen. */
-  readonly config: Readonly<ResolvedConfig>;
+/** What a layer has besides its parameters; checkpoints carry it. */
+export interface LayerState {
+  readonly seed: number | bigint;
+  readonly step: number;
+  readonly temperature: number;
+}
+
+/** A mixture-of-experts feed-forward layer: each token goes to K of E experts. */
+export class MoELayer implements Module {
   readonly device: Device;
+  readonly #context: DeviceContext;
   readonly #parameters: ParameterSet;
   readonly #handle: LayerHandle;
+  #config: ResolvedConfig;
   #temperature: number;
 
-  /** ERR_INVALID_ARGUMENT names what is wrong in `config`; ERR_UNSUPPORTED what this version does not compute. */
+  /**
+   * ERR_INVALID_ARGUMENT for a configuration that makes no sense, ERR_UNSUPPORTED for an option that this version does
+   * not have yet, ERR_OUT_OF_MEMORY when the parameters do not fit.
+   */
   constructor(device: Device, config: MoEConfig) {
-    const context = contextOf(device);
+    this.#context = contextOf(device);
     this.device = device;
-    this.config = resolveConfig(config);
-    this.#temperature = this.config.router.temperature;
-    this.#parameters = new ParameterSet(context, 'MoELayer', this.config.seed, parameterShapes(this.config));
-    const handles = Object.fromEntries(
-      [...this.#parameters.map.keys()].map((name) => [name, this.#parameters.handle(name)]),
+    this.#config = resolveConfig(config);
+    this.#temperature = this.#config.router.temperature;
+    this.#parameters = new ParameterSet(this.#context, 'MoELayer', this.#config.seed, parameterShapes(this.#config));
+    const handles = [...this.#parameters.map.keys()].map((name) => [name, this.#parameters.handle(name)] as const);
+    this.#handle = native.layerCreate(
+      this.#context.handle('MoELayer'),
+      nativeConfig(this.#config),
+      Object.fromEntries(handles),
     );
-    this.#handle = native.layerCreate(context.handle('device'), nativeConfig(this.config), handles);
   }
 
-  /** In a fixed order. A parameter with trainable = false costs no gradient work. */
+  /** The configuration with every default filled in, the drawn seed included; frozen. */
+  get config(): Readonly<Required<MoEConfig>> {
+    return this.#config;
+  }
+
+  /**
+   * Those of these that the configuration calls for, all float32:
+   * 'router.weight' [E,H], 'router.bias' [E], 'experts.gate' [E,F,H], 'experts.up' [E,F,H], 'experts.down' [E,H,F],
+   * 'experts.gateBias' [E,F], 'experts.upBias' [E,F], 'experts.downBias' [E,H], 'shared.gate' [S,H], 'shared.up' [S,H],
+   * 'shared.down' [H,S], 'shared.outputGate' [1,H].
+   *
+   * Matrices start from Normal(0, 1/√in), in being their last dimension, biases from 0; draws are keyed by the layer's
+   * seed and the parameter's name. A parameter with trainable = false costs no gradient work.
+   */
   parameters(): ReadonlyMap<string, Parameter> {
     return this.#parameters.map;
   }
 
   /**
-   * Queues the forward of `input` [..., H] float32, whose leading dimensions are tokens. Writing to the input or to a
-   * parameter before the pass's backward makes the pass stale.
-   *
-   * A token whose logits are not finite poisons the pass: its reads reject with ERR_NON_FINITE naming the token.
+   * input [..., H] float32 → a pass with output [..., H]; the leading dimensions are T tokens, T = 0 included. A token
+   * whose logits are not finite is ERR_NON_FINITE when the output is read, and poisons what depends on it.
    */
-  forward(input: Tensor, options: ForwardOptions = {}): MoEPass {
+  forward(input: Tensor, options?: ForwardOptions): MoEPass {
     const context = this.#parameters.open('forward()');
     const handle = checkTensor('input', input, context, 'float32');
-    const tokens = checkRows('input', input, this.config.hiddenSize, 'H');
-    const call = resolveForward(options, this.config, context, tokens, this.#temperature);
-    const { sequenceLength } = this.config.losses.loadBalance ?? {};
-    if (sequenceLength !== undefined && tokens % sequenceLength !== 0) {
-      const expected = `a multiple of losses.loadBalance.sequenceLength (${sequenceLength}) tokens`;
-      throw invalid('input', expected, input.shape, 'ERR_SHAPE');
-    }
-    const topK = call.topK ?? this.config.topK;
+    const tokens = checkRows('input', input, this.#config.hiddenSize, 'hiddenSize');
+    const call = forwardCall(context, this.#config, tokens, options);
+    call.temperature ??= this.#temperature;
+    const { losses } = this.#config;
+    const router = call.routingWeights === undefined;
     return new MoEPass(context, native.layerForward(this.#handle, handle, call), {
-      input,
-      topK,
-      experts: this.config.numExperts,
-      losses: {
-        loadBalance: call.loadBalance ?? this.config.losses.loadBalance?.coefficient,
-        importance: call.importance ?? this.config.losses.importance?.coefficient,
-        z: call.z ?? this.config.losses.z,
-      },
-      ranRouter: call.routingWeights === undefined,
+      shape: input.shape,
+      tokens,
+      topK: call.topK ?? this.#config.topK,
+      numExperts: this.#config.numExperts,
+      training: call.training,
+      loadBalance: router && (call.loadBalance ?? losses.loadBalance) !== undefined,
+      importance: router && (call.importance ?? losses.importance) !== undefined,
+      z: router && (call.z ?? losses.z) !== undefined,
     });
   }
 
-  /** For the forwards from here on. */
+  /** Divides the logits from the next forward on, unless its options say otherwise. Above 0. */
   setTemperature(value: number): void {
     this.#parameters.open('setTemperature()');
-    this.#temperature = checkNumber('temperature', value, { above: 0 });
+    this.#temperature = checkNumber('value', value, { above: 0 });
   }
 
-  /** Steps the selection bias of the router, which this version does not have: ERR_UNSUPPORTED. */
+  /** Steps the bias of config.router.selectionBias. Not supported yet by this version: ERR_UNSUPPORTED. */
   updateSelectionBias(): void {
     this.#parameters.open('updateSelectionBias()');
-    throw new MoEError(
-      'ERR_UNSUPPORTED',
-      'updateSelectionBias(): router.selectionBias is not supported yet by this version',
-    );
+    throw unsupported('layer.updateSelectionBias');
   }
 
+  /** Clears the gradients, poisoned ones included; costs no memory traffic. */
   zeroGrad(): void {
     this.#parameters.zeroGrad();
   }
 
-  /** Frees the parameters; passes that are still open keep what they need. */
+  /** Frees the parameters; open passes keep what they need. May be called again. */
   dispose(): void {
+    if (this.#parameters.isDisposed) return;
     this.#parameters.dispose();
     native.layerRelease(this.#handle);
   }
@@ -161,158 +139,131 @@ export class MoELayer implements Disposable {
     this.dispose();
   }
 
-  /** @internal The count of training forwards, which keys every random draw and belongs in checkpoints. */
-  static step(layer: MoELayer): number {
-    return native.layerStep(layer.#handle);
+  /** @internal */
+  static stateOf(layer: MoELayer): LayerState {
+    layer.#parameters.open('state');
+    return { seed: layer.#config.seed, step: native.layerStep(layer.#handle), temperature: layer.#temperature };
   }
 
   /** @internal */
-  static setStep(layer: MoELayer, step: number): void {
-    native.layerSetStep(layer.#handle, step);
-  }
-
-  /** @internal */
-  static temperature(layer: MoELayer): number {
-    return layer.#temperature;
+  static restore(layer: MoELayer, state: LayerState): void {
+    native.layerSetStep(layer.#handle, state.step);
+    layer.#temperature = state.temperature;
+    layer.#config = deepFreeze({ ...layer.#config, seed: state.seed });
   }
 }
 
-interface PassFacts {
-  readonly input: Tensor;
+/** What a pass has to know of the call that made it. */
+interface Call {
+  readonly shape: readonly number[];
+  readonly tokens: number;
   readonly topK: number;
-  readonly experts: number;
-  readonly losses: { loadBalance?: number | undefined; importance?: number | undefined; z?: number | undefined };
-  readonly ranRouter: boolean;
+  readonly numExperts: number;
+  readonly training: boolean;
+  readonly loadBalance: boolean;
+  readonly importance: boolean;
+  readonly z: boolean;
 }
+
+const backwardOptions = new Set(['lossScale']);
 
 /**
- * One forward and what its backward needs. Several may be alive at once (micro-batches, a layer used twice). Disposing
- * the pass disposes its output and routing too, unless they were kept or returned through tidy.
+ * One forward call and what its backward needs. Several may be alive at once. dispose() disposes output, routing and the
+ * gradients of the routing too, unless they were kept or returned through tidy.
  */
-export class MoEPass extends Scoped {
-  /** Of the input's shape. */
+export class MoEPass extends OwningPass {
+  /** [..., H] float32. */
   readonly output: Tensor;
-  readonly routing: Routing;
+  /**
+   * The router's decisions: indices [T,K] int32 before drops (-1 for masked tokens), final weights [T,K] float32 (0 where
+   * dropped), kept [T,K] int32 0/1, and the clean logits [T,E] float32, after bias and before temperature; absent when the
+   * caller gave the weights.
+   */
+  readonly routing: {
+    readonly indices: Tensor;
+    readonly weights: Tensor;
+    readonly kept: Tensor;
+    readonly logits?: Tensor;
+    readonly actual?: Tensor;
+  };
   readonly #context: DeviceContext;
   readonly #handle: MoEPassHandle;
-  readonly #shape: readonly number[];
-  readonly #weightsShape: readonly number[];
-  readonly #logitsShape: readonly number[];
-  readonly #experts: number;
-  readonly #losses: PassFacts['losses'];
-  #routingWeightsGrad: Tensor | undefined;
-  #routingLogitsGrad: Tensor | undefined;
-  #disposed = false;
+  readonly #call: Call;
+  #weightsGrad: Tensor | undefined;
+  #logitsGrad: Tensor | undefined;
 
   /** @internal */
-  constructor(context: DeviceContext, made: NativeMoEForward, facts: PassFacts) {
+  constructor(context: DeviceContext, made: NativeMoEForward, call: Call) {
     super();
     this.#context = context;
     this.#handle = made.pass;
-    this.#shape = facts.input.shape;
-    const tokens = facts.input.size / (facts.input.shape[facts.input.shape.length - 1] as number);
-    this.#weightsShape = [tokens, facts.topK];
-    this.#logitsShape = [tokens, facts.experts];
-    this.#experts = facts.experts;
-    this.#losses = facts.ranRouter ? facts.losses : {};
-    this.output = new Tensor(context, made.output, this.#shape, 'float32', this);
-    const routing: { indices: Tensor; weights: Tensor; kept: Tensor; logits?: Tensor } = {
-      indices: new Tensor(context, made.indices, this.#weightsShape, 'int32', this),
-      weights: new Tensor(context, made.weights, this.#weightsShape, 'float32', this),
-      kept: new Tensor(context, made.kept, this.#weightsShape, 'int32', this),
-    };
-    if (made.logits) routing.logits = new Tensor(context, made.logits, this.#logitsShape, 'float32', this);
-    this.routing = routing;
+    this.#call = call;
+    const choices = Object.freeze([call.tokens, call.topK]);
+    this.output = this.own(new Tensor(context, made.output, call.shape, 'float32', this));
+    const indices = this.own(new Tensor(context, made.indices, choices, 'int32', this));
+    const weights = this.own(new Tensor(context, made.weights, choices, 'float32', this));
+    const kept = this.own(new Tensor(context, made.kept, choices, 'int32', this));
+    if (made.logits) {
+      const logits = this.own(new Tensor(context, made.logits, [call.tokens, call.numExperts], 'float32', this));
+      this.routing = { indices, weights, kept, logits };
+    } else {
+      this.routing = { indices, weights, kept };
+    }
     context.track(this);
   }
 
-  /** After backward, when the caller gave routing weights: [T,K], 0 where dropped. */
-  get routingWeightsGrad(): Tensor | undefined {
-    return this.#routingWeightsGrad;
-  }
-
-  /** After backward, when the caller gave logits: [T,E]. */
-  get routingLogitsGrad(): Tensor | undefined {
-    return this.#routingLogitsGrad;
-  }
-
   /**
-   * Queues the backward: adds coefficient · loss of every configured loss, accumulates into the parameters' gradients and
-   * returns the gradient of the input. Runs once and frees what forward kept: ERR_STALE_PASS a second time, after
-   * `training: false`, or when the input, the routing or a parameter was written since forward.
+   * Adds the parameters' gradients, those of every configured loss included, and returns the gradient of the input, in its
+   * shape. gradOutput: float32 in the output's shape. lossScale multiplies the balancing losses' gradients only (default 1).
    *
-   * @param gradOutput of the output's shape
-   * @param options lossScale multiplies the balancing losses' gradients only; default 1
+   * Runs once: ERR_STALE_PASS a second time, for a pass made with training: false, and when the input or a parameter was
+   * written since forward.
    */
-  backward(gradOutput: Tensor, options: { lossScale?: number } = {}): Tensor {
-    this.#open('backward()');
-    const { lossScale = 1 } = checkOptions('options', options, backwardOptions) as { lossScale?: number };
-    const scale = checkNumber('options.lossScale', lossScale);
-    const handle = checkShaped('gradOutput', gradOutput, this.#context, 'float32', this.#shape, "the output's");
-    const made = native.moePassBackward(this.#handle, handle, scale);
-    if (made.routingWeights)
-      this.#routingWeightsGrad = new Tensor(this.#context, made.routingWeights, this.#weightsShape, 'float32', this);
-    if (made.routingLogits)
-      this.#routingLogitsGrad = new Tensor(this.#context, made.routingLogits, this.#logitsShape, 'float32', this);
-    return new Tensor(this.#context, made.input, this.#shape, 'float32');
-  }
-
-  /** The statistics of this forward, once it has been computed. */
-  async stats(): Promise<MoEStats> {
-    this.#open('stats()');
-    const { ints, floats } = await native.moePassStats(this.#handle);
-    const experts = this.#experts;
-    const assigned = ints.slice(0, experts);
-    const kept = ints.slice(experts, 2 * experts);
-    const [tokens = 0, droppedAssignments = 0, droppedTokens = 0, capacity = -1] = ints.subarray(2 * experts);
-    const [loadBalance = 0, importance = 0, z = 0, entropy = 0, total = 0] = floats;
-    const losses: MoEStats['losses'] = { total };
-    if (this.#losses.loadBalance !== undefined) losses.loadBalance = loadBalance;
-    if (this.#losses.importance !== undefined) losses.importance = importance;
-    if (this.#losses.z !== undefined) losses.z = z;
-    let sum = 0;
-    let most = 0;
-    let used = 0;
-    for (const count of assigned) {
-      sum += count;
-      if (count > most) most = count;
-      if (count > 0) used++;
+  backward(gradOutput: Tensor, options?: { lossScale?: number }): Tensor {
+    this.checkOpen(this.#context, 'backward()');
+    const gradient = checkShaped(
+      'gradOutput',
+      gradOutput,
+      this.#context,
+      'float32',
+      this.output.shape,
+      'of the output',
+    );
+    let lossScale = 1;
+    if (options !== undefined) {
+      const given = checkOptions('options', options, backwardOptions);
+      lossScale = checkNumber('options.lossScale', given.lossScale ?? 1);
     }
-    return {
-      tokens,
-      losses,
-      assigned,
-      kept,
-      capacity: capacity < 0 ? null : capacity,
-      droppedAssignments,
-      droppedTokens,
-      imbalance: sum > 0 ? (most * experts) / sum : 0,
-      routerEntropy: entropy,
-      utilization: used / experts,
-    };
+    const { tokens, topK, numExperts, shape } = this.#call;
+    const gradients = native.moePassBackward(this.#handle, gradient, lossScale);
+    if (gradients.routingWeights)
+      this.#weightsGrad = this.own(
+        new Tensor(this.#context, gradients.routingWeights, [tokens, topK], 'float32', this),
+      );
+    if (gradients.routingLogits)
+      this.#logitsGrad = this.own(
+        new Tensor(this.#context, gradients.routingLogits, [tokens, numExperts], 'float32', this),
+      );
+    return new Tensor(this.#context, gradients.input, shape, 'float32');
   }
 
-  /** May be called again. */
-  dispose(): void {
-    if (this.#disposed) return;
-    this.#disposed = true;
-    this.scope?.remove(this);
-    const { indices, weights, kept, logits } = this.routing;
-    for (const tensor of [
-      this.output,
-      indices,
-      weights,
-      kept,
-      logits,
-      this.#routingWeightsGrad,
-      this.#routingLogitsGrad,
-    ])
-      if (tensor?.owner === this) tensor.dispose();
+  /** [T,K] float32: after backward, when the caller gave routing weights. */
+  get routingWeightsGrad(): Tensor | undefined {
+    return this.#weightsGrad;
+  }
+
+  /** [T,E] float32: after backward, when the caller gave logits. */
+  get routingLogitsGrad(): Tensor | undefined {
+    return this.#logitsGrad;
+  }
+
+  /** Statistics of this forward, once the queue gets there. Rejects like a read of the output. */
+  async stats(): Promise<MoEStats> {
+    this.checkOpen(this.#context, 'stats()');
+    return decodeStats(await native.moePassStats(this.#handle), this.#call);
+  }
+
+  protected override releaseHandle(): void {
     native.moePassRelease(this.#handle);
-  }
-
-  #open(call: string): void {
-    this.#context.handle(`MoEPass.${call}`);
-    if (this.#disposed) throw new MoEError('ERR_DISPOSED', `MoEPass.${call}: the pass has been disposed`);
   }
 }

@@ -1,70 +1,74 @@
-// The stages of a MoE layer by themselves, for experts of one's own and for benchmarks. T tokens, H hiddenSize, E experts,
-// K choices, R = plan.maxRows.
-import { native, type PlanHandle } from './binding.js';
-import { checkInteger, checkOptions, invalid } from './checks.js';
+// The stages of a MoE layer by themselves, for experts of one's own and for benchmarks. Nothing is accumulated and nothing
+// is saved: a backward works on the tensors its forward took and gave, which must still be there and unchanged.
+import { native, type PlanHandle, type TensorHandle } from './binding.js';
+import { checkInteger, checkOptions, checkSize, describe, invalid } from './checks.js';
 import { nativeCapacity, nativeRouter } from './config.js';
 import { type CapacityConfig, resolveCapacity } from './config-capacity.js';
 import { type RouterConfig, resolveRouter, routerOptions } from './config-router.js';
 import { rejectUnsupportedCapacity, rejectUnsupportedRouter } from './config-unsupported.js';
 import type { DeviceContext } from './context.js';
 import { MoEError } from './errors.js';
-import { Scoped } from './scope.js';
-import { checkRows, checkShaped, checkTensor, Tensor, tensorContext } from './tensor.js';
+import { OwningPass } from './pass.js';
+import { checkShaped, checkTensor, Tensor, tensorContext } from './tensor.js';
 
 const routeOptions = new Set([...routerOptions, 'topK']);
 
-function matrixShape(name: string, tensor: Tensor, symbols: string, dimensions: number): readonly number[] {
-  if (tensor.shape.length === dimensions) return tensor.shape;
-  throw invalid(name, `shape ${symbols}`, tensor.shape, 'ERR_SHAPE');
+/** A float32 or int32 tensor with that many dimensions, which the answer names. */
+function checkRank(name: string, tensor: Tensor, symbols: string, rank: number): readonly number[] {
+  if (tensor.shape.length === rank) return tensor.shape;
+  throw new MoEError('ERR_SHAPE', `${name}: expected shape ${symbols}, got ${describe(tensor.shape)}`);
 }
 
-export interface Route {
-  /** [T,K] int32, the best expert first. */
+// ---------------------------------------------------------------- route
+
+/**
+ * input [T,H] and weight [E,H], float32, → indices [T,K] int32, weights [T,K] and logits [T,E] float32. `backward` turns
+ * dL/dweights [T,K] into the gradients of both. `config` is a router's, without bias, and topK.
+ */
+export function route(
+  input: Tensor,
+  weight: Tensor,
+  config: { topK: number } & RouterConfig,
+): {
   indices: Tensor;
-  /** [T,K] float32. */
   weights: Tensor;
-  /** [T,E] float32. */
   logits: Tensor;
-  /** Gradients of input and weight for that of the weights [T,K]. */
   backward(gradWeights: Tensor): { input: Tensor; weight: Tensor };
-}
-
-/** input [..., H] and a router's weight [E,H] → which experts each token goes to, and with what weight. */
-export function route(input: Tensor, weight: Tensor, config: { topK: number } & RouterConfig): Route {
+} {
   const context = tensorContext('input', input);
-  const inputHandle = checkTensor('input', input, context, 'float32');
-  const weightHandle = checkTensor('weight', weight, context, 'float32');
-  const [experts, hiddenSize] = matrixShape('weight', weight, '[E,H]', 2) as [number, number];
-  if (experts === 0 || hiddenSize === 0)
-    throw invalid('weight', 'at least one expert and one feature', weight.shape, 'ERR_SHAPE');
-  const tokens = checkRows('input', input, hiddenSize, 'H');
-  const { topK, ...options } = checkOptions('config', config, routeOptions);
-  const choices = checkInteger('config.topK', topK, 1, experts, 'E');
-  const router = resolveRouter('config', options, experts);
-  rejectUnsupportedRouter('config', router);
-  if (router.bias) throw invalid('config.bias', 'no bias: ops.route has no parameter for one', true);
-  const shape = { tokens, hiddenSize, numExperts: experts, topK: choices };
-  const settings = nativeRouter(router);
-  const made = native.opsRoute(inputHandle, weightHandle, shape, settings);
-  const indices = new Tensor(context, made.indices, [tokens, choices], 'int32');
-  const weights = new Tensor(context, made.weights, [tokens, choices], 'float32');
-  const logits = new Tensor(context, made.logits, [tokens, experts], 'float32');
+  checkTensor('input', input, context, 'float32');
+  checkTensor('weight', weight, context, 'float32');
+  const [tokens, hiddenSize] = checkRank('input', input, '[T,H]', 2) as [number, number];
+  const [numExperts] = checkRank('weight', weight, '[E,H]', 2) as [number, number];
+  checkSize('input.shape[1]', hiddenSize);
+  checkSize('weight.shape[0]', numExperts);
+  checkShaped('weight', weight, context, 'float32', [numExperts, hiddenSize], '[E,H]');
+
+  const { topK, ...rest } = checkOptions('config', config, routeOptions);
+  const options = resolveRouter('config', rest, numExperts);
+  if (options.bias) throw invalid('config.bias', 'false: a route by itself takes no bias', true);
+  rejectUnsupportedRouter('config', options);
+  const shape = {
+    tokens,
+    hiddenSize,
+    numExperts,
+    topK: checkInteger('config.topK', topK, 1, numExperts, 'numExperts'),
+  };
+  const router = nativeRouter(options);
+
+  const handles = (): [TensorHandle, TensorHandle] => [
+    checkTensor('input', input, context, 'float32'),
+    checkTensor('weight', weight, context, 'float32'),
+  ];
+  const made = native.opsRoute(...handles(), shape, router);
+  const choices = [tokens, shape.topK];
   return {
-    indices,
-    weights,
-    logits,
+    indices: new Tensor(context, made.indices, choices, 'int32'),
+    weights: new Tensor(context, made.weights, choices, 'float32'),
+    logits: new Tensor(context, made.logits, [tokens, numExperts], 'float32'),
     backward(gradWeights) {
-      const gradHandle = checkShaped('gradWeights', gradWeights, context, 'float32', [tokens, choices], '[T,K]');
-      const saved = {
-        indices: checkTensor('route.indices', indices, context, 'int32'),
-        logits: checkTensor('route.logits', logits, context, 'float32'),
-        scores: made.scores,
-      };
-      const live = [
-        checkTensor('input', input, context, 'float32'),
-        checkTensor('weight', weight, context, 'float32'),
-      ] as const;
-      const gradients = native.opsRouteBackward(...live, shape, settings, saved, gradHandle);
+      const gradient = checkShaped('gradWeights', gradWeights, context, 'float32', choices, '[T,K]');
+      const gradients = native.opsRouteBackward(...handles(), shape, router, made, gradient);
       return {
         input: new Tensor(context, gradients.input, input.shape, 'float32'),
         weight: new Tensor(context, gradients.weight, weight.shape, 'float32'),
@@ -73,161 +77,153 @@ export function route(input: Tensor, weight: Tensor, config: { topK: number } & 
   };
 }
 
-/** Which rows each expert computes: the kept assignments sorted by expert, then token, then choice. Made by plan(). */
-export class DispatchPlan extends Scoped {
-  /** R: the most rows that these shapes and this capacity allow. */
+// ---------------------------------------------------------------- plan
+
+/** Which rows each expert computes. Its tensors go with it. */
+export class DispatchPlan extends OwningPass {
+  /** R, the most rows that the plan can have; known from shapes alone. */
   readonly maxRows: number;
   /** [E+1] int32, the first row of each expert; the last is the number of rows in use. */
   readonly offsets: Tensor;
   /** [R] int32, the source token of each row, -1 past the end. */
   readonly tokens: Tensor;
+  /** @internal */
+  readonly shape: { readonly tokens: number; readonly numExperts: number; readonly topK: number };
   readonly #context: DeviceContext;
   readonly #handle: PlanHandle;
-  readonly #sizes: { tokens: number; experts: number; choices: number };
-  #disposed = false;
 
   /** @internal */
-  constructor(
-    context: DeviceContext,
-    made: ReturnType<typeof native.opsPlan>,
-    sizes: { tokens: number; experts: number; choices: number },
-  ) {
+  constructor(context: DeviceContext, made: ReturnType<typeof native.opsPlan>, shape: DispatchPlan['shape']) {
     super();
     this.#context = context;
     this.#handle = made.plan;
-    this.#sizes = sizes;
     this.maxRows = made.maxRows;
-    this.offsets = new Tensor(context, made.offsets, [sizes.experts + 1], 'int32', this);
-    this.tokens = new Tensor(context, made.tokens, [made.maxRows], 'int32', this);
+    this.shape = shape;
+    this.offsets = this.own(new Tensor(context, made.offsets, [shape.numExperts + 1], 'int32', this));
+    this.tokens = this.own(new Tensor(context, made.tokens, [made.maxRows], 'int32', this));
     context.track(this);
   }
 
-  /** A host copy of `offsets`. */
+  /** A copy of `offsets` in JavaScript. */
   async expertRows(): Promise<Int32Array> {
-    DispatchPlan.open('expertRows()', this, this.#context);
+    this.checkOpen(this.#context, 'expertRows()');
     return (await this.offsets.data()) as Int32Array;
   }
 
-  /** May be called again. Tensors made with the plan stay. */
-  dispose(): void {
-    if (this.#disposed) return;
-    this.#disposed = true;
-    this.scope?.remove(this);
-    for (const tensor of [this.offsets, this.tokens]) if (tensor.owner === this) tensor.dispose();
+  protected override releaseHandle(): void {
     native.planRelease(this.#handle);
   }
 
   /** @internal */
-  static open(name: string, value: unknown, context: DeviceContext): { handle: PlanHandle } & DispatchPlan['sizes'] {
-    if (!(typeof value === 'object' && value !== null && #handle in value))
-      throw invalid(name, 'a plan made by ops.plan()', value);
-    if (value.#disposed) throw new MoEError('ERR_DISPOSED', `${name}: the plan has been disposed`);
-    value.#context.handle(name);
-    if (value.#context !== context)
+  static handleOf(plan: unknown, context: DeviceContext): PlanHandle {
+    if (!(typeof plan === 'object' && plan !== null && #handle in plan))
+      throw invalid('plan', 'a plan made by ops.plan()', plan);
+    plan.#context.handle('plan');
+    if (plan.isDisposed) throw new MoEError('ERR_DISPOSED', 'plan: the plan has been disposed');
+    if (plan.#context !== context)
       throw new MoEError(
         'ERR_DEVICE_MISMATCH',
-        `${name}: expected a plan of the tensors' device, got one of another device`,
+        'plan: expected a plan of the device of the tensors, got one of another device',
       );
-    return { handle: value.#handle, ...value.#sizes };
-  }
-
-  /** @internal */
-  get sizes(): { tokens: number; experts: number; choices: number } {
-    return this.#sizes;
+    return plan.#handle;
   }
 }
 
 /**
- * indices int32 and weights float32, both [T,K] → the plan that dispatch, combine and groupedGemm follow. -1 is no
- * assignment; any other index outside 0 … numExperts - 1 poisons the plan. Priority 'score' goes by `weights`.
+ * indices [T,K] int32 and weights [T,K] float32 → the plan of their dispatch. A negative index is no assignment; one of E
+ * or more fails when the work is done. With priority 'score' the weights are the scores. Default: dropless.
  */
 export function plan(indices: Tensor, weights: Tensor, numExperts: number, capacity?: CapacityConfig): DispatchPlan {
   const context = tensorContext('indices', indices);
-  const indicesHandle = checkTensor('indices', indices, context, 'int32');
-  const [tokens, choices] = matrixShape('indices', indices, '[T,K]', 2) as [number, number];
-  const weightsHandle = checkShaped('weights', weights, context, 'float32', indices.shape, "the indices'");
-  const experts = checkInteger('numExperts', numExperts, 1, 2 ** 31 - 2);
-  const resolved = resolveCapacity('capacity', capacity);
-  rejectUnsupportedCapacity('capacity', resolved);
-  const shape = { tokens, numExperts: experts, topK: choices };
-  const made = native.opsPlan(indicesHandle, weightsHandle, shape, nativeCapacity(resolved));
-  return new DispatchPlan(context, made, { tokens, experts, choices });
+  const choices = checkTensor('indices', indices, context, 'int32');
+  const [tokens, topK] = checkRank('indices', indices, '[T,K]', 2) as [number, number];
+  checkSize('indices.shape[1]', topK);
+  const gates = checkShaped('weights', weights, context, 'float32', indices.shape, '[T,K]');
+  const limit = resolveCapacity('capacity', capacity);
+  rejectUnsupportedCapacity('capacity', limit);
+  const shape = { tokens, topK, numExperts: checkSize('numExperts', numExperts) };
+  return new DispatchPlan(context, native.opsPlan(choices, gates, shape, nativeCapacity(limit)), shape);
 }
 
-/** [T,H] → rows sorted by expert [R,H]; rows past offsets[E] are zero. */
+// ---------------------------------------------------------------- dispatch and combine
+
+/** input [T,H] float32 → rows [R,H] sorted by expert, zero past the plan's end. */
 export function dispatch(input: Tensor, plan: DispatchPlan): { rows: Tensor; backward(gradRows: Tensor): Tensor } {
   const context = tensorContext('input', input);
   const handle = checkTensor('input', input, context, 'float32');
-  const { handle: planHandle, tokens } = DispatchPlan.open('plan', plan, context);
-  const hiddenSize = matrixShape('input', input, '[T,H]', 2)[1] as number;
-  checkShaped('input', input, context, 'float32', [tokens, hiddenSize], '[T,H]');
-  const shape = [plan.maxRows, hiddenSize];
+  const planned = DispatchPlan.handleOf(plan, context);
+  const hiddenSize = checkSize('input.shape[1]', checkRank('input', input, '[T,H]', 2)[1]);
+  const shape = [plan.shape.tokens, hiddenSize];
+  checkShaped('input', input, context, 'float32', shape, '[T,H]');
+  const rowsShape = [plan.maxRows, hiddenSize];
   return {
-    rows: new Tensor(context, native.opsDispatch(handle, planHandle, hiddenSize), shape, 'float32'),
+    rows: new Tensor(context, native.opsDispatch(handle, planned, hiddenSize), rowsShape, 'float32'),
     backward(gradRows) {
-      const gradHandle = checkShaped('gradRows', gradRows, context, 'float32', shape, '[R,H]');
-      const live = DispatchPlan.open('plan', plan, context).handle;
-      return new Tensor(
-        context,
-        native.opsDispatchBackward(gradHandle, live, hiddenSize),
-        [tokens, hiddenSize],
-        'float32',
-      );
+      const gradient = checkShaped('gradRows', gradRows, context, 'float32', rowsShape, '[R,H]');
+      const made = native.opsDispatchBackward(gradient, DispatchPlan.handleOf(plan, context), hiddenSize);
+      return new Tensor(context, made, shape, 'float32');
     },
   };
 }
 
-/** rows [R,H] → the weighted sum per token [T,H], in order of choice, with the weights that the plan was made of. */
+/** rows [R,H] float32 → output [T,H], the sum of each token's rows times the plan's weights. */
 export function combine(
   rows: Tensor,
   plan: DispatchPlan,
 ): { output: Tensor; backward(grad: Tensor): { rows: Tensor; weights: Tensor } } {
   const context = tensorContext('rows', rows);
-  const handle = checkTensor('rows', rows, context, 'float32');
-  const { handle: planHandle, tokens, choices } = DispatchPlan.open('plan', plan, context);
-  const hiddenSize = matrixShape('rows', rows, '[R,H]', 2)[1] as number;
-  checkShaped('rows', rows, context, 'float32', [plan.maxRows, hiddenSize], '[R,H]');
+  checkTensor('rows', rows, context, 'float32');
+  const planned = DispatchPlan.handleOf(plan, context);
+  const hiddenSize = checkSize('rows.shape[1]', checkRank('rows', rows, '[R,H]', 2)[1]);
+  const handle = checkShaped('rows', rows, context, 'float32', [plan.maxRows, hiddenSize], '[R,H]');
+  const { tokens, topK } = plan.shape;
+  const shape = [tokens, hiddenSize];
   return {
-    output: new Tensor(context, native.opsCombine(handle, planHandle, hiddenSize), [tokens, hiddenSize], 'float32'),
+    output: new Tensor(context, native.opsCombine(handle, planned, hiddenSize), shape, 'float32'),
     backward(grad) {
-      const gradHandle = checkShaped('grad', grad, context, 'float32', [tokens, hiddenSize], '[T,H]');
-      const rowsHandle = checkTensor('rows', rows, context, 'float32');
-      const live = DispatchPlan.open('plan', plan, context).handle;
-      const gradients = native.opsCombineBackward(rowsHandle, gradHandle, live, hiddenSize);
+      const gradients = native.opsCombineBackward(
+        checkTensor('rows', rows, context, 'float32'),
+        checkShaped('grad', grad, context, 'float32', shape, '[T,H]'),
+        DispatchPlan.handleOf(plan, context),
+        hiddenSize,
+      );
       return {
         rows: new Tensor(context, gradients.rows, rows.shape, 'float32'),
-        weights: new Tensor(context, gradients.weights, [tokens, choices], 'float32'),
+        weights: new Tensor(context, gradients.weights, [tokens, topK], 'float32'),
       };
     },
   };
 }
 
-/** rows [R,in], grouped by plan.offsets, times weight [E,out,in] → [R,out]; rows past offsets[E] are zero. */
+// ---------------------------------------------------------------- grouped GEMM
+
+/** rows [R,in] grouped by plan.offsets times weight [E,out,in], float32, → output [R,out], zero past the plan's end. */
 export function groupedGemm(
   rows: Tensor,
   weight: Tensor,
   plan: DispatchPlan,
 ): { output: Tensor; backward(grad: Tensor): { rows: Tensor; weight: Tensor } } {
   const context = tensorContext('rows', rows);
-  const handle = checkTensor('rows', rows, context, 'float32');
-  const weightHandle = checkTensor('weight', weight, context, 'float32');
-  const { handle: planHandle, experts } = DispatchPlan.open('plan', plan, context);
-  const [, out, inFeatures] = matrixShape('weight', weight, '[E,out,in]', 3) as [number, number, number];
-  checkShaped('weight', weight, context, 'float32', [experts, out, inFeatures], '[E,out,in]');
+  checkTensor('rows', rows, context, 'float32');
+  checkTensor('weight', weight, context, 'float32');
+  DispatchPlan.handleOf(plan, context);
+  const inFeatures = checkSize('rows.shape[1]', checkRank('rows', rows, '[R,in]', 2)[1]);
+  const outFeatures = checkSize('weight.shape[1]', checkRank('weight', weight, '[E,out,in]', 3)[1]);
   checkShaped('rows', rows, context, 'float32', [plan.maxRows, inFeatures], '[R,in]');
-  if (out === 0 || inFeatures === 0)
-    throw invalid('weight', 'at least one feature on either side', weight.shape, 'ERR_SHAPE');
-  const made = native.opsGroupedGemm(handle, weightHandle, planHandle, inFeatures, out);
+  checkShaped('weight', weight, context, 'float32', [plan.shape.numExperts, outFeatures, inFeatures], '[E,out,in]');
+
+  const operands = (): [TensorHandle, TensorHandle] => [
+    checkTensor('rows', rows, context, 'float32'),
+    checkTensor('weight', weight, context, 'float32'),
+  ];
+  const shape = [plan.maxRows, outFeatures];
+  const output = native.opsGroupedGemm(...operands(), DispatchPlan.handleOf(plan, context), inFeatures, outFeatures);
   return {
-    output: new Tensor(context, made, [plan.maxRows, out], 'float32'),
+    output: new Tensor(context, output, shape, 'float32'),
     backward(grad) {
-      const gradHandle = checkShaped('grad', grad, context, 'float32', [plan.maxRows, out], '[R,out]');
-      const live = [
-        checkTensor('rows', rows, context, 'float32'),
-        checkTensor('weight', weight, context, 'float32'),
-      ] as const;
-      const planLive = DispatchPlan.open('plan', plan, context).handle;
-      const gradients = native.opsGroupedGemmBackward(...live, gradHandle, planLive, inFeatures, out);
+      const gradient = checkShaped('grad', grad, context, 'float32', shape, '[R,out]');
+      const planned = DispatchPlan.handleOf(plan, context);
+      const gradients = native.opsGroupedGemmBackward(...operands(), gradient, planned, inFeatures, outFeatures);
       return {
         rows: new Tensor(context, gradients.rows, rows.shape, 'float32'),
         weight: new Tensor(context, gradients.weight, weight.shape, 'float32'),

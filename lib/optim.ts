@@ -1,108 +1,102 @@
-// AdamW: the checks of its options; the arithmetic is one native step over all parameters.
-import { type AdamWHandle, native } from './binding.js';
+// The optimizer. Its state lives on the device; step() only queues.
+import { type AdamWHandle, native, type TensorHandle } from './binding.js';
 import { checkNumber, checkOptions, invalid } from './checks.js';
 import type { DeviceContext } from './context.js';
 import { MoEError } from './errors.js';
 import { Parameter } from './parameter.js';
 import { Tensor } from './tensor.js';
 
+/** Options of AdamW; PyTorch's defaults. */
 export interface AdamWOptions {
+  /** At least 0. */
   learningRate: number;
-  /** Decay of the two moments, each from 0 to below 1. Default [0.9, 0.999]. */
+  /** Decay of the first and second moments, each in [0, 1). Default [0.9, 0.999]. */
   betas?: [number, number];
-  /** Default 1e-8. */
+  /** Added to the root of the second moment. Default 1e-8. */
   epsilon?: number;
-  /** Default 0.01. */
+  /** Decoupled, times the learning rate. Default 0.01. */
   weightDecay?: number;
 }
 
-/** The tensors of an optimizer's state. */
-export interface AdamWState {
-  /** In the order of the parameters. */
-  readonly entries: readonly { parameter: Parameter; mean: Tensor; variance: Tensor }[];
-  /** int32 [2]: steps taken, steps skipped. */
-  readonly counters: Tensor;
-}
-
-const adamwOptions = new Set(['learningRate', 'betas', 'epsilon', 'weightDecay']);
-const stepOptions = new Set(['maxGradNorm']);
-
-function checkBetas(value: unknown): [number, number] {
-  if (!Array.isArray(value) || value.length !== 2) throw invalid('options.betas', 'two numbers', value);
-  return [0, 1].map((i) => checkNumber(`options.betas[${i}]`, value[i], { min: 0, below: 1 })) as [number, number];
-}
-
-/**
- * Adam with decoupled weight decay (Loshchilov & Hutter 2019), PyTorch's defaults. Frozen parameters, and parameters
- * without a gradient since the last step or zeroGrad(), are left as they are.
- */
-export class AdamW implements Disposable {
+/** What an optimizer has besides its moments; checkpoints carry it. */
+export interface AdamWHyperparameters {
+  readonly learningRate: number;
   readonly betas: readonly [number, number];
   readonly epsilon: number;
   readonly weightDecay: number;
+}
+
+/** The optimizer's tensors, moments in the order of its parameters. counters: int32 [2], steps taken and skipped. */
+export interface AdamWState {
+  readonly parameters: readonly Parameter[];
+  readonly means: readonly Tensor[];
+  readonly variances: readonly Tensor[];
+  readonly counters: Tensor;
+}
+
+const optimizerOptions = new Set(['learningRate', 'betas', 'epsilon', 'weightDecay']);
+const stepOptions = new Set(['maxGradNorm']);
+
+/** Adam with decoupled weight decay (Loshchilov & Hutter 2019). */
+export class AdamW implements Disposable {
+  /** May be changed between steps; checked by step(). */
+  learningRate: number;
   readonly #context: DeviceContext;
   readonly #parameters: readonly Parameter[];
   readonly #handle: AdamWHandle;
-  readonly #counters: Tensor;
-  readonly #gradNorm: Tensor;
-  #learningRate: number;
+  #hyper: Omit<AdamWHyperparameters, 'learningRate'>;
+  #tensors: (Omit<AdamWState, 'parameters'> & { gradNorm: Tensor }) | undefined;
   #disposed = false;
 
-  /** The parameters must be distinct and of one device; its two moments take twice their memory. */
+  /** `parameters`: at least one, each once, all of one device: `layer.parameters().values()` and the like. */
   constructor(parameters: Iterable<Parameter>, options: AdamWOptions) {
-    const given = checkOptions('options', options, adamwOptions);
-    this.#learningRate = checkNumber('options.learningRate', given.learningRate, { min: 0 });
-    this.betas = Object.freeze(checkBetas(given.betas ?? [0.9, 0.999]));
-    this.epsilon = checkNumber('options.epsilon', given.epsilon ?? 1e-8, { min: 0 });
-    this.weightDecay = checkNumber('options.weightDecay', given.weightDecay ?? 0.01, { min: 0 });
+    const given = checkOptions('options', options, optimizerOptions);
+    const hyper = checkHyperparameters('options', given);
     this.#parameters = checkParameters(parameters);
     this.#context = Parameter.contextOf(this.#parameters[0]!);
     const handles = this.#parameters.map((parameter, i) => Parameter.handleOf(parameter, `parameters[${i}]`));
-    this.#handle = native.adamwCreate(this.#context.handle('parameters'), handles);
-    const { counters, gradNorm } = native.adamwState(this.#handle);
-    this.#counters = new Tensor(this.#context, counters, [2], 'int32', 'held');
-    this.#gradNorm = new Tensor(this.#context, gradNorm, [], 'float32', 'held');
-  }
-
-  /** May be changed between steps. */
-  get learningRate(): number {
-    return this.#learningRate;
-  }
-
-  set learningRate(value: number) {
-    this.#learningRate = checkNumber('learningRate', value, { min: 0 });
+    this.#handle = native.adamwCreate(this.#context.handle('AdamW'), handles);
+    this.#hyper = hyper;
+    this.learningRate = hyper.learningRate;
   }
 
   /**
-   * Queues one update and counts the gradients as cleared. With maxGradNorm the gradients are scaled so that their global
-   * norm is at most that, as torch.nn.utils.clip_grad_norm_ does. A non-finite norm skips the update and is counted;
-   * poisoned gradients make the whole step do nothing.
+   * Clips the gradients' global norm to maxGradNorm (above 0) when that is given, updates the parameters that are trainable
+   * and have a gradient, and marks the gradients as cleared. A norm that is not finite skips the update and counts it; a
+   * poisoned gradient does too, without counting.
    */
-  step(options: { maxGradNorm?: number } = {}): void {
-    this.#open('step()');
-    const { maxGradNorm } = checkOptions('options', options, stepOptions);
-    const limit = maxGradNorm === undefined ? 0 : checkNumber('options.maxGradNorm', maxGradNorm, { above: 0 });
-    const [beta1, beta2] = this.betas;
-    native.adamwStep(this.#handle, this.#learningRate, beta1, beta2, this.epsilon, this.weightDecay, limit);
+  step(options?: { maxGradNorm?: number }): void {
+    const handle = this.#open('step()');
+    let maxGradNorm = 0;
+    if (options !== undefined) {
+      const given = checkOptions('options', options, stepOptions);
+      if (given.maxGradNorm !== undefined)
+        maxGradNorm = checkNumber('options.maxGradNorm', given.maxGradNorm, { above: 0 });
+    }
+    const { betas, epsilon, weightDecay } = this.#hyper;
+    const learningRate = checkNumber('learningRate', this.learningRate, { min: 0 });
+    for (const parameter of this.#parameters) Parameter.handleOf(parameter, 'step()');
+    native.adamwStep(handle, learningRate, betas[0], betas[1], epsilon, weightDecay, maxGradNorm);
   }
 
-  /** The global norm that the last step saw, before clipping; 0 before the first. */
+  /** The norm over all gradients that the last step saw, before clipping; 0 before the first step. */
   async gradNorm(): Promise<number> {
-    this.#open('gradNorm()');
-    return this.#gradNorm.item();
+    return this.#state('gradNorm()').gradNorm.item();
   }
 
-  /** How many steps a non-finite norm has skipped. */
+  /** How many steps found a norm that was not finite and changed nothing. */
   async skippedSteps(): Promise<number> {
-    this.#open('skippedSteps()');
-    return (await this.#counters.data())[1]!;
+    return (await this.#state('skippedSteps()').counters.data())[1]!;
   }
 
+  /** Frees the moments; may be called again. */
   dispose(): void {
     if (this.#disposed) return;
     this.#disposed = true;
-    this.#counters.dispose();
-    this.#gradNorm.dispose();
+    if (this.#tensors) {
+      const { means, variances, counters, gradNorm } = this.#tensors;
+      for (const tensor of [...means, ...variances, counters, gradNorm]) tensor.dispose();
+    }
     native.adamwRelease(this.#handle);
   }
 
@@ -110,46 +104,84 @@ export class AdamW implements Disposable {
     this.dispose();
   }
 
-  #open(call: string): void {
+  #open(call: string): AdamWHandle {
     this.#context.handle(`AdamW.${call}`);
     if (this.#disposed) throw new MoEError('ERR_DISPOSED', `AdamW.${call}: the optimizer has been disposed`);
+    return this.#handle;
   }
 
-  /** @internal Handles of their own, which the caller disposes. */
-  static state(optimizer: AdamW): AdamWState {
-    optimizer.#open('state');
-    const { means, variances, counters } = native.adamwState(optimizer.#handle);
-    const moment = (handle: (typeof means)[number], parameter: Parameter) =>
-      new Tensor(optimizer.#context, handle, Parameter.shapeOf(parameter), 'float32', 'held');
-    return {
-      entries: optimizer.#parameters.map((parameter, i) => ({
-        parameter,
-        mean: moment(means[i]!, parameter),
-        variance: moment(variances[i]!, parameter),
-      })),
-      counters: new Tensor(optimizer.#context, counters, [2], 'int32', 'held'),
-    };
+  #state(call: string) {
+    const handle = this.#open(call);
+    if (!this.#tensors) {
+      const state = native.adamwState(handle);
+      const shapes = this.#parameters.map(Parameter.shapeOf);
+      const held = (tensor: TensorHandle, shape: readonly number[]) =>
+        new Tensor(this.#context, tensor, shape, 'float32', 'held');
+      this.#tensors = {
+        means: state.means.map((tensor, i) => held(tensor, shapes[i]!)),
+        variances: state.variances.map((tensor, i) => held(tensor, shapes[i]!)),
+        counters: new Tensor(this.#context, state.counters, [2], 'int32', 'held'),
+        gradNorm: held(state.gradNorm, []),
+      };
+    }
+    return this.#tensors;
+  }
+
+  /** @internal */
+  static stateOf(optimizer: AdamW): AdamWState {
+    const { means, variances, counters } = optimizer.#state('state');
+    return { parameters: optimizer.#parameters, means, variances, counters };
+  }
+
+  /** @internal */
+  static hyperparametersOf(optimizer: AdamW): AdamWHyperparameters {
+    return { learningRate: optimizer.learningRate, ...optimizer.#hyper };
+  }
+
+  /** @internal */
+  static restore(optimizer: AdamW, hyper: AdamWHyperparameters): void {
+    optimizer.learningRate = hyper.learningRate;
+    optimizer.#hyper = { betas: hyper.betas, epsilon: hyper.epsilon, weightDecay: hyper.weightDecay };
   }
 }
 
+/** Also what a checkpoint's metadata has to satisfy; `name` is where it came from. */
+export function checkHyperparameters(name: string, given: Record<string, unknown>): AdamWHyperparameters {
+  const betas = given.betas ?? [0.9, 0.999];
+  if (!Array.isArray(betas) || betas.length !== 2) throw invalid(`${name}.betas`, 'two numbers', betas);
+  return {
+    learningRate: checkNumber(`${name}.learningRate`, given.learningRate, { min: 0 }),
+    betas: [
+      checkNumber(`${name}.betas[0]`, betas[0], { min: 0, below: 1 }),
+      checkNumber(`${name}.betas[1]`, betas[1], { min: 0, below: 1 }),
+    ],
+    epsilon: checkNumber(`${name}.epsilon`, given.epsilon ?? 1e-8, { min: 0 }),
+    weightDecay: checkNumber(`${name}.weightDecay`, given.weightDecay ?? 0.01, { min: 0 }),
+  };
+}
+
 function checkParameters(value: unknown): readonly Parameter[] {
-  if (typeof value !== 'object' || value === null || !(Symbol.iterator in value))
-    throw invalid('parameters', 'an iterable of parameters, such as layer.parameters().values()', value);
-  const parameters = [...(value as Iterable<unknown>)].map((parameter, i) => {
-    if (!Parameter.isParameter(parameter)) throw invalid(`parameters[${i}]`, 'a parameter of a module', parameter);
-    return parameter;
-  });
-  if (parameters.length === 0) throw invalid('parameters', 'at least one parameter', parameters);
+  if (
+    typeof value !== 'object' ||
+    value === null ||
+    typeof (value as Partial<Iterable<unknown>>)[Symbol.iterator] !== 'function'
+  )
+    throw invalid('parameters', 'an iterable of parameters', value);
+  const parameters: Parameter[] = [];
   const seen = new Set<Parameter>();
-  for (const [i, parameter] of parameters.entries()) {
-    if (seen.has(parameter))
-      throw invalid(`parameters[${i}]`, `each parameter once, '${parameter.name}' comes twice`, parameter);
-    seen.add(parameter);
-    if (Parameter.contextOf(parameter) !== Parameter.contextOf(parameters[0]!))
+  for (const entry of value as Iterable<unknown>) {
+    const name = `parameters[${parameters.length}]`;
+    if (!Parameter.isParameter(entry))
+      throw invalid(name, 'a parameter, from layer.parameters().values() for instance', entry);
+    if (seen.has(entry)) throw invalid(name, `each parameter once, and '${entry.name}' has been given before`, entry);
+    if (parameters.length > 0 && Parameter.contextOf(entry) !== Parameter.contextOf(parameters[0]!))
       throw new MoEError(
         'ERR_DEVICE_MISMATCH',
-        `parameters[${i}]: expected a parameter of the same device as the first, got '${parameter.name}' of another device`,
+        `${name}: expected a parameter of the first one's device, got '${entry.name}' of another`,
       );
+    seen.add(entry);
+    parameters.push(entry);
   }
+  if (parameters.length === 0) throw invalid('parameters', 'at least one parameter', parameters);
   return parameters;
 }

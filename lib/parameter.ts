@@ -175,6 +175,10 @@ export class ParameterSet {
     }
   }
 
+  get isDisposed(): boolean {
+    return this.#disposed;
+  }
+
   /** The context of a module that is still there; `call` is the method that asks. */
   open(call: string): DeviceContext {
     this.#context.handle(`${this.#module}.${call}`);

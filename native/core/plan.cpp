@@ -11,8 +11,9 @@ CapacityOptions CapacityRule::resolve(int64_t tokens, int topK, int experts, boo
   options.priority = priority;
   options.firstChoicesFirst = firstChoicesFirst;
   if (!fixed) return options;
-  const double share = static_cast<double>(topK) * static_cast<double>(tokens) / experts;
-  const double wanted = slots > 0 ? static_cast<double>(slots) : std::ceil((training ? factor : evalFactor) * share);
+  // In the order that the contract writes it: another order rounds differently at the edge of a whole number.
+  const double product = (training ? factor : evalFactor) * topK * static_cast<double>(tokens) / experts;
+  const double wanted = slots > 0 ? static_cast<double>(slots) : std::ceil(product);
   // A plan cannot use more slots than there are tokens times choices; the bound keeps the conversion exact.
   int64_t count = static_cast<int64_t>(std::min(wanted, static_cast<double>(std::numeric_limits<int32_t>::max())));
   count = std::max(count, min);
