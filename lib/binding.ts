@@ -212,11 +212,12 @@ export interface NativeBinding {
     weightDecay: number,
     maxGradNorm: number,
   ): void;
-  /** counters: int32 [2], steps taken and skipped; gradNorm: float32 [1]; moments in the order of the parameters. */
+  /** steps: int32 [1] each, updates so far; skipped: int32 [1]; gradNorm: float32 [1]; moments in the order of the parameters. */
   adamwState(optimizer: AdamWHandle): {
     means: TensorHandle[];
     variances: TensorHandle[];
-    counters: TensorHandle;
+    steps: TensorHandle[];
+    skipped: TensorHandle;
     gradNorm: TensorHandle;
   };
   adamwRelease(optimizer: AdamWHandle): void;

@@ -171,7 +171,7 @@ function nameTensors(modules: ReadonlyMap<string, Module>, optimizer: AdamW | un
     }
   }
   if (!optimizer) return tensors;
-  const { parameters, means, variances, counters } = AdamW.stateOf(optimizer);
+  const { parameters, means, variances, steps, skipped } = AdamW.stateOf(optimizer);
   for (const [i, parameter] of parameters.entries()) {
     const name = names.get(parameter);
     if (name === undefined)
@@ -182,8 +182,9 @@ function nameTensors(modules: ReadonlyMap<string, Module>, optimizer: AdamW | un
       );
     put(`optimizer.mean.${name}`, means[i]!);
     put(`optimizer.variance.${name}`, variances[i]!);
+    put(`optimizer.step.${name}`, steps[i]!);
   }
-  put('optimizer.counters', counters);
+  put('optimizer.skipped', skipped);
   return tensors;
 }
 

@@ -26,12 +26,13 @@ export interface AdamWHyperparameters {
   readonly weightDecay: number;
 }
 
-/** The optimizer's tensors, moments in the order of its parameters. counters: int32 [2], steps taken and skipped. */
+/** The optimizer's tensors, moments in the order of its parameters. steps: int32 [1] each, updates of that parameter; skipped: int32 [1]. */
 export interface AdamWState {
   readonly parameters: readonly Parameter[];
   readonly means: readonly Tensor[];
   readonly variances: readonly Tensor[];
-  readonly counters: Tensor;
+  readonly steps: readonly Tensor[];
+  readonly skipped: Tensor;
 }
 
 const optimizerOptions = new Set(['learningRate', 'betas', 'epsilon', 'weightDecay']);
@@ -86,7 +87,7 @@ export class AdamW implements Disposable {
 
   /** How many steps found a norm that was not finite and changed nothing. */
   async skippedSteps(): Promise<number> {
-    return (await this.#state('skippedSteps()').counters.data())[1]!;
+    return (await this.#state('skippedSteps()').skipped.data())[0]!;
   }
 
   /** Frees the moments; may be called again. */
@@ -94,8 +95,8 @@ export class AdamW implements Disposable {
     if (this.#disposed) return;
     this.#disposed = true;
     if (this.#tensors) {
-      const { means, variances, counters, gradNorm } = this.#tensors;
-      for (const tensor of [...means, ...variances, counters, gradNorm]) tensor.dispose();
+      const { means, variances, steps, skipped, gradNorm } = this.#tensors;
+      for (const tensor of [...means, ...variances, ...steps, skipped, gradNorm]) tensor.dispose();
     }
     native.adamwRelease(this.#handle);
   }
@@ -117,10 +118,12 @@ export class AdamW implements Disposable {
       const shapes = this.#parameters.map(Parameter.shapeOf);
       const held = (tensor: TensorHandle, shape: readonly number[]) =>
         new Tensor(this.#context, tensor, shape, 'float32', 'held');
+      const counter = (tensor: TensorHandle) => new Tensor(this.#context, tensor, [1], 'int32', 'held');
       this.#tensors = {
         means: state.means.map((tensor, i) => held(tensor, shapes[i]!)),
         variances: state.variances.map((tensor, i) => held(tensor, shapes[i]!)),
-        counters: new Tensor(this.#context, state.counters, [2], 'int32', 'held'),
+        steps: state.steps.map(counter),
+        skipped: counter(state.skipped),
         gradNorm: held(state.gradNorm, []),
       };
     }
@@ -129,8 +132,8 @@ export class AdamW implements Disposable {
 
   /** @internal */
   static stateOf(optimizer: AdamW): AdamWState {
-    const { means, variances, counters } = optimizer.#state('state');
-    return { parameters: optimizer.#parameters, means, variances, counters };
+    const { means, variances, steps, skipped } = optimizer.#state('state');
+    return { parameters: optimizer.#parameters, means, variances, steps, skipped };
   }
 
   /** @internal */

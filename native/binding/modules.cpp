@@ -99,7 +99,8 @@ Napi::Value adamwState(const Napi::CallbackInfo& info) {
   Napi::Object state = Napi::Object::New(env);
   state.Set("means", list(optimizer->means()));
   state.Set("variances", list(optimizer->variances()));
-  state.Set("counters", wrap(env, optimizer->counters()));
+  state.Set("steps", list(optimizer->steps()));
+  state.Set("skipped", wrap(env, optimizer->skipped()));
   state.Set("gradNorm", wrap(env, optimizer->gradNorm()));
   return state;
 }

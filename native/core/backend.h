@@ -291,6 +291,7 @@ struct AdamWTensor {
   float* value;
   const float* grad;
   float *mean, *variance;  // first and second moment
+  int32_t* steps;          // [1] updates of this tensor so far: its bias correction counts those alone
 };
 
 /// Decoupled weight decay (Loshchilov & Hutter 2019). A non-finite global norm skips the update and counts it.
@@ -299,12 +300,8 @@ struct AdamWStep {
   int count;
   float learningRate, beta1, beta2, epsilon, weightDecay;
   float maxGradNorm;    // 0: no clipping
-  int32_t* steps;       // [AdamWCounter::count] on the device
+  int32_t* skipped;     // [1] steps that a non-finite norm has skipped
   float* gradNorm;      // [1] before clipping
-};
-
-struct AdamWCounter {
-  enum { taken, skipped, count };
 };
 
 // ------------------------------------------------------------------------------------------------ the interface

@@ -7,8 +7,9 @@ AdamW::AdamW(std::shared_ptr<Device> device, std::vector<ParameterPtr> parameter
   for (const ParameterPtr& parameter : parameters_) {
     means_.push_back(device_->zeros(DType::Float32, parameter->value()->size()));
     variances_.push_back(device_->zeros(DType::Float32, parameter->value()->size()));
+    steps_.push_back(device_->zeros(DType::Int32, 1));
   }
-  counters_ = device_->zeros(DType::Int32, AdamWCounter::count);
+  skipped_ = device_->zeros(DType::Int32, 1);
   gradNorm_ = device_->zeros(DType::Float32, 1);
 }
 
@@ -22,16 +23,16 @@ void AdamW::step(const AdamWOptions& options) {
     operands.inputs.push_back(parameter.grad()->health());
     operands.inputs.push_back(value->health());
     tensors.push_back({value->size(), value->floats(), parameter.grad()->floats(), means_[i]->floats(),
-                       variances_[i]->floats()});
+                       variances_[i]->floats(), steps_[i]->ints()});
     ++value->version;
     parameter.grad()->cleared = true;
   }
   device_->enqueue("AdamW.step", std::move(operands),
-                   [options, tensors = std::move(tensors), counters = counters_->ints(),
+                   [options, tensors = std::move(tensors), skipped = skipped_->ints(),
                     gradNorm = gradNorm_->floats()](Backend& backend) {
                      backend.adamwStep({tensors.data(), static_cast<int>(tensors.size()), options.learningRate,
                                         options.beta1, options.beta2, options.epsilon, options.weightDecay,
-                                        options.maxGradNorm, counters, gradNorm});
+                                        options.maxGradNorm, skipped, gradNorm});
                    });
 }
 

@@ -23,14 +23,15 @@ class AdamW {
 
   const std::vector<TensorPtr>& means() const { return means_; }
   const std::vector<TensorPtr>& variances() const { return variances_; }
-  const TensorPtr& counters() const { return counters_; }  // int32 [AdamWCounter::count]
-  const TensorPtr& gradNorm() const { return gradNorm_; }  // [1]
+  const std::vector<TensorPtr>& steps() const { return steps_; }  // int32 [1] each
+  const TensorPtr& skipped() const { return skipped_; }           // int32 [1]
+  const TensorPtr& gradNorm() const { return gradNorm_; }         // [1]
 
  private:
   std::shared_ptr<Device> device_;
   std::vector<ParameterPtr> parameters_;
-  std::vector<TensorPtr> means_, variances_;
-  TensorPtr counters_, gradNorm_;
+  std::vector<TensorPtr> means_, variances_, steps_;
+  TensorPtr skipped_, gradNorm_;
 };
 
 }  // namespace moe

@@ -18,6 +18,11 @@ struct Piece {
   int64_t begin, n;
 };
 
+/// What the number of a tensor's updates decides.
+struct Correction {
+  float stepSize, varianceScale;
+};
+
 /// Pieces of all tensors, so that many small ones and a large one spread over the threads alike.
 std::vector<Piece> piecesOf(const AdamWStep& step) {
   std::vector<Piece> pieces;
@@ -40,11 +45,10 @@ void CpuBackend::adamwStep(const AdamWStep& step) {
   const float norm = static_cast<float>(std::sqrt(sum));
   *step.gradNorm = norm;
   if (!std::isfinite(norm)) {
-    ++step.steps[AdamWCounter::skipped];
+    ++*step.skipped;
     return;
   }
 
-  const double t = ++step.steps[AdamWCounter::taken];
   const double beta1 = step.beta1, beta2 = step.beta2, rate = step.learningRate;
   AdamWPiece common{};
   common.gradScale = step.maxGradNorm > 0 ? static_cast<float>(std::min(1.0, step.maxGradNorm / (norm + 1e-6))) : 1.0f;
@@ -53,14 +57,20 @@ void CpuBackend::adamwStep(const AdamWStep& step) {
   common.beta2 = step.beta2;
   common.oneMinusBeta1 = static_cast<float>(1.0 - beta1);
   common.oneMinusBeta2 = static_cast<float>(1.0 - beta2);
-  common.stepSize = static_cast<float>(rate / (1.0 - std::pow(beta1, t)));
-  common.varianceScale = static_cast<float>(1.0 / std::sqrt(1.0 - std::pow(beta2, t)));
   common.epsilon = step.epsilon;
+  std::vector<Correction> corrections(step.count);
+  for (int tensor = 0; tensor < step.count; ++tensor) {
+    const double t = ++*step.tensors[tensor].steps;
+    corrections[tensor] = {static_cast<float>(rate / (1.0 - std::pow(beta1, t))),
+                           static_cast<float>(1.0 / std::sqrt(1.0 - std::pow(beta2, t)))};
+  }
   pool_.parallelFor(std::ssize(pieces), [&](int64_t i, int) {
     const AdamWTensor& tensor = step.tensors[pieces[i].tensor];
     const int64_t begin = pieces[i].begin;
     AdamWPiece piece = common;
     piece.n = pieces[i].n;
+    piece.stepSize = corrections[pieces[i].tensor].stepSize;
+    piece.varianceScale = corrections[pieces[i].tensor].varianceScale;
     piece.value = tensor.value + begin;
     piece.mean = tensor.mean + begin;
     piece.variance = tensor.variance + begin;
