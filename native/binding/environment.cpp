@@ -64,7 +64,8 @@ Environment::Environment(Napi::Env env) : env_(env) {
   napi_unref_threadsafe_function(env, wake_);
   mailbox_->open(wake_);
   // Runs before the environment is torn down, with queues possibly full.
-  napi_add_env_cleanup_hook(env, [](void* self) { static_cast<Environment*>(self)->shutDown(); }, this);
+  napi_add_env_cleanup_hook(
+      env, [](void* self) { static_cast<Environment*>(self)->shutDown(); }, this);
 }
 
 Environment::~Environment() = default;

@@ -1,5 +1,6 @@
-// What the addon keeps per JavaScript environment (main thread or worker): the class of its errors, its open devices, and
-// the way back from a device's queue to the event loop. Nothing here is static, so environments never see each other.
+// What the addon keeps per JavaScript environment (main thread or worker): the class of its errors, its open devices,
+// and the way back from a device's queue to the event loop. Nothing here is static, so environments never see each
+// other.
 #pragma once
 
 #include <napi.h>

@@ -1,5 +1,5 @@
-// Between JavaScript values and C++: opaque handles, plain conversions, and the one guard that turns C++ exceptions into
-// MoEErrors. lib/ has validated what arrives here; the checks below are those that memory safety needs.
+// Between JavaScript values and C++: opaque handles, plain conversions, and the one guard that turns C++ exceptions
+// into MoEErrors. lib/ has validated what arrives here; the checks below are those that memory safety needs.
 #pragma once
 
 #include <napi.h>

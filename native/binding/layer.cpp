@@ -44,7 +44,8 @@ LossOptions toLossOptions(Napi::Object object) {
   setLoss(losses.importanceOn, losses.importance, number(object.Get("importance")));
   setLoss(losses.zOn, losses.z, number(object.Get("z")));
   losses.counts = boolean(object.Get("firstChoiceCounts")) ? LossCounts::FirstChoice : LossCounts::All;
-  losses.importanceFrom = boolean(object.Get("importanceFromSoftmax")) ? ImportanceFrom::Softmax : ImportanceFrom::Gates;
+  losses.importanceFrom =
+      boolean(object.Get("importanceFromSoftmax")) ? ImportanceFrom::Softmax : ImportanceFrom::Gates;
   losses.sequenceLength = count(object.Get("sequenceLength"));
   return losses;
 }

@@ -21,8 +21,8 @@ Napi::Object named(Napi::Env env, std::initializer_list<std::pair<const char*, T
 Napi::Value opsRoute(const Napi::CallbackInfo& info) {
   const TensorPtr input = unwrap<Tensor>(info[0]), weight = unwrap<Tensor>(info[1]);
   checkSameDevice(input->device(), {weight});
-  const ops::Routing routing = ops::route(input, weight, toRouteShape(info[2].As<Napi::Object>()),
-                                          toRouterOptions(info[3].As<Napi::Object>()));
+  const ops::Routing routing =
+      ops::route(input, weight, toRouteShape(info[2].As<Napi::Object>()), toRouterOptions(info[3].As<Napi::Object>()));
   return named(info.Env(), {{"indices", routing.indices},
                             {"weights", routing.weights},
                             {"logits", routing.logits},
@@ -47,9 +47,8 @@ Napi::Value opsPlan(const Napi::CallbackInfo& info) {
   const TensorPtr indices = unwrap<Tensor>(info[0]), weights = unwrap<Tensor>(info[1]);
   checkSameDevice(indices->device(), {weights});
   const auto shape = info[2].As<Napi::Object>();
-  const ops::PlanPtr plan =
-      ops::plan(indices, weights, count(shape.Get("tokens")), integer(shape.Get("topK")),
-                integer(shape.Get("numExperts")), toCapacityRule(info[3].As<Napi::Object>()));
+  const ops::PlanPtr plan = ops::plan(indices, weights, count(shape.Get("tokens")), integer(shape.Get("topK")),
+                                      integer(shape.Get("numExperts")), toCapacityRule(info[3].As<Napi::Object>()));
   Napi::Object result = Napi::Object::New(env);
   result.Set("maxRows", static_cast<double>(plan->R));
   result.Set("offsets", wrapTensor(env, plan->offsets));
@@ -95,7 +94,8 @@ Napi::Value opsGroupedGemm(const Napi::CallbackInfo& info) {
 }
 
 Napi::Value opsGroupedGemmBackward(const Napi::CallbackInfo& info) {
-  const TensorPtr rows = unwrap<Tensor>(info[0]), weight = unwrap<Tensor>(info[1]), gradOutput = unwrap<Tensor>(info[2]);
+  const TensorPtr rows = unwrap<Tensor>(info[0]), weight = unwrap<Tensor>(info[1]),
+                  gradOutput = unwrap<Tensor>(info[2]);
   const auto plan = unwrap<ops::Plan>(info[3]);
   checkSameDevice(plan->ints->device(), {rows, weight, gradOutput});
   const ops::Gradients gradients =

@@ -81,14 +81,13 @@ Napi::Value tensorFrom(const Napi::CallbackInfo& info) {
 }
 
 Napi::Value tensorZeros(const Napi::CallbackInfo& info) {
-  return wrapTensor(info.Env(),
-                    unwrap<Device>(info[0])->zeros(static_cast<DType>(integer(info[1])), count(info[2])));
+  return wrapTensor(info.Env(), unwrap<Device>(info[0])->zeros(static_cast<DType>(integer(info[1])), count(info[2])));
 }
 
 Napi::Value tensorNormal(const Napi::CallbackInfo& info) {
   constexpr uint32_t purpose = 0;  // parameters use numbers from 1
-  return wrapTensor(info.Env(), randomNormal(*unwrap<Device>(info[0]), count(info[1]), seedOf(info[2]), purpose,
-                                             real(info[3])));
+  return wrapTensor(info.Env(),
+                    randomNormal(*unwrap<Device>(info[0]), count(info[1]), seedOf(info[2]), purpose, real(info[3])));
 }
 
 // The alias does not count as external memory: its owner already does.
@@ -100,8 +99,7 @@ Napi::Value tensorRead(const Napi::CallbackInfo& info) {
   tensor->device().checkOpen();
   // The reference keeps the array's memory alive until the copy is done.
   auto array = std::make_shared<Napi::ObjectReference>(Napi::Persistent(info[1].As<Napi::Object>()));
-  auto pending =
-      Environment::of(info.Env()).expect(info.Env(), [array](Napi::Env env) { return env.Undefined(); });
+  auto pending = Environment::of(info.Env()).expect(info.Env(), [array](Napi::Env env) { return env.Undefined(); });
   tensor->device().read(tensor, host, std::move(pending.completion));
   return pending.promise;
 }
@@ -136,10 +134,9 @@ Napi::Value parameterCreate(const Napi::CallbackInfo& info) {
   const auto device = unwrap<Device>(info[0]);
   const auto init = info[2].As<Napi::Object>();
   const float std = real(init.Get("std"));
-  const TensorPtr value =
-      std > 0 ? randomNormal(*device, count(info[1]), seedOf(init.Get("seed")),
-                             init.Get("purpose").As<Napi::Number>().Uint32Value(), std)
-              : filled(*device, count(info[1]), real(init.Get("mean")));
+  const TensorPtr value = std > 0 ? randomNormal(*device, count(info[1]), seedOf(init.Get("seed")),
+                                                 init.Get("purpose").As<Napi::Number>().Uint32Value(), std)
+                                  : filled(*device, count(info[1]), real(init.Get("mean")));
   const auto bytes = static_cast<int64_t>(value->bytes());
   return wrap(info.Env(), std::make_shared<Parameter>(value), bytes);
 }

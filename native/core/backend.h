@@ -1,10 +1,10 @@
-// THE SEAM between the layer and a device. Every stage of a MoE layer, forward and backward, as one pure virtual call on
-// raw device pointers; core/layer.cpp and core/modules.cpp decide the order, a backend decides how.
+// THE SEAM between the layer and a device. Every stage of a MoE layer, forward and backward, as one pure virtual call
+// on raw device pointers; core/layer.cpp and core/modules.cpp decide the order, a backend decides how.
 //
 // All calls except allocate() and release() come from the device's queue, one at a time and in order. An operation that
-// fails throws moe::Error; what it should have written is then poisoned by the queue. T tokens, H hiddenSize, F ffnSize,
-// E numExperts, K topK, R the number of rows a plan can have at most. All matrices are dense and row-major, all float
-// tensors float32. A gradient marked `accumulate` is added to (+=), every other output is overwritten (=).
+// fails throws moe::Error; what it should have written is then poisoned by the queue. T tokens, H hiddenSize, F
+// ffnSize, E numExperts, K topK, R the number of rows a plan can have at most. All matrices are dense and row-major,
+// all float tensors float32. A gradient marked `accumulate` is added to (+=), every other output is overwritten (=).
 #pragma once
 
 #include <cstddef>
@@ -21,14 +21,14 @@ struct RouteForward {
   LossOptions losses;
   int64_t T;
   int H, E, K;
-  const float* input;          // [T,H]; null with givenLogits or givenWeights
-  const float* weight;         // [E,H]; null likewise
-  const float* bias;           // [E] or null
-  const float* givenLogits;    // [T,E] in place of the product, or null
-  const int32_t* givenIndices; // [T,K] the caller's choice of experts, or null
-  const float* givenWeights;   // [T,K] with givenIndices: nothing is scored and no loss is taken; or null
-  const int32_t* mask;         // [T] or null; 0 = padding
-  const int32_t* lossMask;     // [T] or null; 0 = counts in no loss
+  const float* input;           // [T,H]; null with givenLogits or givenWeights
+  const float* weight;          // [E,H]; null likewise
+  const float* bias;            // [E] or null
+  const float* givenLogits;     // [T,E] in place of the product, or null
+  const int32_t* givenIndices;  // [T,K] the caller's choice of experts, or null
+  const float* givenWeights;    // [T,K] with givenIndices: nothing is scored and no loss is taken; or null
+  const int32_t* mask;          // [T] or null; 0 = padding
+  const int32_t* lossMask;      // [T] or null; 0 = counts in no loss
 
   float* logits;      // [T,E] after bias, before temperature; rows of masked tokens 0; null with givenWeights
   int32_t* indices;   // [T,K] in falling order of the score; -1 for masked tokens
@@ -72,8 +72,8 @@ struct RouteBackward {
 
 // ------------------------------------------------------------------------------------------------ permute
 
-/// The plan of one forward: which rows each expert computes. Rows are sorted by expert, then token, then choice, without
-/// padding; R is a bound that follows from shapes alone, the real count is expertOffsets[E].
+/// The plan of one forward: which rows each expert computes. Rows are sorted by expert, then token, then choice,
+/// without padding; R is a bound that follows from shapes alone, the real count is expertOffsets[E].
 struct PlanRows {
   int64_t T, R;
   int E, K;
@@ -93,16 +93,16 @@ struct BuildPlan {
   const int32_t* mask;       // [T] or null; 0 = the token has no assignment, whatever its indices say
   const float* scores;       // [T,K] for the 'score' priority, else null
 
-  float* weights;           // [T,K] set to 0 where dropped or unassigned; null to skip
-  int32_t* kept;            // [T,K] 0/1; null to skip
-  int32_t* expertOffsets;   // [E+1]
-  int32_t* rowToken;        // [R]
-  int32_t* rowSlot;         // [R]
-  int32_t* tokenOffsets;    // [T+1]
-  int32_t* tokenRows;       // [R]
-  int32_t* assigned;        // [E] before drops
-  int32_t* keptCounts;      // [E]
-  int32_t* totals;          // [PlanTotal::count]
+  float* weights;          // [T,K] set to 0 where dropped or unassigned; null to skip
+  int32_t* kept;           // [T,K] 0/1; null to skip
+  int32_t* expertOffsets;  // [E+1]
+  int32_t* rowToken;       // [R]
+  int32_t* rowSlot;        // [R]
+  int32_t* tokenOffsets;   // [T+1]
+  int32_t* tokenRows;      // [R]
+  int32_t* assigned;       // [E] before drops
+  int32_t* keptCounts;     // [E]
+  int32_t* totals;         // [PlanTotal::count]
 };
 
 /// Layout of BuildPlan::totals. A token is one with at least one assignment.
@@ -145,11 +145,11 @@ struct ExpertsForward {
   PlanRows plan;
   ActivationOptions activation;
   int H, F;
-  const float* input;                          // [T,H]
-  const float *gate, *up, *down;               // [E,F,H] (gate null when not gated), [E,F,H], [E,H,F]
-  const float *gateBias, *upBias, *downBias;   // [E,F], [E,F], [E,H]; null without
-  float *savedGate, *savedUp;                  // [R,F] pre-activations with bias, kept for backward; null in inference
-  float* rows;                                 // [R,H]; rows past the end are left as they are
+  const float* input;                         // [T,H]
+  const float *gate, *up, *down;              // [E,F,H] (gate null when not gated), [E,F,H], [E,H,F]
+  const float *gateBias, *upBias, *downBias;  // [E,F], [E,F], [E,H]; null without
+  float *savedGate, *savedUp;                 // [R,F] pre-activations with bias, kept for backward; null in inference
+  float* rows;                                // [R,H]; rows past the end are left as they are
 };
 
 /// Rows weigh in as rowWeight = weights[rowSlot[r]] (1 when weights is null): with dO gathered by rowToken,
@@ -165,9 +165,9 @@ struct ExpertsBackward {
   const float* downBias;
   const float *savedGate, *savedUp;  // [R,F]
 
-  float* gradRows;     // [R,H] gradient of the gathered input; rows past the end are left as they are
-  float* gradWeights;  // [T,K] by slot: rowDot of each kept assignment, 0 elsewhere; null to skip
-  float *gradGate, *gradUp, *gradDown;              // like the weights; null when frozen. Experts without rows give zeros
+  float* gradRows;                      // [R,H] gradient of the gathered input; rows past the end are left as they are
+  float* gradWeights;                   // [T,K] by slot: rowDot of each kept assignment, 0 elsewhere; null to skip
+  float *gradGate, *gradUp, *gradDown;  // like the weights; null when frozen. Experts without rows give zeros
   float *gradGateBias, *gradUpBias, *gradDownBias;  // null when frozen or absent
   bool accumulateGate, accumulateUp, accumulateDown;
   bool accumulateGateBias, accumulateUpBias, accumulateDownBias;
@@ -299,9 +299,9 @@ struct AdamWStep {
   const AdamWTensor* tensors;
   int count;
   float learningRate, beta1, beta2, epsilon, weightDecay;
-  float maxGradNorm;    // 0: no clipping
-  int32_t* skipped;     // [1] steps that a non-finite norm has skipped
-  float* gradNorm;      // [1] before clipping
+  float maxGradNorm;  // 0: no clipping
+  int32_t* skipped;   // [1] steps that a non-finite norm has skipped
+  float* gradNorm;    // [1] before clipping
 };
 
 // ------------------------------------------------------------------------------------------------ the interface

@@ -50,7 +50,8 @@ void Device::checkOpen() const {
 
 TensorPtr Device::empty(DType dtype, int64_t size) {
   checkOpen();
-  if (size < 0 || size > (int64_t{1} << 53)) throw Error(ErrorCode::OutOfMemory, "a tensor of that size fits no memory");
+  if (size < 0 || size > (int64_t{1} << 53))
+    throw Error(ErrorCode::OutOfMemory, "a tensor of that size fits no memory");
   return std::make_shared<Tensor>(shared_from_this(), dtype, size);
 }
 
@@ -130,9 +131,8 @@ void Device::write(const TensorPtr& tensor, const void* host) {
   if (bytes > 0) std::memcpy(staging.get(), host, bytes);
   ++tensor->version;
   tensor->cleared = false;
-  enqueue("write", {{}, {tensor->health()}, {}}, [staging, data = tensor->data(), bytes](Backend& backend) {
-    backend.write(data, staging.get(), bytes);
-  });
+  enqueue("write", {{}, {tensor->health()}, {}},
+          [staging, data = tensor->data(), bytes](Backend& backend) { backend.write(data, staging.get(), bytes); });
 }
 
 namespace {
@@ -169,21 +169,22 @@ TensorPtr Device::transfer(const TensorPtr& source) {
   transit->bytes.reset(new (std::nothrow) char[source->bytes() + 1]);
   if (!transit->bytes) throw Error(ErrorCode::OutOfMemory, "out of host memory for a copy between devices");
   auto sender = std::make_shared<Sender>(transit);
-  from.queue_.push(job([&backend = *from.backend_, sender, health = source->health(), data = source->data(),
-                        bytes = source->bytes()] {
-    sender->transit->failure = health->failure;
-    if (!health->failure) backend.read(sender->transit->bytes.get(), data, bytes);
-    sender->transit->finish(Transit::Ready);
-  }));
+  from.queue_.push(job(
+      [&backend = *from.backend_, sender, health = source->health(), data = source->data(), bytes = source->bytes()] {
+        sender->transit->failure = health->failure;
+        if (!health->failure) backend.read(sender->transit->bytes.get(), data, bytes);
+        sender->transit->finish(Transit::Ready);
+      }));
   sender.reset();
-  enqueue("to", {{}, {target->health()}, {}}, [transit, data = target->data(), bytes = target->bytes()](Backend& backend) {
-    while (transit->state.load(std::memory_order_acquire) == Transit::Waiting)
-      waitWhileEqual<int32_t>(transit->state, Transit::Waiting);
-    if (transit->state.load() == Transit::Cancelled)
-      throw Error(ErrorCode::Disposed, "the source's device was disposed before the copy");
-    if (transit->failure) rethrow(*transit->failure);
-    backend.write(data, transit->bytes.get(), bytes);
-  });
+  enqueue("to", {{}, {target->health()}, {}},
+          [transit, data = target->data(), bytes = target->bytes()](Backend& backend) {
+            while (transit->state.load(std::memory_order_acquire) == Transit::Waiting)
+              waitWhileEqual<int32_t>(transit->state, Transit::Waiting);
+            if (transit->state.load() == Transit::Cancelled)
+              throw Error(ErrorCode::Disposed, "the source's device was disposed before the copy");
+            if (transit->failure) rethrow(*transit->failure);
+            backend.write(data, transit->bytes.get(), bytes);
+          });
   return target;
 }
 

@@ -17,8 +17,9 @@ namespace moe {
 /// Told once, on the queue's thread, how a read or a synchronisation ended; null is success.
 using Completion = std::function<void(FailurePtr)>;
 
-/// The tensors of one operation. When an input is poisoned the operation does nothing; when it did nothing or failed, its
-/// outputs are poisoned; when it succeeded, they are healthy again. A gradient that is poisoned stays so until it is cleared.
+/// The tensors of one operation. When an input is poisoned the operation does nothing; when it did nothing or failed,
+/// its outputs are poisoned; when it succeeded, they are healthy again. A gradient that is poisoned stays so until it
+/// is cleared.
 struct Operands {
   std::vector<HealthPtr> inputs, outputs, gradients;
 };

@@ -25,18 +25,30 @@ enum class ErrorCode {
 /// The stable code of the public contract, 'ERR_…'.
 inline const char* errorCodeName(ErrorCode code) {
   switch (code) {
-    case ErrorCode::InvalidArgument: return "ERR_INVALID_ARGUMENT";
-    case ErrorCode::Shape: return "ERR_SHAPE";
-    case ErrorCode::DType: return "ERR_DTYPE";
-    case ErrorCode::DeviceMismatch: return "ERR_DEVICE_MISMATCH";
-    case ErrorCode::Disposed: return "ERR_DISPOSED";
-    case ErrorCode::StalePass: return "ERR_STALE_PASS";
-    case ErrorCode::NonFinite: return "ERR_NON_FINITE";
-    case ErrorCode::OutOfMemory: return "ERR_OUT_OF_MEMORY";
-    case ErrorCode::DeviceUnavailable: return "ERR_DEVICE_UNAVAILABLE";
-    case ErrorCode::DeviceLost: return "ERR_DEVICE_LOST";
-    case ErrorCode::Unsupported: return "ERR_UNSUPPORTED";
-    case ErrorCode::Internal: return "ERR_INTERNAL";
+    case ErrorCode::InvalidArgument:
+      return "ERR_INVALID_ARGUMENT";
+    case ErrorCode::Shape:
+      return "ERR_SHAPE";
+    case ErrorCode::DType:
+      return "ERR_DTYPE";
+    case ErrorCode::DeviceMismatch:
+      return "ERR_DEVICE_MISMATCH";
+    case ErrorCode::Disposed:
+      return "ERR_DISPOSED";
+    case ErrorCode::StalePass:
+      return "ERR_STALE_PASS";
+    case ErrorCode::NonFinite:
+      return "ERR_NON_FINITE";
+    case ErrorCode::OutOfMemory:
+      return "ERR_OUT_OF_MEMORY";
+    case ErrorCode::DeviceUnavailable:
+      return "ERR_DEVICE_UNAVAILABLE";
+    case ErrorCode::DeviceLost:
+      return "ERR_DEVICE_LOST";
+    case ErrorCode::Unsupported:
+      return "ERR_UNSUPPORTED";
+    case ErrorCode::Internal:
+      return "ERR_INTERNAL";
   }
   return "ERR_INTERNAL";
 }

@@ -1,5 +1,5 @@
-// The order of the stages, and nothing of how they are done: route → plan → experts → combine, shared experts beside them.
-// Each queued closure holds raw pointers; see tensor.h for why that is safe.
+// The order of the stages, and nothing of how they are done: route → plan → experts → combine, shared experts beside
+// them. Each queued closure holds raw pointers; see tensor.h for why that is safe.
 #include "layer.h"
 
 #include <string>
@@ -49,7 +49,7 @@ void checkSize(const TensorPtr& tensor, int64_t size, DType dtype, const char* n
 }
 
 PlanRows planRows(const PlanBlock& block, int64_t tokens, int64_t rows, int experts, int topK) {
-  return {tokens, rows, experts, topK, block.expertOffsets, block.rowToken, block.rowSlot, block.tokenOffsets,
+  return {tokens,         rows, experts, topK, block.expertOffsets, block.rowToken, block.rowSlot, block.tokenOffsets,
           block.tokenRows};
 }
 
@@ -92,7 +92,8 @@ MoEPass::MoEPass(std::shared_ptr<Layer> layer, const TensorPtr& input, const For
     for (const TensorPtr& tensor : {input_, mask_, lossMask_, indices_, weights_, logits_}) watch(tensor);
     watchParameters();
   } else {
-    for (TensorPtr* saved : {&input_, &mask_, &lossMask_, &scores_, &lossState_, &sharedPlan_, &sharedGates_}) saved->reset();
+    for (TensorPtr* saved : {&input_, &mask_, &lossMask_, &scores_, &lossState_, &sharedPlan_, &sharedGates_})
+      saved->reset();
   }
 }
 
@@ -129,18 +130,47 @@ void MoEPass::queueRoute(const ForwardCall& call) {
   statistics_.capacity = capacity_.slots;
 
   const bool product = ranRouter_ && !givenLogits_;
-  RouteForward route{router_, losses_, T_, H_, E_, K_,
+  RouteForward route{router_,
+                     losses_,
+                     T_,
+                     H_,
+                     E_,
+                     K_,
                      product ? input_->floats() : nullptr,
                      product ? valueOf(p.routerWeight) : nullptr,
                      ranRouter_ ? valueOf(p.routerBias) : nullptr,
-                     floatsOf(call.logits), intsOf(call.routingIndices), floatsOf(call.routingWeights),
-                     intsOf(mask_), intsOf(lossMask_),
-                     ranRouter_ ? logits_->floats() : nullptr, indices_->ints(), scores_->floats(), weights_->floats(),
-                     loss.counts, loss.tokens, loss.importance, statistics_.values->floats()};
+                     floatsOf(call.logits),
+                     intsOf(call.routingIndices),
+                     floatsOf(call.routingWeights),
+                     intsOf(mask_),
+                     intsOf(lossMask_),
+                     ranRouter_ ? logits_->floats() : nullptr,
+                     indices_->ints(),
+                     scores_->floats(),
+                     weights_->floats(),
+                     loss.counts,
+                     loss.tokens,
+                     loss.importance,
+                     statistics_.values->floats()};
   const PlanBlock& block = statistics_.block;
-  BuildPlan plan{T_, R_, E_, K_, capacity_, indices_->ints(), intsOf(mask_), scores_->floats(),
-                 weights_->floats(), kept_->ints(), block.expertOffsets, block.rowToken, block.rowSlot,
-                 block.tokenOffsets, block.tokenRows, block.assigned, block.keptCounts, block.totals};
+  BuildPlan plan{T_,
+                 R_,
+                 E_,
+                 K_,
+                 capacity_,
+                 indices_->ints(),
+                 intsOf(mask_),
+                 scores_->floats(),
+                 weights_->floats(),
+                 kept_->ints(),
+                 block.expertOffsets,
+                 block.rowToken,
+                 block.rowSlot,
+                 block.tokenOffsets,
+                 block.tokenRows,
+                 block.assigned,
+                 block.keptCounts,
+                 block.totals};
   Operands operands;
   reads(operands, {input_, mask_, lossMask_, call.routingIndices, call.routingWeights, call.logits});
   if (ranRouter_)
@@ -162,10 +192,19 @@ void MoEPass::queueExperts(const ForwardCall& call) {
     savedUp_ = device.empty(DType::Float32, R_ * F_);
   }
   const TensorPtr expertRows = device.empty(DType::Float32, R_ * H_);
-  ExpertsForward experts{rows(), activation, H_, F_, input_->floats(),
-                         valueOf(p.gate), valueOf(p.up), valueOf(p.down),
-                         valueOf(p.gateBias), valueOf(p.upBias), valueOf(p.downBias),
-                         savedGate_ ? savedGate_->floats() : nullptr, savedUp_ ? savedUp_->floats() : nullptr,
+  ExpertsForward experts{rows(),
+                         activation,
+                         H_,
+                         F_,
+                         input_->floats(),
+                         valueOf(p.gate),
+                         valueOf(p.up),
+                         valueOf(p.down),
+                         valueOf(p.gateBias),
+                         valueOf(p.upBias),
+                         valueOf(p.downBias),
+                         savedGate_ ? savedGate_->floats() : nullptr,
+                         savedUp_ ? savedUp_->floats() : nullptr,
                          expertRows->floats()};
   Combine combine{rows(), H_, expertRows->floats(), weights_->floats(), output_->floats(), false};
   Operands operands;
@@ -196,14 +235,39 @@ void MoEPass::queueShared(const ForwardCall& call) {
   float* gates = sharedGates_ ? sharedGates_->floats() : nullptr;
 
   const PlanBlock& block = sharedBlock_;
-  BuildPlan plan{T_, T_, 1, 1, {}, nullptr, intsOf(mask_), nullptr, nullptr, nullptr,
-                 block.expertOffsets, block.rowToken, block.rowSlot, block.tokenOffsets, block.tokenRows,
-                 block.assigned, block.keptCounts, block.totals};
+  BuildPlan plan{T_,
+                 T_,
+                 1,
+                 1,
+                 {},
+                 nullptr,
+                 intsOf(mask_),
+                 nullptr,
+                 nullptr,
+                 nullptr,
+                 block.expertOffsets,
+                 block.rowToken,
+                 block.rowSlot,
+                 block.tokenOffsets,
+                 block.tokenRows,
+                 block.assigned,
+                 block.keptCounts,
+                 block.totals};
   SigmoidGateForward gate{T_, H_, input_->floats(), valueOf(p.sharedOutputGate), intsOf(mask_), gates};
-  ExpertsForward experts{sharedRows(), activation, H_, S, input_->floats(),
-                         valueOf(p.sharedGate), valueOf(p.sharedUp), valueOf(p.sharedDown), nullptr, nullptr, nullptr,
+  ExpertsForward experts{sharedRows(),
+                         activation,
+                         H_,
+                         S,
+                         input_->floats(),
+                         valueOf(p.sharedGate),
+                         valueOf(p.sharedUp),
+                         valueOf(p.sharedDown),
+                         nullptr,
+                         nullptr,
+                         nullptr,
                          sharedSavedGate_ ? sharedSavedGate_->floats() : nullptr,
-                         sharedSavedUp_ ? sharedSavedUp_->floats() : nullptr, expertRows->floats()};
+                         sharedSavedUp_ ? sharedSavedUp_->floats() : nullptr,
+                         expertRows->floats()};
   Combine combine{sharedRows(), H_, expertRows->floats(), gates, output_->floats(), true};
   Operands operands;
   reads(operands, {input_, mask_, output_});
@@ -227,8 +291,8 @@ void MoEPass::watch(const TensorPtr& tensor) {
 
 void MoEPass::watchParameters() {
   const LayerParameters& p = layer_->parameters;
-  for (const ParameterPtr& parameter : {p.routerWeight, p.gate, p.up, p.down, p.downBias, p.sharedGate, p.sharedUp,
-                                        p.sharedDown, p.sharedOutputGate})
+  for (const ParameterPtr& parameter :
+       {p.routerWeight, p.gate, p.up, p.down, p.downBias, p.sharedGate, p.sharedUp, p.sharedDown, p.sharedOutputGate})
     if (parameter) watch(parameter->value());
 }
 
@@ -252,45 +316,101 @@ MoEGradients MoEPass::backward(const TensorPtr& gradOutput, float lossScale) {
   gradients.input = device.empty(DType::Float32, T_ * H_);
   const TensorPtr gradWeights = device.empty(DType::Float32, T_ * K_);
   const TensorPtr gradRows = device.empty(DType::Float32, R_ * H_);
+  const TensorPtr gradLogits = ranRouter_ ? device.empty(DType::Float32, T_ * E_) : nullptr;
+  TensorPtr sharedGradRows, sharedGradGates;
+  if (S > 0) sharedGradRows = device.empty(DType::Float32, T_ * H_);
+  if (sharedGates_) sharedGradGates = device.empty(DType::Float32, T_);
+  makeGrads({p.gate, p.up, p.down, p.gateBias, p.upBias, p.downBias, p.sharedGate, p.sharedUp, p.sharedDown,
+             p.sharedOutputGate});
+  if (ranRouter_) makeGrads({p.routerBias});
+  if (ranRouter_ && !givenLogits_) makeGrads({p.routerWeight});
   if (!ranRouter_) gradients.routingWeights = gradWeights;
 
   Operands operands;
-  reads(operands, {gradOutput, input_, mask_, lossMask_, indices_, weights_, logits_, scores_, lossState_,
-                   statistics_.values, statistics_.plan, savedGate_, savedUp_, sharedPlan_, sharedGates_,
-                   sharedSavedGate_, sharedSavedUp_});
+  reads(operands,
+        {gradOutput, input_, mask_, lossMask_, indices_, weights_, logits_, scores_, lossState_, statistics_.values,
+         statistics_.plan, savedGate_, savedUp_, sharedPlan_, sharedGates_, sharedSavedGate_, sharedSavedUp_});
   for (const auto& [tensor, version] : watched_) operands.inputs.push_back(tensor->health());
   writes(operands, {gradients.input, gradWeights});
 
   // Shared experts, with the gradient of their gate.
   ExpertsBackward shared{};
   SigmoidGateBackward gate{};
-  TensorPtr sharedGradRows, sharedGradGates;
   if (S > 0) {
-    sharedGradRows = device.empty(DType::Float32, T_ * H_);
-    if (sharedGates_) sharedGradGates = device.empty(DType::Float32, T_);
     const GradTarget up = gradTarget(p.sharedUp, operands), down = gradTarget(p.sharedDown, operands),
                      gateWeight = gradTarget(p.sharedGate, operands),
                      outputGate = gradTarget(p.sharedOutputGate, operands);
-    shared = {sharedRows(), config.activation, H_, S, input_->floats(), gradOutput->floats(), floatsOf(sharedGates_),
-              valueOf(p.sharedGate), valueOf(p.sharedUp), valueOf(p.sharedDown), nullptr,
-              floatsOf(sharedSavedGate_), floatsOf(sharedSavedUp_), sharedGradRows->floats(),
-              sharedGradGates ? sharedGradGates->floats() : nullptr, gateWeight.data, up.data, down.data,
-              nullptr, nullptr, nullptr, gateWeight.accumulate, up.accumulate, down.accumulate, false, false, false};
+    shared = {sharedRows(),
+              config.activation,
+              H_,
+              S,
+              input_->floats(),
+              gradOutput->floats(),
+              floatsOf(sharedGates_),
+              valueOf(p.sharedGate),
+              valueOf(p.sharedUp),
+              valueOf(p.sharedDown),
+              nullptr,
+              floatsOf(sharedSavedGate_),
+              floatsOf(sharedSavedUp_),
+              sharedGradRows->floats(),
+              sharedGradGates ? sharedGradGates->floats() : nullptr,
+              gateWeight.data,
+              up.data,
+              down.data,
+              nullptr,
+              nullptr,
+              nullptr,
+              gateWeight.accumulate,
+              up.accumulate,
+              down.accumulate,
+              false,
+              false,
+              false};
     if (sharedGates_)
-      gate = {T_, H_, input_->floats(), valueOf(p.sharedOutputGate), intsOf(mask_), sharedGates_->floats(),
-              sharedGradGates->floats(), gradients.input->floats(), outputGate.data, outputGate.accumulate};
+      gate = {T_,
+              H_,
+              input_->floats(),
+              valueOf(p.sharedOutputGate),
+              intsOf(mask_),
+              sharedGates_->floats(),
+              sharedGradGates->floats(),
+              gradients.input->floats(),
+              outputGate.data,
+              outputGate.accumulate};
   }
 
   // Routed experts.
   const GradTarget gateWeight = gradTarget(p.gate, operands), up = gradTarget(p.up, operands),
                    down = gradTarget(p.down, operands), gateBias = gradTarget(p.gateBias, operands),
                    upBias = gradTarget(p.upBias, operands), downBias = gradTarget(p.downBias, operands);
-  const ExpertsBackward experts{
-      rows(), config.activation, H_, F_, input_->floats(), gradOutput->floats(), weights_->floats(),
-      valueOf(p.gate), valueOf(p.up), valueOf(p.down), valueOf(p.downBias), floatsOf(savedGate_), floatsOf(savedUp_),
-      gradRows->floats(), gradWeights->floats(), gateWeight.data, up.data, down.data,
-      gateBias.data, upBias.data, downBias.data, gateWeight.accumulate, up.accumulate, down.accumulate,
-      gateBias.accumulate, upBias.accumulate, downBias.accumulate};
+  const ExpertsBackward experts{rows(),
+                                config.activation,
+                                H_,
+                                F_,
+                                input_->floats(),
+                                gradOutput->floats(),
+                                weights_->floats(),
+                                valueOf(p.gate),
+                                valueOf(p.up),
+                                valueOf(p.down),
+                                valueOf(p.downBias),
+                                floatsOf(savedGate_),
+                                floatsOf(savedUp_),
+                                gradRows->floats(),
+                                gradWeights->floats(),
+                                gateWeight.data,
+                                up.data,
+                                down.data,
+                                gateBias.data,
+                                upBias.data,
+                                downBias.data,
+                                gateWeight.accumulate,
+                                up.accumulate,
+                                down.accumulate,
+                                gateBias.accumulate,
+                                upBias.accumulate,
+                                downBias.accumulate};
 
   // Router.
   RouteBackward route{};
@@ -303,14 +423,31 @@ MoEGradients MoEPass::backward(const TensorPtr& gradOutput, float lossScale) {
     losses.z *= lossScale;
     const GradTarget weight = givenLogits_ ? GradTarget{} : gradTarget(p.routerWeight, operands);
     const GradTarget bias = gradTarget(p.routerBias, operands);
-    const TensorPtr gradLogits = device.empty(DType::Float32, T_ * E_);
     writes(operands, {gradLogits});
     if (givenLogits_) gradients.routingLogits = gradLogits;
-    route = {router_, losses, T_, H_, E_, K_, givenLogits_ ? nullptr : input_->floats(),
-             givenLogits_ ? nullptr : valueOf(p.routerWeight), intsOf(mask_), intsOf(lossMask_), logits_->floats(),
-             indices_->ints(), scores_->floats(), loss.counts, loss.tokens, loss.importance,
-             statistics_.values->floats(), gradWeights->floats(), gradLogits->floats(),
-             givenLogits_ ? nullptr : gradients.input->floats(), weight.data, bias.data, weight.accumulate,
+    route = {router_,
+             losses,
+             T_,
+             H_,
+             E_,
+             K_,
+             givenLogits_ ? nullptr : input_->floats(),
+             givenLogits_ ? nullptr : valueOf(p.routerWeight),
+             intsOf(mask_),
+             intsOf(lossMask_),
+             logits_->floats(),
+             indices_->ints(),
+             scores_->floats(),
+             loss.counts,
+             loss.tokens,
+             loss.importance,
+             statistics_.values->floats(),
+             gradWeights->floats(),
+             gradLogits->floats(),
+             givenLogits_ ? nullptr : gradients.input->floats(),
+             weight.data,
+             bias.data,
+             weight.accumulate,
              bias.accumulate};
   }
 

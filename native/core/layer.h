@@ -22,9 +22,9 @@ struct LayerConfig {
 
 /// Null where the configuration has none.
 struct LayerParameters {
-  ParameterPtr routerWeight, routerBias;                              // [E,H], [E]
-  ParameterPtr gate, up, down, gateBias, upBias, downBias;            // [E,F,H] ×2, [E,H,F], [E,F] ×2, [E,H]
-  ParameterPtr sharedGate, sharedUp, sharedDown, sharedOutputGate;    // [S,H] ×2, [H,S], [1,H]
+  ParameterPtr routerWeight, routerBias;                            // [E,H], [E]
+  ParameterPtr gate, up, down, gateBias, upBias, downBias;          // [E,F,H] ×2, [E,H,F], [E,F] ×2, [E,H]
+  ParameterPtr sharedGate, sharedUp, sharedDown, sharedOutputGate;  // [S,H] ×2, [H,S], [1,H]
 };
 
 /// One call: the layer's configuration with this call's overrides already in it.
@@ -49,8 +49,8 @@ struct Layer {
 
 /// The unscaled losses and statistics of one forward on the device; see RouteValue and PlanTotal.
 struct LayerStatistics {
-  TensorPtr plan;        // PlanBlock
-  TensorPtr values;      // [RouteValue::count]
+  TensorPtr plan;    // PlanBlock
+  TensorPtr values;  // [RouteValue::count]
   PlanBlock block;
   int64_t capacity = -1;
 };
@@ -97,12 +97,12 @@ class MoEPass {
 
   TensorPtr input_, mask_, lossMask_;
   TensorPtr output_, indices_, weights_, kept_, logits_;
-  TensorPtr scores_;      // [T,K]
-  TensorPtr lossState_;   // lossCounts [scopes,E], lossTokens [scopes], importance [E]
+  TensorPtr scores_;     // [T,K]
+  TensorPtr lossState_;  // lossCounts [scopes,E], lossTokens [scopes], importance [E]
   LayerStatistics statistics_;
   TensorPtr savedGate_, savedUp_;  // [R,F]
 
-  TensorPtr sharedPlan_;                       // PlanBlock of every live token on the one shared expert
+  TensorPtr sharedPlan_;  // PlanBlock of every live token on the one shared expert
   PlanBlock sharedBlock_;
   TensorPtr sharedGates_;                      // [T] or null
   TensorPtr sharedSavedGate_, sharedSavedUp_;  // [T,S]

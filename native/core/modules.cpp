@@ -52,20 +52,32 @@ LinearPass::LinearPass(const TensorPtr& input, ParameterPtr weight, ParameterPtr
   output_ = device_->empty(DType::Float32, rows_ * out);
   watch(input_);
   watch(weight_->value());
-  const GroupedGemmForward gemm{rows_, 1, in_, out_, nullptr, input_->floats(), valueOf(weight_), valueOf(bias_),
-                                output_->floats()};
+  const GroupedGemmForward gemm{
+      rows_, 1, in_, out_, nullptr, input_->floats(), valueOf(weight_), valueOf(bias_), output_->floats()};
   Operands operands{{input_->health(), weight_->value()->health()}, {output_->health()}, {}};
   if (bias_) operands.inputs.push_back(bias_->value()->health());
-  device_->enqueue("Linear.forward", std::move(operands), [gemm](Backend& backend) { backend.groupedGemmForward(gemm); });
+  device_->enqueue("Linear.forward", std::move(operands),
+                   [gemm](Backend& backend) { backend.groupedGemmForward(gemm); });
 }
 
 TensorPtr LinearPass::queueBackward(const TensorPtr& gradOutput, float) {
   TensorPtr gradInput = device_->empty(DType::Float32, rows_ * in_);
+  makeGrads({weight_, bias_});
   Operands operands{{gradOutput->health(), input_->health(), weight_->value()->health()}, {gradInput->health()}, {}};
   const GradTarget weight = gradTarget(weight_, operands), bias = gradTarget(bias_, operands);
-  const GroupedGemmBackward gemm{rows_, 1, in_, out_, nullptr, input_->floats(), valueOf(weight_),
-                                 gradOutput->floats(), gradInput->floats(), weight.data, bias.data,
-                                 weight.accumulate, bias.accumulate};
+  const GroupedGemmBackward gemm{rows_,
+                                 1,
+                                 in_,
+                                 out_,
+                                 nullptr,
+                                 input_->floats(),
+                                 valueOf(weight_),
+                                 gradOutput->floats(),
+                                 gradInput->floats(),
+                                 weight.data,
+                                 bias.data,
+                                 weight.accumulate,
+                                 bias.accumulate};
   device_->enqueue("Linear.backward", std::move(operands),
                    [gemm](Backend& backend) { backend.groupedGemmBackward(gemm); });
   return gradInput;
@@ -79,8 +91,8 @@ EmbeddingPass::EmbeddingPass(const TensorPtr& indices, ParameterPtr weight, int 
   device_->materialise(indices);
   output_ = device_->empty(DType::Float32, indices->size() * size);
   watch(indices_);
-  const EmbeddingForward embedding{indices_->size(), count_, size_, indices_->ints(), valueOf(weight_),
-                                   output_->floats()};
+  const EmbeddingForward embedding{indices_->size(), count_,           size_,
+                                   indices_->ints(), valueOf(weight_), output_->floats()};
   device_->enqueue("Embedding.forward", {{indices_->health(), weight_->value()->health()}, {output_->health()}, {}},
                    [embedding](Backend& backend) { backend.embeddingForward(embedding); });
 }
@@ -89,8 +101,8 @@ TensorPtr EmbeddingPass::queueBackward(const TensorPtr& gradOutput, float) {
   Operands operands{{gradOutput->health(), indices_->health(), output_->health()}, {}, {}};
   const GradTarget weight = gradTarget(weight_, operands);
   if (!weight.data) return nullptr;
-  const EmbeddingBackward embedding{indices_->size(), count_, size_, indices_->ints(), gradOutput->floats(),
-                                    weight.data, weight.accumulate};
+  const EmbeddingBackward embedding{indices_->size(), count_,           size_, indices_->ints(), gradOutput->floats(),
+                                    weight.data,      weight.accumulate};
   device_->enqueue("Embedding.backward", std::move(operands),
                    [embedding](Backend& backend) { backend.embeddingBackward(embedding); });
   return nullptr;
@@ -107,8 +119,8 @@ RmsNormPass::RmsNormPass(const TensorPtr& input, ParameterPtr weight, int size, 
   inverseRms_ = device_->empty(DType::Float32, rows_);
   watch(input_);
   watch(weight_->value());
-  const RmsNormForward norm{rows_, size_, epsilon, input_->floats(), valueOf(weight_), output_->floats(),
-                            inverseRms_->floats()};
+  const RmsNormForward norm{
+      rows_, size_, epsilon, input_->floats(), valueOf(weight_), output_->floats(), inverseRms_->floats()};
   device_->enqueue("RMSNorm.forward",
                    {{input_->health(), weight_->value()->health()}, {output_->health(), inverseRms_->health()}, {}},
                    [norm](Backend& backend) { backend.rmsNormForward(norm); });
@@ -120,8 +132,15 @@ TensorPtr RmsNormPass::queueBackward(const TensorPtr& gradOutput, float) {
                     {gradInput->health()},
                     {}};
   const GradTarget weight = gradTarget(weight_, operands);
-  const RmsNormBackward norm{rows_, size_, input_->floats(), valueOf(weight_), inverseRms_->floats(),
-                             gradOutput->floats(), gradInput->floats(), weight.data, weight.accumulate};
+  const RmsNormBackward norm{rows_,
+                             size_,
+                             input_->floats(),
+                             valueOf(weight_),
+                             inverseRms_->floats(),
+                             gradOutput->floats(),
+                             gradInput->floats(),
+                             weight.data,
+                             weight.accumulate};
   device_->enqueue("RMSNorm.backward", std::move(operands),
                    [norm](Backend& backend) { backend.rmsNormBackward(norm); });
   return gradInput;
@@ -142,22 +161,27 @@ CrossEntropyPass::CrossEntropyPass(const TensorPtr& logits, const TensorPtr& tar
   output_ = device_->empty(DType::Float32, 1);
   watch(logits_);
   watch(targets_);
-  const CrossEntropyForward loss{rows_, classes_, logits_->floats(), targets_->ints(), logSumExp_->floats(),
-                                 meanAndCount_->floats()};
-  device_->enqueue("crossEntropy",
-                   {{logits_->health(), targets_->health()},
-                    {logSumExp_->health(), meanAndCount_->health(), output_->health()},
-                    {}},
-                   [loss, scalar = output_->floats()](Backend& backend) {
-                     backend.crossEntropyForward(loss);
-                     backend.copy(scalar, loss.loss, sizeof(float));
-                   });
+  const CrossEntropyForward loss{
+      rows_, classes_, logits_->floats(), targets_->ints(), logSumExp_->floats(), meanAndCount_->floats()};
+  device_->enqueue(
+      "crossEntropy",
+      {{logits_->health(), targets_->health()}, {logSumExp_->health(), meanAndCount_->health(), output_->health()}, {}},
+      [loss, scalar = output_->floats()](Backend& backend) {
+        backend.crossEntropyForward(loss);
+        backend.copy(scalar, loss.loss, sizeof(float));
+      });
 }
 
 TensorPtr CrossEntropyPass::queueBackward(const TensorPtr&, float scale) {
   TensorPtr gradLogits = device_->empty(DType::Float32, logits_->size());
-  const CrossEntropyBackward loss{rows_, classes_, scale, logits_->floats(), targets_->ints(), logSumExp_->floats(),
-                                  meanAndCount_->floats(), gradLogits->floats()};
+  const CrossEntropyBackward loss{rows_,
+                                  classes_,
+                                  scale,
+                                  logits_->floats(),
+                                  targets_->ints(),
+                                  logSumExp_->floats(),
+                                  meanAndCount_->floats(),
+                                  gradLogits->floats()};
   device_->enqueue("crossEntropy.backward",
                    {{logits_->health(), targets_->health(), meanAndCount_->health()}, {gradLogits->health()}, {}},
                    [loss](Backend& backend) { backend.crossEntropyBackward(loss); });
@@ -174,10 +198,9 @@ TensorPtr add(const TensorPtr& a, const TensorPtr& b) {
   device.materialise(a);
   device.materialise(b);
   TensorPtr output = device.empty(DType::Float32, a->size());
-  device.enqueue("add", {{a->health(), b->health()}, {output->health()}, {}},
-                 [op = Add{a->size(), a->floats(), b->floats(), output->floats()}](Backend& backend) {
-                   backend.add(op);
-                 });
+  device.enqueue(
+      "add", {{a->health(), b->health()}, {output->health()}, {}},
+      [op = Add{a->size(), a->floats(), b->floats(), output->floats()}](Backend& backend) { backend.add(op); });
   return output;
 }
 

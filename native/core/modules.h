@@ -1,4 +1,5 @@
-// The dense layers around a MoE layer: each forward queues its work and answers a pass that holds what its backward needs.
+// The dense layers around a MoE layer: each forward queues its work and answers a pass that holds what its backward
+// needs.
 #pragma once
 
 #include <utility>

@@ -110,16 +110,32 @@ PlanPtr plan(const TensorPtr& indices, const TensorPtr& weights, int64_t T, int 
   p.offsets = device.empty(DType::Int32, E + 1);
   p.tokens = device.empty(DType::Int32, p.R);
   const TensorPtr kept = device.empty(DType::Int32, T * K);
-  const BuildPlan op{T, p.R, E, K, capacity, indices->ints(), nullptr, weights->floats(), p.weights->floats(),
-                     kept->ints(), p.block.expertOffsets, p.block.rowToken, p.block.rowSlot, p.block.tokenOffsets,
-                     p.block.tokenRows, p.block.assigned, p.block.keptCounts, p.block.totals};
-  device.enqueue("ops.plan", operands({indices, weights}, {p.weights, p.ints, p.offsets, p.tokens}),
-                 [op, offsets = p.offsets->ints(), tokens = p.tokens->ints(), bytes = weights->bytes()](Backend& backend) {
-                   backend.copy(op.weights, op.scores, bytes);
-                   backend.buildPlan(op);
-                   backend.copy(offsets, op.expertOffsets, (op.E + 1) * sizeof(int32_t));
-                   backend.copy(tokens, op.rowToken, static_cast<size_t>(op.R) * sizeof(int32_t));
-                 });
+  const BuildPlan op{T,
+                     p.R,
+                     E,
+                     K,
+                     capacity,
+                     indices->ints(),
+                     nullptr,
+                     weights->floats(),
+                     p.weights->floats(),
+                     kept->ints(),
+                     p.block.expertOffsets,
+                     p.block.rowToken,
+                     p.block.rowSlot,
+                     p.block.tokenOffsets,
+                     p.block.tokenRows,
+                     p.block.assigned,
+                     p.block.keptCounts,
+                     p.block.totals};
+  device.enqueue(
+      "ops.plan", operands({indices, weights}, {p.weights, p.ints, p.offsets, p.tokens}),
+      [op, offsets = p.offsets->ints(), tokens = p.tokens->ints(), bytes = weights->bytes()](Backend& backend) {
+        backend.copy(op.weights, op.scores, bytes);
+        backend.buildPlan(op);
+        backend.copy(offsets, op.expertOffsets, (op.E + 1) * sizeof(int32_t));
+        backend.copy(tokens, op.rowToken, static_cast<size_t>(op.R) * sizeof(int32_t));
+      });
   return result;
 }
 
@@ -127,10 +143,9 @@ TensorPtr dispatch(const TensorPtr& input, const Plan& plan, int H) {
   Device& device = input->device();
   check(input, plan.T * H, DType::Float32, "input");
   const TensorPtr rows = device.empty(DType::Float32, plan.R * H);
-  device.enqueue("ops.dispatch", operands({input, plan.ints}, {rows}),
-                 [op = Dispatch{plan.rows(), H, input->floats(), rows->floats()}](Backend& backend) {
-                   backend.dispatch(op);
-                 });
+  device.enqueue(
+      "ops.dispatch", operands({input, plan.ints}, {rows}),
+      [op = Dispatch{plan.rows(), H, input->floats(), rows->floats()}](Backend& backend) { backend.dispatch(op); });
   return rows;
 }
 
@@ -173,11 +188,10 @@ TensorPtr groupedGemm(const TensorPtr& rows, const TensorPtr& weight, const Plan
   check(rows, plan.R * in, DType::Float32, "rows");
   check(weight, int64_t{plan.E} * in * out, DType::Float32, "weight");
   const TensorPtr output = device.empty(DType::Float32, plan.R * out);
-  device.enqueue("ops.groupedGemm", operands({rows, weight, plan.ints}, {output}),
-                 [op = GroupedGemmForward{plan.R, plan.E, in, out, plan.block.expertOffsets, rows->floats(),
-                                          weight->floats(), nullptr, output->floats()}](Backend& backend) {
-                   backend.groupedGemmForward(op);
-                 });
+  device.enqueue(
+      "ops.groupedGemm", operands({rows, weight, plan.ints}, {output}),
+      [op = GroupedGemmForward{plan.R, plan.E, in, out, plan.block.expertOffsets, rows->floats(), weight->floats(),
+                               nullptr, output->floats()}](Backend& backend) { backend.groupedGemmForward(op); });
   return output;
 }
 
@@ -189,13 +203,11 @@ Gradients groupedGemmBackward(const TensorPtr& rows, const TensorPtr& weight, co
   check(gradOutput, plan.R * out, DType::Float32, "gradOutput");
   const Gradients gradients{device.empty(DType::Float32, plan.R * in),
                             device.empty(DType::Float32, int64_t{plan.E} * in * out)};
-  device.enqueue("ops.groupedGemm.backward",
-                 operands({rows, weight, gradOutput, plan.ints}, {gradients.first, gradients.second}),
-                 [op = GroupedGemmBackward{plan.R, plan.E, in, out, plan.block.expertOffsets, rows->floats(),
-                                           weight->floats(), gradOutput->floats(), gradients.first->floats(),
-                                           gradients.second->floats(), nullptr, false, false}](Backend& backend) {
-                   backend.groupedGemmBackward(op);
-                 });
+  device.enqueue(
+      "ops.groupedGemm.backward", operands({rows, weight, gradOutput, plan.ints}, {gradients.first, gradients.second}),
+      [op = GroupedGemmBackward{plan.R, plan.E, in, out, plan.block.expertOffsets, rows->floats(), weight->floats(),
+                                gradOutput->floats(), gradients.first->floats(), gradients.second->floats(), nullptr,
+                                false, false}](Backend& backend) { backend.groupedGemmBackward(op); });
   return gradients;
 }
 

@@ -17,8 +17,8 @@ class AdamW {
  public:
   AdamW(std::shared_ptr<Device> device, std::vector<ParameterPtr> parameters);
 
-  /// Updates every trainable parameter that has a gradient since the last clear, then counts the gradients as cleared. When
-  /// one of them is poisoned nothing is changed.
+  /// Updates every trainable parameter that has a gradient since the last clear, then counts the gradients as cleared.
+  /// When one of them is poisoned nothing is changed.
   void step(const AdamWOptions& options);
 
   const std::vector<TensorPtr>& means() const { return means_; }

@@ -1,6 +1,7 @@
 // A trainable tensor and its gradient.
 #pragma once
 
+#include <initializer_list>
 #include <memory>
 
 #include "device.h"
@@ -51,10 +52,19 @@ class Parameter {
 };
 using ParameterPtr = std::shared_ptr<Parameter>;
 
+/// Makes the gradients that a backward is about to write, so that running out of memory cannot leave some of them
+/// marked as written. Comes before the first gradTarget().
+inline void makeGrads(std::initializer_list<ParameterPtr> parameters) {
+  for (const ParameterPtr& parameter : parameters)
+    if (parameter && parameter->trainable) parameter->grad();
+}
+
 inline GradTarget gradTarget(const ParameterPtr& parameter, Operands& operands) {
   return parameter ? parameter->target(operands) : GradTarget{};
 }
 
-inline const float* valueOf(const ParameterPtr& parameter) { return parameter ? parameter->value()->floats() : nullptr; }
+inline const float* valueOf(const ParameterPtr& parameter) {
+  return parameter ? parameter->value()->floats() : nullptr;
+}
 
 }  // namespace moe

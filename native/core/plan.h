@@ -1,5 +1,5 @@
-// From shapes and limits to sizes: the capacity bound, the rows a plan can have, and the integer block that holds a plan.
-// Pure: the same on every device.
+// From shapes and limits to sizes: the capacity bound, the rows a plan can have, and the integer block that holds a
+// plan. Pure: the same on every device.
 #pragma once
 
 #include <cstdint>

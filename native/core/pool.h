@@ -1,5 +1,5 @@
-// The caching pool of one device: blocks in size classes, reused in program order, kept until the device is closed or memory
-// runs short. Its bookkeeping is on the host, so that running out of memory throws from the call that asked.
+// The caching pool of one device: blocks in size classes, reused in program order, kept until the device is closed or
+// memory runs short. Its bookkeeping is on the host, so that running out of memory throws from the call that asked.
 #pragma once
 
 #include <cstddef>

@@ -1,5 +1,5 @@
-// The in-order queue of one device: jobs are pushed by the thread that owns the device and run, one after the other, on the
-// queue's own thread. Bounded: pushing to a full queue waits until a job has finished.
+// The in-order queue of one device: jobs are pushed by the thread that owns the device and run, one after the other, on
+// the queue's own thread. Bounded: pushing to a full queue waits until a job has finished.
 #pragma once
 
 #include <array>

@@ -2,8 +2,8 @@
 // JavaScript and in the parameters of each operation.
 //
 // Memory is owned by the JS thread alone: a block goes back to the pool in program order, the moment its last handle is
-// dropped, and may be handed out again at once, because the queue runs in that same order. Queued work therefore holds raw
-// pointers and the Health of what it touches, never a Tensor.
+// dropped, and may be handed out again at once, because the queue runs in that same order. Queued work therefore holds
+// raw pointers and the Health of what it touches, never a Tensor.
 #pragma once
 
 #include <atomic>

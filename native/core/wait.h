@@ -1,4 +1,5 @@
-// Waiting for an atomic to change: a short spin, because queued stages follow each other within microseconds, then sleep.
+// Waiting for an atomic to change: a short spin, because queued stages follow each other within microseconds, then
+// sleep.
 #pragma once
 
 #include <atomic>

@@ -5,8 +5,8 @@ namespace moe::cpu {
 
 enum class Isa { Generic, Avx2, Avx512, Neon };
 
-/// The best of this machine. The environment variable SWITCHYARD_ISA (generic, avx2, avx512, neon) picks another one that
-/// the machine has; anything else is ignored.
+/// The best of this machine. The environment variable SWITCHYARD_ISA (generic, avx2, avx512, neon) picks another one
+/// that the machine has; anything else is ignored.
 Isa detectIsa();
 
 const char* isaName(Isa isa);

@@ -1,4 +1,6 @@
 // What this machine's cores can do at best, measured on the device's own threads.
+#include "simd/limits.h"
+
 #include <algorithm>
 #include <chrono>
 #include <memory>
@@ -6,7 +8,6 @@
 
 #include "../core/error.h"
 #include "backend.h"
-#include "simd/limits.h"
 
 namespace moe::cpu {
 
@@ -17,13 +18,17 @@ using Clock = std::chrono::steady_clock;
 const LimitKernels& limitKernels(Isa isa) {
   switch (isa) {
 #if defined(MOE_HAVE_avx2)
-    case Isa::Avx2: return avx2::limitKernels;
-    case Isa::Avx512: return avx512::limitKernels;
+    case Isa::Avx2:
+      return avx2::limitKernels;
+    case Isa::Avx512:
+      return avx512::limitKernels;
 #endif
 #if defined(MOE_HAVE_neon)
-    case Isa::Neon: return neon::limitKernels;
+    case Isa::Neon:
+      return neon::limitKernels;
 #endif
-    default: return generic::limitKernels;
+    default:
+      return generic::limitKernels;
   }
 }
 

@@ -1,5 +1,5 @@
-// The worker threads of one CPU device: a fork-join pool. The thread that calls takes part as worker 0. Which worker runs
-// which index is not determined, so a body must never let a result depend on it.
+// The worker threads of one CPU device: a fork-join pool. The thread that calls takes part as worker 0. Which worker
+// runs which index is not determined, so a body must never let a result depend on it.
 #pragma once
 
 #include <atomic>

@@ -14,7 +14,8 @@ constexpr int lanes = 4;
 
 typedef float Vector __attribute__((vector_size(lanes * sizeof(float)), aligned(4), may_alias));
 
-// Enough independent chains to hide the latency of a multiply-add on every core we know: 2 a cycle × 5 cycles, and a few.
+// Enough independent chains to hide the latency of a multiply-add on every core we know: 2 a cycle × 5 cycles, and a
+// few.
 constexpr int chains = 12;
 
 Vector broadcast(float value) { return Vector{} + value; }

@@ -1,0 +1,121 @@
+// Bad input: a MoEError with its code, a message that names the parameter, the expectation and the value, and everything
+// usable afterwards.
+import { describe, expect, it } from 'vitest';
+import { AdamW, add, Linear, type MoEConfig, MoEError, MoELayer, openDevice, ops } from '../lib/index.js';
+
+const config: MoEConfig = { hiddenSize: 6, ffnSize: 5, numExperts: 4, topK: 2, seed: 1 };
+
+function failure(call: () => unknown): MoEError {
+  try {
+    call();
+  } catch (error) {
+    expect(error).toBeInstanceOf(MoEError);
+    return error as MoEError;
+  }
+  throw new Error('the call did not throw');
+}
+
+describe('a configuration', () => {
+  using device = openDevice('cpu');
+  const make = (change: object) => failure(() => new MoELayer(device, { ...config, ...change } as MoEConfig));
+
+  it.each([
+    ['ERR_INVALID_ARGUMENT', { hiddenSize: 0 }, /config\.hiddenSize.*integer.*0/],
+    ['ERR_INVALID_ARGUMENT', { hiddenSize: 1.5 }, /config\.hiddenSize.*1\.5/],
+    ['ERR_INVALID_ARGUMENT', { ffnSize: -3 }, /config\.ffnSize.*-3/],
+    ['ERR_INVALID_ARGUMENT', { numExperts: Number.NaN }, /config\.numExperts.*NaN/],
+    ['ERR_INVALID_ARGUMENT', { topK: 5 }, /config\.topK.*numExperts \(4\).*5/],
+    ['ERR_INVALID_ARGUMENT', { topk: 2 }, /topk.*topK/],
+    ['ERR_INVALID_ARGUMENT', { seed: -1 }, /config\.seed.*-1/],
+    ['ERR_INVALID_ARGUMENT', { router: { temperature: 0 } }, /config\.router\.temperature.*0/],
+    ['ERR_INVALID_ARGUMENT', { router: { scoring: 'relu' } }, /config\.router\.scoring.*softmax.*relu/],
+    ['ERR_INVALID_ARGUMENT', { capacity: { type: 'fixed', factor: -1 } }, /config\.capacity\.factor.*-1/],
+    ['ERR_INVALID_ARGUMENT', { experts: { activation: 'swish' } }, /config\.experts\.activation.*swish/],
+    ['ERR_INVALID_ARGUMENT', { losses: { z: Number.POSITIVE_INFINITY } }, /config\.losses\.z.*Infinity/],
+    ['ERR_UNSUPPORTED', { dtype: 'bfloat16' }, /dtype.*bfloat16/],
+    ['ERR_UNSUPPORTED', { router: { scoring: 'sigmoid' } }, /router\.scoring.*sigmoid/],
+    ['ERR_UNSUPPORTED', { router: { type: 'expert-choice' } }, /router\.type.*expert-choice/],
+    ['ERR_UNSUPPORTED', { router: { noise: { type: 'gumbel' } } }, /router\.noise/],
+    ['ERR_UNSUPPORTED', { gates: 2 }, /gates/],
+    ['ERR_UNSUPPORTED', { experts: { dropout: 0.1 } }, /experts\.dropout/],
+    ['ERR_UNSUPPORTED', { capacity: { type: 'fixed', factor: 1, overflow: 'residual' } }, /overflow.*residual/],
+  ])('%s for %j', (code, change, message) => {
+    using open = openDevice('cpu');
+    const error = failure(() => new MoELayer(open, { ...config, ...change } as unknown as MoEConfig));
+    expect(error.code).toBe(code);
+    expect(error.message).toMatch(message);
+  });
+
+  it('of no device', () => {
+    expect(make({}).code).toBe('ERR_DISPOSED'); // `device` was disposed with the describe block
+    expect(failure(() => new MoELayer({} as never, config)).code).toBe('ERR_INVALID_ARGUMENT');
+  });
+});
+
+describe('a call', () => {
+  it('with tensors that do not fit', async () => {
+    using device = openDevice('cpu');
+    using other = openDevice('cpu');
+    using layer = new MoELayer(device, config);
+    using input = device.randn([3, 6], { seed: 1 });
+    const codeOf = (call: () => unknown) => failure(call).code;
+    expect(failure(() => layer.forward(device.zeros([3, 5])))).toMatchObject({
+      code: 'ERR_SHAPE',
+      message: expect.stringMatching(/input.*6.*\[3, 5\]/),
+    });
+    expect(failure(() => layer.forward(device.zeros([3, 6], 'int32')))).toMatchObject({
+      code: 'ERR_DTYPE',
+      message: expect.stringMatching(/input.*float32.*int32/),
+    });
+    expect(codeOf(() => layer.forward(other.zeros([3, 6])))).toBe('ERR_DEVICE_MISMATCH');
+    expect(codeOf(() => layer.forward({} as never))).toBe('ERR_INVALID_ARGUMENT');
+    expect(codeOf(() => layer.forward(input, { mask: device.zeros([4], 'int32') }))).toBe('ERR_SHAPE');
+    expect(codeOf(() => layer.forward(input, { topK: 9 }))).toBe('ERR_INVALID_ARGUMENT');
+    expect(codeOf(() => layer.forward(input, { traning: true } as never))).toBe('ERR_INVALID_ARGUMENT');
+    expect(codeOf(() => layer.forward(input, { noise: input }))).toBe('ERR_UNSUPPORTED');
+    expect(codeOf(() => add(input, device.zeros([6, 3])))).toBe('ERR_SHAPE');
+    expect(codeOf(() => device.graph(() => {}))).toBe('ERR_UNSUPPORTED');
+    expect(codeOf(() => device.tensor([1, 2, 3], [2]))).toBe('ERR_SHAPE');
+    expect(codeOf(() => device.tensor([1.5], [1], 'int32'))).toBe('ERR_INVALID_ARGUMENT');
+    expect(codeOf(() => device.zeros([-1]))).toBe('ERR_SHAPE');
+    expect(codeOf(() => openDevice('cuda'))).toBe('ERR_DEVICE_UNAVAILABLE');
+    expect(codeOf(() => new Linear(device, { inFeatures: 0, outFeatures: 1 }))).toBe('ERR_INVALID_ARGUMENT');
+    expect(codeOf(() => new AdamW([], { learningRate: 1 }))).toBe('ERR_INVALID_ARGUMENT');
+    expect(codeOf(() => new AdamW(layer.parameters().values(), { learningRate: Number.NaN }))).toBe(
+      'ERR_INVALID_ARGUMENT',
+    );
+    expect(codeOf(() => ops.plan(device.zeros([3, 2], 'int32'), device.zeros([3, 1]), 4))).toBe('ERR_SHAPE');
+    using pass = layer.forward(input);
+    expect((await pass.output.data()).length).toBe(18);
+  });
+
+  it('on what has been used up or disposed', () => {
+    using device = openDevice('cpu');
+    using layer = new MoELayer(device, config);
+    const input = device.randn([3, 6], { seed: 1 });
+    const codeOf = (call: () => unknown) => failure(call).code;
+    const pass = layer.forward(input);
+    pass.backward(pass.output).dispose();
+    expect(codeOf(() => pass.backward(pass.output))).toBe('ERR_STALE_PASS');
+    const stale = layer.forward(input);
+    input.write(new Float32Array(18));
+    expect(codeOf(() => stale.backward(stale.output))).toBe('ERR_STALE_PASS');
+    const written = layer.forward(input);
+    const up = layer.parameters().get('experts.up')!;
+    up.value.write(new Float32Array(up.value.size));
+    expect(codeOf(() => written.backward(written.output))).toBe('ERR_STALE_PASS');
+    const inference = layer.forward(input, { training: false });
+    expect(codeOf(() => inference.backward(inference.output))).toBe('ERR_STALE_PASS');
+    input.dispose();
+    input.dispose();
+    expect(codeOf(() => layer.forward(input))).toBe('ERR_DISPOSED');
+    expect(codeOf(() => input.dataSync())).toBe('ERR_DISPOSED');
+    pass.dispose();
+    expect(codeOf(() => pass.backward(stale.output))).toBe('ERR_DISPOSED');
+    layer.dispose();
+    expect(codeOf(() => layer.forward(stale.output))).toBe('ERR_DISPOSED');
+    device.dispose();
+    expect(codeOf(() => stale.output.dataSync())).toBe('ERR_DISPOSED');
+    expect(codeOf(() => device.zeros([1]))).toBe('ERR_DISPOSED');
+  });
+});
