@@ -1,0 +1,245 @@
+// Configurations: defaults, what is frozen, what is refused and in which words. No device but where a layer is needed.
+import { describe, expect, it } from 'vitest';
+import { resolveConfig } from '../lib/config.js';
+import { type MoEConfig, type MoEError, MoELayer, openDevice, schedules } from '../lib/index.js';
+
+const sizes = { hiddenSize: 8, ffnSize: 6, numExperts: 4, topK: 2 };
+
+function failure(call: () => unknown): MoEError {
+  try {
+    call();
+  } catch (error) {
+    return error as MoEError;
+  }
+  throw new Error('the call did not throw');
+}
+
+describe('defaults', () => {
+  it('are all filled in', () => {
+    expect(resolveConfig({ ...sizes, seed: 3 })).toEqual({
+      ...sizes,
+      seed: 3,
+      dtype: 'float32',
+      gates: 1,
+      router: {
+        type: 'top-k',
+        scoring: 'softmax',
+        selectBy: 'scores',
+        renormalize: false,
+        renormalizeAfterDrop: false,
+        weightScale: 1,
+        applyWeightTo: 'output',
+        bias: false,
+        temperature: 1,
+        secondChoice: 'always',
+      },
+      capacity: { type: 'dropless' },
+      experts: { activation: 'swiglu', bias: false, dropout: 0 },
+      losses: {},
+    });
+  });
+
+  it('of nested options too', () => {
+    const config = resolveConfig({
+      ...sizes,
+      router: { renormalize: true },
+      capacity: { type: 'fixed', factor: 1.25 },
+      experts: { shared: { ffnSize: 3 } },
+      losses: { loadBalance: 0.01, importance: { coefficient: 0.1 }, z: 0 },
+    });
+    expect(config.router.renormalize).toEqual({ p: 1, epsilon: 1e-20 });
+    expect(config.capacity).toEqual({
+      type: 'fixed',
+      factor: 1.25,
+      evalFactor: 1.25,
+      min: 0,
+      multipleOf: 1,
+      priority: 'position',
+      firstChoicesFirst: true,
+      overflow: 'drop',
+      buffer: 0,
+    });
+    expect(config.experts.shared).toEqual({ ffnSize: 3, gate: 'none' });
+    expect(config.losses).toEqual({
+      loadBalance: { coefficient: 0.01, counts: 'all', scope: 'batch' },
+      importance: { coefficient: 0.1, from: 'gates' },
+      z: 0,
+    });
+  });
+
+  it('draw a seed once, and freeze everything', () => {
+    using device = openDevice('cpu');
+    const given = { ...sizes, router: { renormalize: { p: 2 } } };
+    using layer = new MoELayer(device, given);
+    const { config } = layer;
+    expect(layer.config).toBe(config);
+    expect(Number.isSafeInteger(config.seed)).toBe(true);
+    expect([config, config.router, config.router.renormalize, config.experts].every(Object.isFrozen)).toBe(true);
+    given.router.renormalize.p = 5;
+    expect(config.router.renormalize).toMatchObject({ p: 2 });
+    using again = new MoELayer(device, config);
+    const weights = [layer, again].map((each) => each.parameters().get('router.weight')!.value.dataSync());
+    expect(weights[0]).toEqual(weights[1]);
+  });
+
+  it('stand for undefined and for null, which JSON has instead', () => {
+    const { router, dtype } = resolveConfig({ ...sizes, router: null, dtype: undefined });
+    expect([router.type, dtype]).toEqual(['top-k', 'float32']);
+  });
+
+  it('given as they are, ask for nothing that is missing', () => {
+    const capacity = { type: 'fixed', slots: 3, overflow: 'drop', buffer: 0, groupSize: undefined } as never;
+    const router = { noise: undefined, secondChoice: 'always', applyWeightTo: 'output', scoring: 'softmax' } as never;
+    expect(() =>
+      resolveConfig({ ...sizes, gates: 1, dtype: 'float32', router, capacity, experts: { dropout: 0 } }),
+    ).not.toThrow();
+  });
+});
+
+describe('a mistake', () => {
+  it.each<[string, object, RegExp]>([
+    [
+      'missing',
+      { hiddenSize: undefined },
+      /^config\.hiddenSize: expected an integer from 1 to 2147483647, got undefined$/,
+    ],
+    ['a string', { ffnSize: '6' }, /^config\.ffnSize: .*"6"$/],
+    ['a bigint', { numExperts: 4n }, /^config\.numExperts: .*4n$/],
+    ['infinite', { topK: Infinity }, /^config\.topK: expected an integer from 1 to numExperts \(4\), got Infinity$/],
+    ['too large', { hiddenSize: 2 ** 31 }, /^config\.hiddenSize: .*2147483648$/],
+    ['past 2^53', { hiddenSize: 2 ** 30, ffnSize: 2 ** 30 }, /^config: .*2\^53.*1073741824/],
+    ['a list', { router: [] }, /^config\.router: expected an object of options, got \[\]$/],
+    ['a typo', { router: { temprature: 2 } }, /^config\.router\.temprature: .*did you mean temperature\?$/],
+    ['a typo deep', { losses: { loadBalance: { coeficient: 1 } } }, /coeficient.*did you mean coefficient\?$/],
+    ['of another kind', { capacity: { type: 'dropless', factor: 1 } }, /^config\.capacity\.factor: unknown option/],
+    ['no capacity', { capacity: { type: 'fixed' } }, /^config\.capacity: expected a factor, or a number of slots/],
+    ['two capacities', { capacity: { type: 'fixed', factor: 1, slots: 2 } }, /^config\.capacity\.slots/],
+    ['eval with slots', { capacity: { type: 'fixed', slots: 2, evalFactor: 2 } }, /^config\.capacity\.evalFactor/],
+    ['multipleOf 0', { capacity: { type: 'fixed', slots: 2, multipleOf: 0 } }, /^config\.capacity\.multipleOf/],
+    ['a norm', { router: { renormalize: { p: 0 } } }, /^config\.router\.renormalize\.p: .*above 0, got 0$/],
+    ['a norm by name', { router: { renormalize: 'L1' } }, /^config\.router\.renormalize: .*"L1"$/],
+    ['no length', { losses: { loadBalance: { coefficient: 1, scope: 'sequence' } } }, /sequenceLength.*undefined$/],
+    ['a length', { losses: { loadBalance: { coefficient: 1, sequenceLength: 4 } } }, /sequenceLength.*batch.*4$/],
+    ['a sign', { losses: { z: -1 } }, /^config\.losses\.z: .*at least 0, got -1$/],
+    ['an object', { losses: { importance: {} } }, /^config\.losses\.importance\.coefficient: .*undefined$/],
+    [
+      'half a clamp',
+      { experts: { activation: { type: 'clamped-swiglu', alpha: 1 } } },
+      /activation\.limit: .*undefined$/,
+    ],
+    [
+      'a bare clamp',
+      { experts: { activation: 'clamped-swiglu' } },
+      /^config\.experts\.activation: .*"clamped-swiglu"$/,
+    ],
+    ['a shared expert of 0', { experts: { shared: { ffnSize: 0 } } }, /^config\.experts\.shared\.ffnSize: .*got 0$/],
+    ['dropout of 1', { experts: { dropout: 1 } }, /^config\.experts\.dropout: .*below 1, got 1$/],
+    ['a large seed', { seed: 2n ** 64n }, /^config\.seed: .*2\^64.*18446744073709551616n$/],
+    [
+      'groups that do not divide',
+      { router: { groups: { count: 3, keep: 1, score: 'max' } } },
+      /divisor of numExperts \(4\)/,
+    ],
+    [
+      'an expert too many',
+      { router: { allowedExperts: [[0, 4]] } },
+      /^config\.router\.allowedExperts\[0\]\[1\]: .*got 4$/,
+    ],
+  ])('%s is ERR_INVALID_ARGUMENT', (_, change, message) => {
+    const error = failure(() => resolveConfig({ ...sizes, ...change }));
+    expect({ code: error.code, message: error.message }).toEqual({
+      code: 'ERR_INVALID_ARGUMENT',
+      message: expect.stringMatching(message),
+    });
+  });
+
+  it.each<[unknown]>([[undefined], [null], [7], [[]]])('a configuration of %j is ERR_INVALID_ARGUMENT', (config) => {
+    expect(failure(() => resolveConfig(config))).toMatchObject({ code: 'ERR_INVALID_ARGUMENT' });
+  });
+
+  it('that the memory cannot hold is found before anything is made', () => {
+    using device = openDevice({ memoryLimit: 1 << 20 });
+    const error = failure(() => new MoELayer(device, { ...sizes, ffnSize: 100_000 }));
+    expect(error).toMatchObject({ code: 'ERR_OUT_OF_MEMORY', hint: expect.stringContaining('memoryLimit') });
+    expect(error.message).toMatch(/38400128 bytes.*1048576/);
+    expect(device.memory().allocated).toBe(0);
+    using layer = new MoELayer(device, sizes);
+    expect(layer.parameters().size).toBe(4);
+  });
+});
+
+describe('what is not supported yet', () => {
+  it.each<[string, object]>([
+    ["dtype 'float16'", { dtype: 'float16' }],
+    ['gates', { gates: 2 }],
+    ["router.type 'sinkhorn'", { router: { type: 'sinkhorn' } }],
+    ['router.renormalizeAfterDrop', { router: { renormalizeAfterDrop: true } }],
+    ["router.applyWeightTo 'input'", { router: { applyWeightTo: 'input' } }],
+    ['router.noise', { router: { noise: { type: 'gaussian', std: 1 } } }],
+    ['router.groups', { router: { groups: { count: 2, keep: 1, score: 'max' } } }],
+    ['router.selectionBias', { router: { selectionBias: { rate: 1e-3 } } }],
+    ["router.secondChoice 'random'", { router: { secondChoice: { type: 'random', threshold: 0.2 } } }],
+    ['router.allowedExperts', { router: { allowedExperts: [[0], [1, 2]] } }],
+    ["capacity.type 'dynamic'", { capacity: { type: 'dynamic', targetDropRate: 0.1, maxFactor: 2 } }],
+    ["capacity.priority 'random'", { capacity: { type: 'fixed', factor: 1, priority: 'random' } }],
+    ["capacity.overflow 'next-choice'", { capacity: { type: 'fixed', factor: 1, overflow: 'next-choice' } }],
+    ['capacity.buffer', { capacity: { type: 'fixed', factor: 1, buffer: 0.1 } }],
+    ['capacity.groupSize', { capacity: { type: 'fixed', factor: 1, groupSize: 16 } }],
+    ["losses.loadBalance.counts 'unbiased'", { losses: { loadBalance: { coefficient: 1, counts: 'unbiased' } } }],
+    [
+      "losses.loadBalance.scope 'device'",
+      { losses: { loadBalance: { coefficient: 1, scope: 'device', groupsOfExperts: 2 } } },
+    ],
+    ['losses.load', { losses: { load: 0.1 } }],
+  ])('%s is ERR_UNSUPPORTED by name', (name, change) => {
+    const error = failure(() => resolveConfig({ ...sizes, ...change } as MoEConfig));
+    expect([error.code, error.message]).toEqual([
+      'ERR_UNSUPPORTED',
+      `config.${name} is not supported yet by this version`,
+    ]);
+  });
+
+  it('is told of a call too, and the layer goes on', () => {
+    using device = openDevice('cpu');
+    using layer = new MoELayer(device, sizes);
+    using input = device.zeros([3, 8]);
+    using tokens = device.zeros([3], 'int32');
+    const codeOf = (options: object) => failure(() => layer.forward(input, options)).message;
+    for (const [name, value] of Object.entries({
+      tokenIds: tokens,
+      tokenTypes: tokens,
+      noise: input,
+      priorities: input,
+      gate: 1,
+      noiseStep: 0,
+      tokenOffset: 3,
+    }))
+      expect(codeOf({ [name]: value })).toBe(`options.${name} is not supported yet by this version`);
+    expect(codeOf({ losses: { load: 1 } })).toBe('options.losses.load is not supported yet by this version');
+    expect(codeOf({ gate: -1 })).toMatch(/options\.gate: expected an integer.*-1/);
+    expect(failure(() => layer.updateSelectionBias()).code).toBe('ERR_UNSUPPORTED');
+    using pass = layer.forward(input, { gate: 0, tokenOffset: 0, noise: undefined } as never);
+    expect(pass.output.shape).toEqual([3, 8]);
+  });
+});
+
+describe('schedules', () => {
+  const at = (schedule: schedules.Schedule, ...steps: number[]) =>
+    steps.map((step) => Number(schedule(step).toFixed(6)));
+
+  it('go where they say', () => {
+    expect(at(schedules.constant(3), 0, 99)).toEqual([3, 3]);
+    expect(at(schedules.linear(1, 0, 10), -5, 0, 5, 10, 99)).toEqual([1, 1, 0.5, 0, 0]);
+    expect(at(schedules.cosine(2, 0, 100), 0, 50, 100, 200)).toEqual([2, 1, 0, 0]);
+    expect(at(schedules.cosine(2, 1, 110, 10), 0, 5, 10, 60, 110)).toEqual([0, 1, 2, 1.5, 1]);
+    expect(at(schedules.cosine(2, 1, 10, 10), 9, 10)).toEqual([1.8, 1]);
+    expect(at(schedules.denseToSparse(8, 2, 6), 0, 1, 3, 6, 7)).toEqual([8, 7, 5, 2, 2]);
+  });
+
+  it('refuse what is no schedule', () => {
+    expect(failure(() => schedules.linear(1, 0, 0)).message).toMatch(/^steps: .*got 0$/);
+    expect(failure(() => schedules.cosine(1, 0, 10, 11)).message).toMatch(/^warmup: .*steps \(10\), got 11$/);
+    expect(failure(() => schedules.constant(Number.NaN)).message).toMatch(/^value: .*NaN$/);
+    expect(failure(() => schedules.denseToSparse(4, 5, 10)).code).toBe('ERR_INVALID_ARGUMENT');
+  });
+});
