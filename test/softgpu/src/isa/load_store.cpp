@@ -154,7 +154,6 @@ Execute forRegister(u32 bytes) {
     case 2: return Form<kMemory, 2, kSigned>::run;
     case 4: return Form<kMemory, 4, kSigned>::run;
     case 8: return Form<kMemory, 8, kSigned>::run;
-    case 16: return Form<kMemory, 16, kSigned>::run;
     default: return nullptr;
   }
 }
@@ -165,7 +164,7 @@ Execute forMemory(u32 memory, u32 registers, bool isSigned) {
     case 2: return isSigned ? forRegister<Form, 2, true>(registers) : forRegister<Form, 2, false>(registers);
     case 4: return isSigned ? forRegister<Form, 4, true>(registers) : forRegister<Form, 4, false>(registers);
     case 8: return forRegister<Form, 8, false>(registers);
-    case 16: return forRegister<Form, 16, false>(registers);
+    case 16: return registers == 16 ? Form<16, 16, false>::run : nullptr;
     default: return nullptr;
   }
 }
