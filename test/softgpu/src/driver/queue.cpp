@@ -65,9 +65,10 @@ void Device::enqueue(CUstream stream, std::function<void()> run, bool hostCallba
 void Device::push(const WorkPtr& work) {
   std::lock_guard lock(queueMutex_);
   pending_.push_back(work);
-  if (!executor_.joinable()) {
-    executor_ = std::thread([this] { executorLoop(); });
-    executor_.detach();
+  if (executor_ == std::thread::id()) {
+    std::thread thread([this] { executorLoop(); });
+    executor_ = thread.get_id();
+    thread.detach();
   }
   changed_.notify_all();
 }

@@ -90,7 +90,7 @@ class Device {
   void finishAll();
   // True when done; otherwise lets at least one piece of work happen.
   bool poll(const WorkPtr& work);
-  bool isExecutor() const { return std::this_thread::get_id() == executor_.get_id(); }
+  bool isExecutor() const { return std::this_thread::get_id() == executor_; }
 
   CUstream resolve(CUstream stream);
   u64 nextId() { return ++ids_; }
@@ -110,7 +110,7 @@ class Device {
   std::condition_variable changed_;
   std::vector<WorkPtr> pending_;
   std::mt19937_64 random_{options().seed};
-  std::thread executor_;
+  std::thread::id executor_;  // set once the thread runs
 };
 
 Device& device();

@@ -58,8 +58,12 @@ class Parser {
     if (peek().kind != TokenKind::kWord) fail("expected a name before '" + std::string(peek().text) + "'");
     return std::string(next().text);
   }
+  std::string signedWord() {
+    const std::string sign = accept('-') ? "-" : "";
+    return sign + word();
+  }
   u64 number() {
-    std::string text = (accept('-') ? "-" : "") + word();
+    std::string text = signedWord();
     if (!isNumber(text) && text[0] != '-') fail("expected a number, found '" + text + "'");
     return literalBits(text, "u64");
   }
@@ -266,7 +270,7 @@ class Parser {
     u64 at = v.initial.size();
     u64 bits = 0;
     if (peek().is('-') || isNumber(peek().text)) {
-      std::string text = (accept('-') ? "-" : "") + word();
+      std::string text = signedWord();
       bits = literalBits(text, type);
     } else {
       bool generic = accept("generic");
@@ -319,7 +323,7 @@ class Parser {
     o.negated = accept('!');
     if (peek().is('-') || isNumber(peek().text)) {
       o.kind = Operand::Kind::kNumber;
-      o.number = (accept('-') ? "-" : "") + word();
+      o.number = signedWord();
       return o;
     }
     o.name = word();
