@@ -121,13 +121,26 @@ bool runKernel(const std::string& name, const std::string& ptx) {
   throw std::runtime_error("unknown kernel '" + name + "'; there are topk, permute, gemm, neighbours");
 }
 
-void bench(const std::string& ptx) {
+void benchGemm(const std::string& ptx) {
   Module module(ptx);
   for (int size : {512, 1024}) {
     double seconds = 0;
     const bool right = gemm(module, size, size, size, &seconds);
     std::printf("gemm_bf16 %d³: %.3f s, %s\n", size, seconds, right ? "right" : "WRONG");
   }
+}
+
+// The rate of ordinary instructions: integer and float arithmetic, shuffles, comparisons, branches, as they come.
+void benchTopk(const std::string& ptx) {
+  Module module(ptx);
+  constexpr int kRows = 40'000;
+  Buffer<uint16_t> input(std::vector<uint16_t>(kRows * 64, 0x3f80));
+  Buffer<float> weights(kRows * 4);
+  Buffer<int> indices(kRows * 4);
+  const auto start = std::chrono::steady_clock::now();
+  launch(module.function("softmax_topk"), {kRows / 4, 128}, input.address(), weights.address(), indices.address(), kRows);
+  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  std::printf("softmax_topk, %d rows: %.3f s\n", kRows, seconds);
 }
 
 }  // namespace runner

@@ -22,7 +22,7 @@ int usage() {
                "       softgpu-runner ptx                  print the PTX of the cases, for ptxas\n"
                "       softgpu-runner coverage FILE…       forms in PTX files without a case\n"
                "       softgpu-runner kernel NAME FILE     run and check a kernel\n"
-               "       softgpu-runner bench FILE           time the GEMM in FILE\n";
+               "       softgpu-runner bench GEMM TOPK      time both kernels\n";
   return 2;
 }
 
@@ -52,8 +52,9 @@ int main(int count, char** arguments) try {
     std::printf("%s: %s\n", words[1].c_str(), right ? "right" : "wrong");
     return right ? 0 : 1;
   }
-  if (words[0] == "bench" && words.size() == 2) {
-    runner::bench(contentsOf(words[1]));
+  if (words[0] == "bench" && words.size() == 3) {
+    runner::benchGemm(contentsOf(words[1]));
+    runner::benchTopk(contentsOf(words[2]));
     return 0;
   }
   return usage();

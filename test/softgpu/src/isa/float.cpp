@@ -17,20 +17,6 @@
 namespace softgpu::isa {
 namespace {
 
-SOFTGPU_WITH_FMA void fmaF32(Warp& w, const Instruction& i, LaneMask lanes) {
-  float* r = lanesOf<float>(w, i.slot[0]);
-  const float *a = lanesOf<float>(w, i.slot[1]), *b = lanesOf<float>(w, i.slot[2]), *c = lanesOf<float>(w, i.slot[3]);
-  if (lanes == kAllLanes) {
-#pragma GCC ivdep
-    for (u32 l = 0; l < kWarpSize; ++l) r[l] = std::fma(a[l], b[l], c[l]);
-  } else {
-    for (; lanes; lanes &= lanes - 1) {
-      u32 l = lowestLane(lanes);
-      r[l] = std::fma(a[l], b[l], c[l]);
-    }
-  }
-}
-
 // The modifiers of one instruction, kept in immediate[0].
 struct Mode {
   Rounding rounding = Rounding::kNearestEven;
@@ -43,6 +29,27 @@ struct Mode {
   }
 };
 
+// The one NaN that arithmetic gives: 9.7.3.
+template <class T>
+T canonical(T x) {
+  if constexpr (std::is_same_v<T, float>) return x != x ? std::bit_cast<float>(0x7fffffff) : x;
+  return x != x ? std::numeric_limits<T>::quiet_NaN() : x;
+}
+
+SOFTGPU_WITH_FMA void fmaF32(Warp& w, const Instruction& i, LaneMask lanes) {
+  float* r = lanesOf<float>(w, i.slot[0]);
+  const float *a = lanesOf<float>(w, i.slot[1]), *b = lanesOf<float>(w, i.slot[2]), *c = lanesOf<float>(w, i.slot[3]);
+  if (lanes == kAllLanes) {
+#pragma GCC ivdep
+    for (u32 l = 0; l < kWarpSize; ++l) r[l] = canonical(std::fma(a[l], b[l], c[l]));
+  } else {
+    for (; lanes; lanes &= lanes - 1) {
+      u32 l = lowestLane(lanes);
+      r[l] = canonical(std::fma(a[l], b[l], c[l]));
+    }
+  }
+}
+
 template <class T>
 T flushed(T x, const Mode& mode) {
   if constexpr (std::is_same_v<T, float>) return mode.ftz ? flushSubnormal(x) : x;
@@ -52,7 +59,7 @@ template <class T>
 T finished(T x, const Mode& mode) {
   x = flushed(x, mode);
   if (mode.sat) return saturate(x);
-  return x != x ? std::numeric_limits<T>::quiet_NaN() : x;
+  return canonical(x);
 }
 
 // With modifiers: rounding mode, flushing, saturation. Op gets the mode as its last argument.
@@ -81,10 +88,10 @@ T withProductSign(T a, T b, T magnitude) {
 
 template <class T>
 Execute twoSources(std::string_view op, bool plain) {
-  if (op == "add") return plain ? binary<T>([](T a, T b) { return a + b; }) : general<T, 2>([](T a, T b, const Mode&) { return a + b; });
-  if (op == "sub") return plain ? binary<T>([](T a, T b) { return a - b; }) : general<T, 2>([](T a, T b, const Mode&) { return a - b; });
-  if (op == "mul") return plain ? binary<T>([](T a, T b) { return a * b; }) : general<T, 2>([](T a, T b, const Mode&) { return a * b; });
-  if (op == "div") return plain ? binary<T>([](T a, T b) { return a / b; }) : general<T, 2>([](T a, T b, const Mode&) { return a / b; });
+  if (op == "add") return plain ? binary<T>([](T a, T b) { return canonical(a + b); }) : general<T, 2>([](T a, T b, const Mode&) { return a + b; });
+  if (op == "sub") return plain ? binary<T>([](T a, T b) { return canonical(a - b); }) : general<T, 2>([](T a, T b, const Mode&) { return a - b; });
+  if (op == "mul") return plain ? binary<T>([](T a, T b) { return canonical(a * b); }) : general<T, 2>([](T a, T b, const Mode&) { return a * b; });
+  if (op == "div") return plain ? binary<T>([](T a, T b) { return canonical(a / b); }) : general<T, 2>([](T a, T b, const Mode&) { return a / b; });
   // The common minimum without NaN propagation, in a form that vectorises.
   if (op == "min" && plain) {
     return binary<T>([](T a, T b) { return a < b ? a : b != b ? a : a == b && std::signbit(a) ? a : b; });
@@ -112,7 +119,7 @@ template <class T>
 Execute oneSource(std::string_view op, bool plain) {
   if (op == "abs") return plain ? unary<T>([](T a) { return std::fabs(a); }) : general<T, 1>([](T a, const Mode&) { return std::fabs(a); });
   if (op == "neg") return plain ? unary<T>([](T a) { return -a; }) : general<T, 1>([](T a, const Mode&) { return -a; });
-  if (op == "sqrt") return plain ? unary<T>([](T a) { return std::sqrt(a); }) : general<T, 1>([](T a, const Mode&) { return std::sqrt(a); });
+  if (op == "sqrt") return plain ? unary<T>([](T a) { return canonical(std::sqrt(a)); }) : general<T, 1>([](T a, const Mode&) { return std::sqrt(a); });
   if (op == "rcp") return plain ? unary<T>([](T a) { return T{1} / a; }) : general<T, 1>([](T a, const Mode&) { return T{1} / a; });
   if (op == "rsqrt") return general<T, 1>([](T a, const Mode&) { return static_cast<T>(1 / std::sqrt(static_cast<long double>(a))); });
   if constexpr (std::is_same_v<T, float>) {

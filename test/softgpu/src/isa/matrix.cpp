@@ -1,5 +1,6 @@
 // ldmatrix, stmatrix and mma.sync: PTX ISA 9.7.15. g = lane / 4 and t = lane % 4 are the groupID and threadID_in_group
 // of the ISA's figures.
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 
@@ -7,6 +8,13 @@
 #include "isa/lanes.h"
 #include "isa/numbers.h"
 #include "memory/access.h"
+
+// The inner product is the hottest loop of all: chosen at load time for the machine it runs on.
+#if defined(__x86_64__) && !defined(__AVX2__)
+#define SOFTGPU_WITH_AVX __attribute__((target_clones("avx2", "default")))
+#else
+#define SOFTGPU_WITH_AVX
+#endif
 
 namespace softgpu::isa {
 namespace {
@@ -82,23 +90,31 @@ void decodeMatrixMove(Decoding& d, bool store) {
 
 // ---- mma.sync m16n8kK.row.col. A is 16×K, B is K×8, C and D are 16×8.
 
-// Element e of register r of a lane's A fragment: registers alternate between the upper and the lower eight rows.
-struct Place {
-  u32 row, column;
-};
-Place placeOfA(u32 lane, u32 reg, u32 element, u32 perRegister) {
-  return {lane / 4 + 8 * (reg & 1), lane % 4 * perRegister + element + 4 * perRegister * (reg >> 1)};
-}
-Place placeOfB(u32 lane, u32 reg, u32 element, u32 perRegister) {
-  return {lane % 4 * perRegister + element + 4 * perRegister * reg, lane / 4};
-}
-Place placeOfC(u32 lane, u32 index) { return {lane / 4 + 8 * (index >> 1), 2 * (lane % 4) + (index & 1)}; }
-
 // Hardware may drop what does not fit: the sum is exact (nearly: in double), then cut towards zero.
 float truncateToFloat(double x) {
   const float nearest = static_cast<float>(x);
-  if (std::isinf(nearest) || std::fabs(static_cast<double>(nearest)) <= std::fabs(x)) return nearest;
-  return std::bit_cast<float>(std::bit_cast<u32>(nearest) - 1);
+  const bool beyond = std::fabs(static_cast<double>(nearest)) > std::fabs(x) && std::fabs(nearest) < HUGE_VALF;
+  return std::bit_cast<float>(std::bit_cast<u32>(nearest) - beyond);
+}
+
+template <class Visit>
+inline __attribute__((always_inline)) void forLanePairs(Visit visit) {
+  for (u32 g = 0; g < 8; ++g) {
+    for (u32 t = 0; t < 4; ++t) visit(g, t);
+  }
+}
+
+// c[16][8] += a[16][k] · b[k][8].
+SOFTGPU_WITH_AVX void accumulate(const double* a, const double* b, double* c, u32 depth) {
+  for (u32 row = 0; row < 16; ++row) {
+    double sum[8];
+    for (u32 column = 0; column < 8; ++column) sum[column] = c[row * 8 + column];
+    for (u32 k = 0; k < depth; ++k) {
+      const double x = a[row * depth + k];
+      for (u32 column = 0; column < 8; ++column) sum[column] += x * b[k * 8 + column];
+    }
+    for (u32 column = 0; column < 8; ++column) c[row * 8 + column] = sum[column];
+  }
 }
 
 struct HalfElement {
@@ -133,56 +149,50 @@ void multiply(Warp& w, const Instruction& i, LaneMask) {
   double a[16][kK], b[kK][8], c[16][8];
   const u32 *slotsD = &i.slot[0], *slotsA = slotsD + kRegistersC, *slotsB = slotsA + kRegistersA,
             *slotsC = slotsB + kRegistersB;
+  double part[kWarpSize];  // one element of every lane's fragment
   for (u32 r = 0; r < kRegistersA; ++r) {
     const u32* words = lanesOf<u32>(w, slotsA[r]);
-    for (u32 l = 0; l < kWarpSize; ++l) {
-      for (u32 k = 0; k < kPer; ++k) {
-        const Place p = placeOfA(l, r, k, kPer);
-        a[p.row][p.column] = ElementA::load(words[l], k);
-      }
+    for (u32 e = 0; e < kPer; ++e) {
+      for (u32 l = 0; l < kWarpSize; ++l) part[l] = ElementA::load(words[l], e);
+      // Registers alternate between the upper and the lower eight rows.
+      const u32 row = 8 * (r & 1), column = e + 4 * kPer * (r >> 1);
+      forLanePairs([&](u32 g, u32 t) { a[row + g][column + t * kPer] = part[4 * g + t]; });
     }
   }
   for (u32 r = 0; r < kRegistersB; ++r) {
     const u32* words = lanesOf<u32>(w, slotsB[r]);
+    for (u32 e = 0; e < kPer; ++e) {
+      for (u32 l = 0; l < kWarpSize; ++l) part[l] = ElementB::load(words[l], e);
+      const u32 row = e + 4 * kPer * r;
+      forLanePairs([&](u32 g, u32 t) { b[row + t * kPer][g] = part[4 * g + t]; });
+    }
+  }
+  for (u32 e = 0; e < 4; ++e) {
+    const u32* words = lanesOf<u32>(w, slotsC[kAccumulator == Accumulator::kF16 ? e / 2 : e]);
     for (u32 l = 0; l < kWarpSize; ++l) {
-      for (u32 k = 0; k < kPer; ++k) {
-        const Place p = placeOfB(l, r, k, kPer);
-        b[p.row][p.column] = ElementB::load(words[l], k);
-      }
+      if (kAccumulator == Accumulator::kF32) part[l] = std::bit_cast<float>(words[l]);
+      if (kAccumulator == Accumulator::kF16) part[l] = halfToFloat(static_cast<u16>(words[l] >> (16 * (e & 1))));
+      if (kAccumulator == Accumulator::kS32) part[l] = static_cast<i32>(words[l]);
     }
+    forLanePairs([&](u32 g, u32 t) { c[g + 8 * (e >> 1)][2 * t + (e & 1)] = part[4 * g + t]; });
   }
-  auto forAccumulators = [&](const u32* slots, auto visit) {
-    for (u32 e = 0; e < 4; ++e) {
-      for (u32 l = 0; l < kWarpSize; ++l) {
-        const Place p = placeOfC(l, e);
-        u32* word = lanesOf<u32>(w, slots[kAccumulator == Accumulator::kF16 ? e / 2 : e]) + l;
-        visit(c[p.row][p.column], word, e & 1);
-      }
-    }
-  };
-  forAccumulators(slotsC, [](double& sum, const u32* word, u32 half) {
-    if (kAccumulator == Accumulator::kF32) sum = std::bit_cast<float>(*word);
-    if (kAccumulator == Accumulator::kF16) sum = halfToFloat(static_cast<u16>(*word >> (16 * half)));
-    if (kAccumulator == Accumulator::kS32) sum = static_cast<i32>(*word);
-  });
-  for (u32 row = 0; row < 16; ++row) {
-    for (u32 k = 0; k < kK; ++k) {
-      const double x = a[row][k];
-      for (u32 column = 0; column < 8; ++column) c[row][column] += x * b[k][column];
-    }
-  }
+  accumulate(&a[0][0], &b[0][0], &c[0][0], kK);
   const bool saturates = i.immediate[0];
-  forAccumulators(slotsD, [=](double& sum, u32* word, u32 half) {
-    if (kAccumulator == Accumulator::kF32) *word = std::bit_cast<u32>(truncateToFloat(sum));
-    if (kAccumulator == Accumulator::kF16) {
-      const u32 bits = doubleToHalf(sum);
-      *word = half ? (*word & 0xffff) | bits << 16 : (*word & 0xffff0000) | bits;
+  for (u32 e = 0; e < 4; ++e) {
+    u32* words = lanesOf<u32>(w, slotsD[kAccumulator == Accumulator::kF16 ? e / 2 : e]);
+    forLanePairs([&](u32 g, u32 t) { part[4 * g + t] = c[g + 8 * (e >> 1)][2 * t + (e & 1)]; });
+    for (u32 l = 0; l < kWarpSize; ++l) {
+      if (kAccumulator == Accumulator::kF32) words[l] = std::bit_cast<u32>(truncateToFloat(part[l]));
+      if (kAccumulator == Accumulator::kF16) {
+        const u32 bits = doubleToHalf(part[l]);
+        words[l] = e & 1 ? (words[l] & 0xffff) | bits << 16 : (words[l] & 0xffff0000) | bits;
+      }
+      if (kAccumulator == Accumulator::kS32) {
+        const double sum = saturates ? std::min(std::max(part[l], -0x1p31), 0x1p31 - 1) : part[l];
+        words[l] = static_cast<u32>(static_cast<i64>(sum));
+      }
     }
-    if (kAccumulator == Accumulator::kS32) {
-      const double limited = saturates ? std::min(std::max(sum, -0x1p31), 0x1p31 - 1) : sum;
-      *word = static_cast<u32>(static_cast<i64>(limited));
-    }
-  });
+  }
   ++w.counters->tensorOps;
   w.counters->tensorFlops += 2 * 16 * 8 * kK;
 }
