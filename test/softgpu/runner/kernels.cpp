@@ -29,8 +29,8 @@ bool topk(const Module& module) {
   Buffer<uint16_t> input(x);
   Buffer<float> weights(kRows * kTop);
   Buffer<int> indices(kRows * kTop);
-  launch(module.function("softmax_topk"), {(kRows + 3) / 4, 128}, input.address(), weights.address(),
-         indices.address(), kRows);
+  launch(module.function("softmax_topk"), {(kRows + 3) / 4, 128}, input.address(), weights.address(), indices.address(),
+         kRows);
   std::vector<float> w = weights.read();
   std::vector<int> index = indices.read();
   for (int row = 0; row < kRows; ++row) {
@@ -87,7 +87,8 @@ bool gemm(const Module& module, int m, int n, int k, double* seconds = nullptr) 
     for (int j = 0; j < n; ++j) {
       if (m * n > 100'000 && (i * n + j) % 97) continue;
       float sum = 0;
-      for (int p = 0; p < k; ++p) sum += fromBf16(a[static_cast<size_t>(i) * k + p]) * fromBf16(b[static_cast<size_t>(j) * k + p]);
+      for (int p = 0; p < k; ++p)
+        sum += fromBf16(a[static_cast<size_t>(i) * k + p]) * fromBf16(b[static_cast<size_t>(j) * k + p]);
       if (c[static_cast<size_t>(i) * n + j] != sum) return false;
     }
   }
@@ -99,8 +100,8 @@ bool pipeline(const Module& module) {
   std::vector<float> x(kCount);
   for (int k = 0; k < kCount; ++k) x[static_cast<size_t>(k)] = static_cast<float>(k % 13);
   Buffer<float> input(x), output(kCount);
-  launch(module.function("neighbour_sums"), {(kCount + kBlock - 1) / kBlock, kBlock}, input.address(),
-         output.address(), kCount);
+  launch(module.function("neighbour_sums"), {(kCount + kBlock - 1) / kBlock, kBlock}, input.address(), output.address(),
+         kCount);
   const std::vector<float> y = output.read();
   for (int k = 0; k < kCount; ++k) {
     const int block = k / kBlock * kBlock, next = block + (k + 1 - block) % kBlock;
@@ -138,7 +139,8 @@ void benchTopk(const std::string& ptx) {
   Buffer<float> weights(kRows * 4);
   Buffer<int> indices(kRows * 4);
   const auto start = std::chrono::steady_clock::now();
-  launch(module.function("softmax_topk"), {kRows / 4, 128}, input.address(), weights.address(), indices.address(), kRows);
+  launch(module.function("softmax_topk"), {kRows / 4, 128}, input.address(), weights.address(), indices.address(),
+         kRows);
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   std::printf("softmax_topk, %d rows: %.3f s\n", kRows, seconds);
 }
