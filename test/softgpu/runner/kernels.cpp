@@ -1,0 +1,148 @@
+// Runs the kernels of test/softgpu/kernels on ragged shapes and checks their results against plain loops on the host.
+#include "kernels.h"
+
+#include <algorithm>
+#include <bit>
+#include <chrono>
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <random>
+
+#include "gpu.h"
+
+namespace runner {
+namespace {
+
+uint16_t toBf16(float x) {
+  uint32_t bits = std::bit_cast<uint32_t>(x);
+  return static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+float fromBf16(uint16_t x) { return std::bit_cast<float>(static_cast<uint32_t>(x) << 16); }
+
+bool topk(const Module& module) {
+  constexpr int kRows = 777, kExperts = 64, kTop = 4;
+  std::mt19937 random(1);
+  std::normal_distribution<float> normal;
+  std::vector<uint16_t> x(kRows * kExperts);
+  for (auto& v : x) v = toBf16(normal(random));
+  Buffer<uint16_t> input(x);
+  Buffer<float> weights(kRows * kTop);
+  Buffer<int> indices(kRows * kTop);
+  launch(module.function("softmax_topk"), {(kRows + 3) / 4, 128}, input.address(), weights.address(), indices.address(),
+         kRows);
+  std::vector<float> w = weights.read();
+  std::vector<int> index = indices.read();
+  for (int row = 0; row < kRows; ++row) {
+    std::vector<double> p(kExperts);
+    std::vector<int> order(kExperts);
+    for (int e = 0; e < kExperts; ++e) p[e] = std::exp(fromBf16(x[row * kExperts + e])), order[e] = e;
+    std::stable_sort(order.begin(), order.end(), [&](int a, int b) { return p[a] > p[b]; });
+    double sum = 0;
+    for (int k = 0; k < kTop; ++k) sum += p[order[k]];
+    for (int k = 0; k < kTop; ++k) {
+      if (index[row * kTop + k] != order[k] || std::fabs(w[row * kTop + k] - p[order[k]] / sum) > 1e-5) return false;
+    }
+  }
+  return true;
+}
+
+// Histogram, scan and stable permutation of expert numbers.
+bool permute(const Module& module) {
+  int n = 10'007, experts = 300, blocks = 13;
+  std::mt19937 random(2);
+  std::vector<int> ids(static_cast<size_t>(n));
+  for (int& id : ids) id = static_cast<int>(random() % static_cast<unsigned>(experts));
+  Buffer<int> input(ids), counts(static_cast<size_t>(blocks * experts)), offsets(static_cast<size_t>(experts) + 1),
+      order(static_cast<size_t>(n)), totals(static_cast<size_t>(experts));
+  CHECK(cuMemsetD32(totals.address(), 0, static_cast<size_t>(experts)));
+  const unsigned grid = static_cast<unsigned>(blocks), shared = static_cast<unsigned>(experts) * 4;
+  launch(module.function("histogram"), {grid, 256, shared}, input.address(), n, experts, counts.address(),
+         totals.address());
+  launch(module.function("scan"), {1, 256}, totals.address(), experts, blocks, counts.address(), offsets.address());
+  launch(module.function("permute"), {grid, 256, shared}, input.address(), n, experts, counts.address(),
+         order.address());
+  std::vector<int> expected(ids.size());
+  for (int k = 0; k < n; ++k) expected[static_cast<size_t>(k)] = k;
+  std::stable_sort(expected.begin(), expected.end(),
+                   [&](int a, int b) { return ids[static_cast<size_t>(a)] < ids[static_cast<size_t>(b)]; });
+  return order.read() == expected && offsets.read().back() == n;
+}
+
+bool gemm(const Module& module, int m, int n, int k, double* seconds = nullptr) {
+  std::mt19937 random(3);
+  std::vector<uint16_t> a(static_cast<size_t>(m) * k), b(static_cast<size_t>(n) * k);
+  // Small integers: every partial sum is exact, so the order of the additions does not matter.
+  for (auto& v : a) v = toBf16(static_cast<float>(static_cast<int>(random() % 7) - 3));
+  for (auto& v : b) v = toBf16(static_cast<float>(static_cast<int>(random() % 7) - 3));
+  Buffer<uint16_t> da(a), db(b);
+  Buffer<float> dc(static_cast<size_t>(m) * n);
+  const auto start = std::chrono::steady_clock::now();
+  launch(module.function("gemm_bf16"),
+         {static_cast<unsigned>(n + 127) / 128, 128, 4 * 2 * 128 * 32 * 2, static_cast<unsigned>(m + 127) / 128},
+         da.address(), db.address(), dc.address(), m, n, k);
+  if (seconds) *seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  const std::vector<float> c = dc.read();
+  for (int i = 0; i < m; ++i) {
+    for (int j = 0; j < n; ++j) {
+      if (m * n > 100'000 && (i * n + j) % 97) continue;
+      float sum = 0;
+      for (int p = 0; p < k; ++p)
+        sum += fromBf16(a[static_cast<size_t>(i) * k + p]) * fromBf16(b[static_cast<size_t>(j) * k + p]);
+      if (c[static_cast<size_t>(i) * n + j] != sum) return false;
+    }
+  }
+  return true;
+}
+
+bool pipeline(const Module& module) {
+  constexpr int kBlock = 64, kCount = 1000;
+  std::vector<float> x(kCount);
+  for (int k = 0; k < kCount; ++k) x[static_cast<size_t>(k)] = static_cast<float>(k % 13);
+  Buffer<float> input(x), output(kCount);
+  launch(module.function("neighbour_sums"), {(kCount + kBlock - 1) / kBlock, kBlock}, input.address(), output.address(),
+         kCount);
+  const std::vector<float> y = output.read();
+  for (int k = 0; k < kCount; ++k) {
+    const int block = k / kBlock * kBlock, next = block + (k + 1 - block) % kBlock;
+    const float expected = x[static_cast<size_t>(k)] + (next < kCount ? x[static_cast<size_t>(next)] : 0);
+    if (y[static_cast<size_t>(k)] != expected) return false;
+  }
+  return true;
+}
+
+}  // namespace
+
+bool runKernel(const std::string& name, const std::string& ptx) {
+  Module module(ptx);
+  if (name == "topk") return topk(module);
+  if (name == "permute") return permute(module);
+  if (name == "gemm") return gemm(module, 200, 136, 328);
+  if (name == "neighbours") return pipeline(module);
+  throw std::runtime_error("unknown kernel '" + name + "'; there are topk, permute, gemm, neighbours");
+}
+
+void benchGemm(const std::string& ptx) {
+  Module module(ptx);
+  for (int size : {512, 1024}) {
+    double seconds = 0;
+    const bool right = gemm(module, size, size, size, &seconds);
+    std::printf("gemm_bf16 %d³: %.3f s, %s\n", size, seconds, right ? "right" : "WRONG");
+  }
+}
+
+// The rate of ordinary instructions: integer and float arithmetic, shuffles, comparisons, branches, as they come.
+void benchTopk(const std::string& ptx) {
+  Module module(ptx);
+  constexpr int kRows = 40'000;
+  Buffer<uint16_t> input(std::vector<uint16_t>(kRows * 64, 0x3f80));
+  Buffer<float> weights(kRows * 4);
+  Buffer<int> indices(kRows * 4);
+  const auto start = std::chrono::steady_clock::now();
+  launch(module.function("softmax_topk"), {kRows / 4, 128}, input.address(), weights.address(), indices.address(),
+         kRows);
+  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  std::printf("softmax_topk, %d rows: %.3f s\n", kRows, seconds);
+}
+
+}  // namespace runner

@@ -1,0 +1,64 @@
+// The runner: conformance cases, coverage of forms, checks of whole kernels, and the bench. One line per case; the
+// exit status says whether all of them passed.
+#include <cstdio>
+#include <fstream>
+#include <iostream>
+#include <iterator>
+
+#include "conformance.h"
+#include "gpu.h"
+#include "kernels.h"
+
+namespace {
+
+std::string contentsOf(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  if (!file) throw std::runtime_error("cannot read " + path);
+  return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
+}
+
+int usage() {
+  std::cerr << "usage: softgpu-runner conformance          run every conformance case\n"
+               "       softgpu-runner ptx                  print the PTX of the cases, for ptxas\n"
+               "       softgpu-runner coverage FILE…       forms in PTX files without a case\n"
+               "       softgpu-runner kernel NAME FILE     run and check a kernel\n"
+               "       softgpu-runner bench GEMM TOPK      time both kernels\n";
+  return 2;
+}
+
+}  // namespace
+
+int main(int count, char** arguments) try {
+  const std::vector<std::string> words(arguments + 1, arguments + count);
+  if (words.empty()) return usage();
+  if (words[0] == "ptx") {
+    std::cout << runner::conformancePtx();
+    return 0;
+  }
+  if (words[0] == "coverage") {
+    int missing = 0;
+    for (size_t k = 1; k < words.size(); ++k) {
+      for (const std::string& form : runner::uncoveredForms(contentsOf(words[k]))) {
+        std::printf("no case: %s (%s)\n", form.c_str(), words[k].c_str());
+        ++missing;
+      }
+    }
+    return missing ? 1 : 0;
+  }
+  runner::Context context;
+  if (words[0] == "conformance") return runner::runConformance();
+  if (words[0] == "kernel" && words.size() == 3) {
+    const bool right = runner::runKernel(words[1], contentsOf(words[2]));
+    std::printf("%s: %s\n", words[1].c_str(), right ? "right" : "wrong");
+    return right ? 0 : 1;
+  }
+  if (words[0] == "bench" && words.size() == 3) {
+    runner::benchGemm(contentsOf(words[1]));
+    runner::benchTopk(contentsOf(words[2]));
+    return 0;
+  }
+  return usage();
+} catch (const std::exception& e) {
+  std::cerr << e.what() << "\n";
+  return 1;
+}

@@ -1,0 +1,30 @@
+// The environment variables that steer the software GPU, read once. README.md documents them.
+#pragma once
+
+#include <random>
+#include <string>
+
+#include "base/types.h"
+
+namespace softgpu {
+
+// When asynchronous work (copies inside a kernel, queued stream work) takes effect.
+enum class Order : u8 { kLatest, kEarliest, kRandom };
+
+struct Options {
+  u32 major = 8;
+  u32 minor = 0;
+  Order order = Order::kLatest;
+  u64 seed = 0;
+  std::string reportPath;
+  // The n-th allocation (counted from 1) is refused; 0 refuses none.
+  u64 failAllocation = 0;
+  // Why the environment was rejected; empty when it is fine.
+  std::string problem;
+
+  u32 capability() const { return major * 10 + minor; }
+};
+
+const Options& options();
+
+}  // namespace softgpu

@@ -1,0 +1,111 @@
+// The arena: a bump allocator over reserved address space. Freed pages go back to the system, their addresses do not.
+#include "memory/arena.h"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+
+namespace softgpu {
+
+bool Allocation::isRangeInitialised(u64 address, u64 bytes) const {
+  u64 at = address - base, end = at + bytes;
+  for (; at < end && (at & 7); ++at) {
+    if (!(initialised[at >> 3] >> (at & 7) & 1)) return false;
+  }
+  for (; at + 8 <= end; at += 8) {
+    if (initialised[at >> 3] != 0xff) return false;
+  }
+  for (; at < end; ++at) {
+    if (!(initialised[at >> 3] >> (at & 7) & 1)) return false;
+  }
+  return true;
+}
+
+void Allocation::setRangeInitialised(u64 address, u64 bytes) {
+  u64 at = address - base, end = at + bytes;
+  for (; at < end && (at & 7); ++at) initialised[at >> 3] |= static_cast<u8>(1u << (at & 7));
+  if (end >= at + 8) {
+    std::fill(&initialised[at >> 3], &initialised[end >> 3], u8{0xff});
+    at = end & ~u64{7};
+  }
+  for (; at < end; ++at) initialised[at >> 3] |= static_cast<u8>(1u << (at & 7));
+}
+
+void Allocation::copyInitialised(u64 address, const Allocation& from, u64 fromAddress, u64 bytes) {
+  if (from.isRangeInitialised(fromAddress, bytes)) return setRangeInitialised(address, bytes);
+  for (u64 k = 0; k < bytes; ++k) {
+    u64 to = address - base + k;
+    u8 bit = static_cast<u8>(1u << (to & 7));
+    bool set = from.isRangeInitialised(fromAddress + k, 1);
+    initialised[to >> 3] = static_cast<u8>(set ? initialised[to >> 3] | bit : initialised[to >> 3] & ~bit);
+  }
+}
+
+Allocation* Arena::allocate(u64 bytes, bool module) {
+  std::lock_guard lock(mutex_);
+  if (start_ == 0) {
+    void* range = mmap(nullptr, kReserved, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (range == MAP_FAILED) return nullptr;
+    start_ = top_ = alignUp(reinterpret_cast<u64>(range), kAlignment);
+  }
+  // The gap after each allocation is at least one alignment unit: the red zone.
+  u64 room = alignUp(bytes, kAlignment) + kAlignment;
+  if (bytes > kTotal - used_ || top_ + room > start_ + kReserved - kAlignment) return nullptr;
+  auto allocation = std::make_unique<Allocation>();
+  allocation->base = top_;
+  allocation->size = bytes;
+  allocation->module = module;
+  // calloc gives untouched pages for large sizes, so an allocation costs nothing until it is used.
+  auto zeros = [](u64 size) { return Allocation::Bits(static_cast<u8*>(std::calloc(size, 1))); };
+  allocation->initialised = zeros(bytes / 8 + 3);
+  allocation->sectorsRead = zeros(bytes / kSectorBytes / 8 + 2);
+  allocation->sectorsWritten = zeros(bytes / kSectorBytes / 8 + 2);
+  top_ += room;
+  used_ += bytes;
+  return (allocations_[allocation->base] = std::move(allocation)).get();
+}
+
+bool Arena::free(u64 address) {
+  std::lock_guard lock(mutex_);
+  auto it = allocations_.find(address);
+  if (it == allocations_.end() || !it->second->live) return false;
+  it->second->live = false;
+  used_ -= it->second->size;
+  u64 page = 4096, from = alignUp(address, page), to = (address + it->second->size) & ~(page - 1);
+  if (to > from) madvise(reinterpret_cast<void*>(from), to - from, MADV_DONTNEED);
+  return true;
+}
+
+Allocation* Arena::find(u64 address) {
+  std::lock_guard lock(mutex_);
+  auto it = allocations_.upper_bound(address);
+  if (it == allocations_.begin()) return nullptr;
+  Allocation* allocation = std::prev(it)->second.get();
+  return allocation->contains(address, 0) ? allocation : nullptr;
+}
+
+Allocation* Arena::findRange(u64 address, u64 bytes) {
+  Allocation* allocation = find(address);
+  return allocation && allocation->live && allocation->contains(address, bytes) ? allocation : nullptr;
+}
+
+u64 Arena::freeBytes() {
+  std::lock_guard lock(mutex_);
+  return kTotal - used_;
+}
+
+std::vector<const Allocation*> Arena::liveAllocations() {
+  std::lock_guard lock(mutex_);
+  std::vector<const Allocation*> live;
+  for (const auto& [address, allocation] : allocations_) {
+    if (allocation->live) live.push_back(allocation.get());
+  }
+  return live;
+}
+
+Arena& arena() {
+  static Arena* instance = new Arena;  // outlives every static destructor
+  return *instance;
+}
+
+}  // namespace softgpu

@@ -1,0 +1,73 @@
+// Shared memory of one block: the bytes, whether each was written or is the target of a copy in flight, and the race
+// detector: a vector clock per warp, so that named barriers order only what they order.
+//
+// Two accesses of one cell race when one writes, neither happens before the other, and they are not both strong
+// (atomic, volatile, relaxed …). Within a warp only bar.warp.sync, a barrier and a lane's own program order give order.
+#pragma once
+
+#include <array>
+#include <unordered_map>
+#include <vector>
+
+#include "base/types.h"
+
+namespace softgpu {
+
+constexpr u32 kMaxWarps = 32;
+using Clock = std::array<u32, kMaxWarps>;
+
+enum class ByteState : u8 { kNever = 0, kWritten = 1, kInFlight = 2 };
+
+class SharedMemory {
+ public:
+  // `granularity`: bytes per cell of the race detector, no wider than the narrowest access.
+  void reset(u32 bytes, u32 granularity, u32 warps);
+
+  u32 size() const { return size_; }
+  u8* data() { return bytes_.data(); }
+
+  // The state of the first byte in the range that is not plainly written; kWritten if there is none.
+  ByteState stateOf(u32 address, u32 bytes) const;
+  void setState(u32 address, u32 bytes, ByteState state);
+
+  // `lane` may be kManyLanes for a read on behalf of the whole warp. True when the access races with an earlier one;
+  // `other` then says which warp that was.
+  static constexpr u8 kManyLanes = 32;
+  bool read(u32 warp, u8 lane, u32 address, u32 bytes, bool strong, u32& other);
+  // Lanes that write the same cell in one instruction (the same `serial`) do not race: one of them wins.
+  bool write(u32 warp, u8 lane, u32 address, u32 bytes, bool strong, u16 serial, u32& other);
+
+  // What happened before in this warp now happens before what follows, for all its lanes.
+  void orderWarp(u32 warp);
+  // A warp gives its knowledge to a barrier, and takes the barrier's.
+  void arrive(u32 warp, Clock& barrier) const;
+  void leave(u32 warp, const Clock& barrier);
+  // A strong write after a fence publishes; a strong read of the same address takes over.
+  void release(u32 warp, u64 address);
+  void acquire(u32 warp, u64 address);
+
+ private:
+  struct Cell {
+    u32 writeClock, readClock;  // 0: never
+    u8 writeWarp, writeLane, readWarp, readLane;
+    bool writeStrong, readStrong;
+    u16 writeSerial;
+    u32 readers;  // index + 1 into readers_, when several warps read concurrently
+  };
+  // Other warps' accesses are ordered up to known_[warp][other]; the warp's own up to its last synchronisation.
+  bool isOrdered(u32 warp, u32 clock, u32 by) const { return clock <= known_[warp][by]; }
+  void noteRead(Cell& cell, u32 warp, u8 lane, bool strong);
+
+  u32 size_ = 0;
+  u32 shift_ = 2;
+  u32 warps_ = 0;
+  std::vector<u8> bytes_;
+  std::vector<u8> state_;
+  std::vector<Cell> cells_;
+  std::vector<Clock> readers_;
+  std::array<Clock, kMaxWarps> known_{};
+  Clock now_{};
+  std::unordered_map<u64, Clock> released_;
+};
+
+}  // namespace softgpu
