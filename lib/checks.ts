@@ -75,19 +75,19 @@ interface Bounds {
   below?: number;
 }
 
-/** A finite number inside `bounds`. */
+/** A number inside `bounds` that is finite, and still inside them once it is a float32, as the native code has it. */
 export function checkNumber(name: string, value: unknown, bounds: Bounds = {}): number {
   const { min = -Infinity, above = -Infinity, max = Infinity, below = Infinity } = bounds;
-  if (typeof value === 'number' && Number.isFinite(value)) {
-    if (value >= min && value <= max && (value > above || above === -Infinity) && (value < below || below === Infinity))
-      return value;
+  if (typeof value === 'number' && value >= min && value <= max) {
+    const single = Math.fround(value);
+    if (Number.isFinite(single) && single > above && single < below) return value;
   }
   const limits: string[] = [];
   if (above !== -Infinity) limits.push(`above ${above}`);
   if (min !== -Infinity) limits.push(`of at least ${min}`);
   if (below !== Infinity) limits.push(`below ${below}`);
   if (max !== Infinity) limits.push(`of at most ${max}`);
-  throw invalid(name, ['a finite number', limits.join(' and ')].filter(Boolean).join(' '), value);
+  throw invalid(name, ['a finite float32 number', limits.join(' and ')].filter(Boolean).join(' '), value);
 }
 
 export function checkBoolean(name: string, value: unknown): boolean {
