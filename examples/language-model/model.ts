@@ -19,10 +19,10 @@ import {
 import type { Batch } from './data.js';
 
 export const shape = {
-  window: 32,
-  embeddingSize: 16,
+  window: 16,
+  embeddingSize: 32,
   hiddenSize: 256,
-  ffnSize: 512,
+  ffnSize: 128,
   numExperts: 8,
   topK: 2,
   blocks: 2,

@@ -1,5 +1,8 @@
 // Random numbers that are a function of their key alone: there is no state to save and restore.
 
+/** The first part of each key, so that no two uses share their numbers. */
+export const purpose = { order: 1, hiding: 2, sampling: 3 } as const;
+
 /** Uniform in [0, 1), from the finaliser of MurmurHash3 chained over the key. */
 export function random(...key: number[]): number {
   let hash = 0x9e3779b9;

@@ -1,6 +1,6 @@
 // Writes text with a model, one byte at a time.
 import { type LanguageModel, shape } from './model.js';
-import { random } from './random.js';
+import { purpose, random } from './random.js';
 
 export async function sample(
   model: LanguageModel,
@@ -11,7 +11,7 @@ export async function sample(
     const context = new Int32Array(shape.window);
     const recent = written.slice(-shape.window);
     context.set(recent, shape.window - recent.length);
-    written.push(draw(await model.next(context), options.temperature, random(options.seed, i)));
+    written.push(draw(await model.next(context), options.temperature, random(purpose.sampling, options.seed, i)));
   }
   // The end may cut a character in two.
   return new TextDecoder().decode(Uint8Array.from(written)).replace(/\uFFFD+$/, '');

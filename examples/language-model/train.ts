@@ -2,7 +2,7 @@
 import { mkdir } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { AdamW, loadCheckpoint, type MoEStats, saveCheckpoint, schedules } from 'switchyard';
-import { type Book, batchAt, TrainingOrder } from './data.js';
+import { type Book, batchAt, hideBytes, TrainingOrder } from './data.js';
 import { InFlight } from './in-flight.js';
 import { type LanguageModel, shape } from './model.js';
 import { type Budget, UsageError } from './options.js';
@@ -12,7 +12,10 @@ export const recipe = {
   peakLearningRate: 2e-3,
   finalLearningRate: 2e-5,
   warmupSteps: 100,
-  weightDecay: 0.01,
+  betas: [0.9, 0.98],
+  weightDecay: 0.1,
+  /** Share of the context bytes that training does not show to the model. */
+  hiddenBytes: 0.1,
 } as const;
 
 /** Steps queued ahead of the one whose loss has been read: enough that the device never waits for JavaScript. */
@@ -41,8 +44,8 @@ export class Trainer {
     public seed: number,
     public budget: Budget,
   ) {
-    const { peakLearningRate: learningRate, weightDecay } = recipe;
-    this.#optimizer = new AdamW(model.parameters(), { learningRate, weightDecay });
+    const { peakLearningRate: learningRate, betas, weightDecay } = recipe;
+    this.#optimizer = new AdamW(model.parameters(), { learningRate, betas: [...betas], weightDecay });
   }
 
   /** How much of the budget is used: a step count, or time, which makes the learning rate depend on the clock. */
@@ -70,6 +73,7 @@ export class Trainer {
     for (let fraction = this.#fraction(); fraction < 1 && !interrupted(); fraction = this.#fraction()) {
       this.#optimizer.learningRate = this.#learningRate(fraction);
       const batch = batchAt(bytes, order.positions(progress.step), shape.window);
+      hideBytes(batch, recipe.hiddenBytes, this.seed, progress.step);
       const { loss, stats } = this.model.step(batch, this.#optimizer, progress.step % statsEvery === 0);
       progress.step += 1;
       const step = progress.step;
