@@ -22,7 +22,7 @@ export const shape = {
   window: 16,
   embeddingSize: 32,
   hiddenSize: 256,
-  ffnSize: 128,
+  ffnSize: 256,
   numExperts: 8,
   topK: 2,
   blocks: 2,
