@@ -77,7 +77,18 @@ describe('conformance', () => {
   });
 });
 
-const kernels = ['gemm', 'topk', 'permute', 'neighbours'];
+test.each(['latest', 'earliest', 'random:3'])('the driver API keeps its promises with order %s', (order) => {
+  const outcome = run(['driver'], { SOFTGPU_ORDER: order });
+  expect(outcome.output.split('\n').filter((line) => line.startsWith('FAIL'))).toEqual([]);
+  expect(outcome.status).toBe(0);
+});
+
+test('the n-th allocation can be refused', () => {
+  const outcome = run(['driver'], { SOFTGPU_FAIL_ALLOC: '1' });
+  expect(outcome.output).toContain('CUDA_ERROR_OUT_OF_MEMORY');
+});
+
+const kernels = ['gemm', 'topk', 'permute', 'neighbours', 'cub'];
 
 describe.skipIf(!hasNvcc)('kernels (skipped: no nvcc)', () => {
   test.each(kernels)('%s uses no form without a case', (kernel) => {
@@ -105,7 +116,7 @@ describe.skipIf(!hasNvcc)('kernels (skipped: no nvcc)', () => {
     ['a trap', 'neighbours', '__syncthreads();', '__trap();', 'trap'],
     ['one wait too few', 'gemm', 'waitGroup<kStages - 2>()', 'waitGroup<kStages - 1>()', 'async-copy-not-waited'],
     ['no barrier between stages', 'gemm', '__syncthreads();', '', 'shared-race'],
-    ['no wait at the end', 'gemm', 'waitGroup<0>();', '', 'async-copy-at-exit'],
+    ['a copy nobody waits for', 'gemm', 'waitGroup<0>();', 'load(0, 0);', 'async-copy-at-exit'],
     ['the guard of a ragged edge removed', 'gemm', 'firstRow + row < M && k < K', 'k < K', 'out-of-bounds'],
     ['ldmatrix by half a warp', 'gemm', 'loadMatrices(fragmentA[i],', 'if (lane < 16) loadMatrices(fragmentA[i],', 'diverged-aligned'],
     ['a histogram not zeroed', 'permute', 'local[e] = 0;', '{}', 'uninitialised-shared'],

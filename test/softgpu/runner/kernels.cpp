@@ -113,6 +113,31 @@ bool pipeline(const Module& module) {
   return true;
 }
 
+// Kernels around CUB's block-wide algorithms, from the toolkit's headers.
+bool cubBlocks(const Module& module) {
+  constexpr unsigned kThreads = 128, kItems = 512;
+  std::mt19937 random(4);
+  std::vector<int> values(kItems);
+  for (int& v : values) v = static_cast<int>(random());
+  Buffer<int> input(values), sorted(kItems), sums(kItems);
+  launch(module.function("block_sort"), {1, kThreads}, input.address(), sorted.address());
+  launch(module.function("block_scan"), {1, kThreads}, input.address(), sums.address());
+  std::vector<unsigned> counts(256);
+  std::vector<uint8_t> bytes(kItems);
+  for (auto& b : bytes) ++counts[b = static_cast<uint8_t>(random() % 200)];
+  Buffer<uint8_t> samples(bytes);
+  Buffer<unsigned> histogram(256);
+  launch(module.function("block_histogram"), {1, kThreads}, samples.address(), histogram.address());
+  std::vector<int> ordered = values, before(kItems);
+  std::sort(ordered.begin(), ordered.end());
+  unsigned sum = 0;
+  for (unsigned k = 0; k < kItems; ++k) {
+    before[k] = static_cast<int>(sum);
+    sum += static_cast<unsigned>(values[k]);
+  }
+  return sorted.read() == ordered && sums.read() == before && histogram.read() == counts;
+}
+
 }  // namespace
 
 bool runKernel(const std::string& name, const std::string& ptx) {
@@ -121,7 +146,8 @@ bool runKernel(const std::string& name, const std::string& ptx) {
   if (name == "permute") return permute(module);
   if (name == "gemm") return gemm(module, 200, 136, 328);
   if (name == "neighbours") return pipeline(module);
-  throw std::runtime_error("unknown kernel '" + name + "'; there are topk, permute, gemm, neighbours");
+  if (name == "cub") return cubBlocks(module);
+  throw std::runtime_error("unknown kernel '" + name + "'; there are topk, permute, gemm, neighbours, cub");
 }
 
 void benchGemm(const std::string& ptx) {

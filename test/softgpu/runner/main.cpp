@@ -6,6 +6,7 @@
 #include <iterator>
 
 #include "conformance.h"
+#include "driver.h"
 #include "gpu.h"
 #include "kernels.h"
 
@@ -22,6 +23,7 @@ int usage() {
                "       softgpu-runner ptx                  print the PTX of the cases, for ptxas\n"
                "       softgpu-runner coverage FILE…       forms in PTX files without a case\n"
                "       softgpu-runner kernel NAME FILE     run and check a kernel\n"
+               "       softgpu-runner driver               check streams, events, graphs and memory\n"
                "       softgpu-runner bench GEMM TOPK      time both kernels\n";
   return 2;
 }
@@ -47,6 +49,7 @@ int main(int count, char** arguments) try {
   }
   runner::Context context;
   if (words[0] == "conformance") return runner::runConformance();
+  if (words[0] == "driver") return runner::checkDriver();
   if (words[0] == "kernel" && words.size() == 3) {
     const bool right = runner::runKernel(words[1], contentsOf(words[2]));
     std::printf("%s: %s\n", words[1].c_str(), right ? "right" : "wrong");
