@@ -26,7 +26,10 @@ export function build() {
 /** The path of a tool of the CUDA toolkit, or undefined. */
 export function cudaTool(name) {
   const folders = [process.env.CUDA_HOME, process.env.CUDA_PATH, '/usr/local/cuda'].filter(Boolean);
-  const places = [...folders.map((f) => join(f, 'bin', name)), ...(process.env.PATH ?? '').split(':').map((p) => join(p, name))];
+  const places = [
+    ...folders.map((f) => join(f, 'bin', name)),
+    ...(process.env.PATH ?? '').split(':').map((p) => join(p, name)),
+  ];
   return places.find((p) => existsSync(p));
 }
 

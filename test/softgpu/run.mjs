@@ -22,7 +22,8 @@ function parse(words) {
     if (value === undefined) throw new Error(`${name} needs a value`);
     env[variables[name]] = name === '--report' ? resolve(value) : value;
   }
-  if (at >= words.length) throw new Error('no command; usage: npm run softgpu -- [--cc 9.0] [--order random:7] [--report FILE] COMMAND…');
+  if (at >= words.length)
+    throw new Error('no command; usage: npm run softgpu -- [--cc 9.0] [--order random:7] [--report FILE] COMMAND…');
   return { env, command: words[at], rest: words.slice(at + 1) };
 }
 

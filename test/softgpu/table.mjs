@@ -6,7 +6,10 @@ if (!path) {
   console.error('usage: node test/softgpu/table.mjs REPORT');
   process.exit(2);
 }
-const records = readFileSync(path, 'utf8').split('\n').filter(Boolean).map((line) => JSON.parse(line));
+const records = readFileSync(path, 'utf8')
+  .split('\n')
+  .filter(Boolean)
+  .map((line) => JSON.parse(line));
 
 const per = (sum, count) => (count ? (sum / count).toFixed(2) : '-');
 // Everything is counted from PTX semantics, not profiled.
@@ -31,9 +34,11 @@ const columns = [
 const rows = [columns.map(([name]) => name)];
 for (const r of records.filter((r) => r.type === 'launch')) rows.push(columns.map(([, of]) => String(of(r))));
 const widths = columns.map((_, k) => Math.max(...rows.map((row) => row[k].length)));
-for (const row of rows) console.log(row.map((cell, k) => (k === 0 ? cell.padEnd(widths[k]) : cell.padStart(widths[k]))).join('  '));
+for (const row of rows)
+  console.log(row.map((cell, k) => (k === 0 ? cell.padEnd(widths[k]) : cell.padStart(widths[k]))).join('  '));
 
-for (const r of records.filter((r) => r.type === 'fault')) console.log(`fault: ${r.faults.map((f) => `${f.fault} ${f.detail}`).join('; ')}`);
+for (const r of records.filter((r) => r.type === 'fault'))
+  console.log(`fault: ${r.faults.map((f) => `${f.fault} ${f.detail}`).join('; ')}`);
 for (const r of records.filter((r) => r.type === 'stream')) {
   console.log(
     `stream ${r.stream}: ${r.launches} launches, ${r.copies} queued copies, ${r.blockingCopies} blocking copies, ` +

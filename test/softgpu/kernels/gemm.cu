@@ -26,9 +26,7 @@ __device__ __forceinline__ void multiplyAdd(float (&c)[4], const uint32_t (&a)[4
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 // A row is 64 bytes; its four 16-byte chunks are permuted so that ldmatrix has no bank conflicts.
-__device__ __forceinline__ uint32_t placeOf(int row, int chunk) {
-  return row * 64 + ((chunk ^ ((row >> 1) & 3)) << 4);
-}
+__device__ __forceinline__ uint32_t placeOf(int row, int chunk) { return row * 64 + ((chunk ^ ((row >> 1) & 3)) << 4); }
 
 extern "C" __global__ void __launch_bounds__(128)
     gemm_bf16(const uint16_t* __restrict__ A, const uint16_t* __restrict__ B, float* __restrict__ C, int M, int N,
@@ -70,7 +68,8 @@ extern "C" __global__ void __launch_bounds__(128)
     for (int part = 0; part < 4; part += 2) {
       uint32_t fragmentA[4][4], fragmentB[4][4];
 #pragma unroll
-      for (int i = 0; i < 4; ++i) loadMatrices(fragmentA[i], a + placeOf(warpRow + i * 16 + (lane & 15), part + (lane >> 4)));
+      for (int i = 0; i < 4; ++i)
+        loadMatrices(fragmentA[i], a + placeOf(warpRow + i * 16 + (lane & 15), part + (lane >> 4)));
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
         const int row = warpColumn + j * 16 + (lane & 7) + ((lane >> 4) << 3);
@@ -79,7 +78,8 @@ extern "C" __global__ void __launch_bounds__(128)
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
 #pragma unroll
-        for (int j = 0; j < 8; ++j) multiplyAdd(sums[i][j], fragmentA[i], fragmentB[j >> 1][(j & 1) * 2], fragmentB[j >> 1][(j & 1) * 2 + 1]);
+        for (int j = 0; j < 8; ++j)
+          multiplyAdd(sums[i][j], fragmentA[i], fragmentB[j >> 1][(j & 1) * 2], fragmentB[j >> 1][(j & 1) * 2 + 1]);
       }
     }
   }

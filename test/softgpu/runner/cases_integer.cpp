@@ -11,14 +11,17 @@ namespace {
 using Rows = std::vector<std::vector<uint64_t>>;
 using Formula = std::function<uint64_t(Lane, unsigned)>;
 
-const uint64_t kWords[] = {0, 1, 2, 31, 32, 0x7fffffff, 0x80000000, 0xffffffff, 0xdeadbeef, 0x00ff00ff, 12345, 0xfffffff6};
-const uint64_t kLongs[] = {0, 1, 63, 0xffffffff, 0x100000000, 0x7fffffffffffffff, 0x8000000000000000, ~uint64_t{0}, 0x0123456789abcdef, 77};
+const uint64_t kWords[] = {0,          1,          2,          31,         32,    0x7fffffff,
+                           0x80000000, 0xffffffff, 0xdeadbeef, 0x00ff00ff, 12345, 0xfffffff6};
+const uint64_t kLongs[] = {
+    0, 1, 63, 0xffffffff, 0x100000000, 0x7fffffffffffffff, 0x8000000000000000, ~uint64_t{0}, 0x0123456789abcdef, 77};
 
 // Every lane another combination of edge values.
 Rows mixed(const uint64_t* values, size_t count) {
   Rows rows;
   for (size_t l = 0; l < 32; ++l) {
-    rows.push_back({values[l % count], values[(l * 5 + 1) % count], values[(l * 7 + 3) % count], values[(l * 3 + 2) % count]});
+    rows.push_back(
+        {values[l % count], values[(l * 5 + 1) % count], values[(l * 7 + 3) % count], values[(l * 3 + 2) % count]});
   }
   return rows;
 }
@@ -43,7 +46,8 @@ std::string operands(size_t count) {
 class Builder {
  public:
   void op(const char* section, const std::string& form, const char* types, Rows rows, Formula expected) {
-    cases.push_back({section, form + operands(std::string(types).size() - 1), types, std::move(rows), std::move(expected)});
+    cases.push_back(
+        {section, form + operands(std::string(types).size() - 1), types, std::move(rows), std::move(expected)});
   }
   void text(const char* section, const std::string& body, const char* types, Rows rows, Formula expected) {
     cases.push_back({section, body, types, std::move(rows), std::move(expected)});
@@ -56,13 +60,15 @@ void arithmetic(Builder& b) {
     b.op("9.7.1.1", std::string("add.") + type, "www", words(), [](Lane a, unsigned) { return u(a[0]) + u(a[1]); });
     b.op("9.7.1.2", std::string("sub.") + type, "www", words(), [](Lane a, unsigned) { return u(a[0]) - u(a[1]); });
     b.op("9.7.1.3", std::string("mul.lo.") + type, "www", words(), [](Lane a, unsigned) { return u(a[0]) * u(a[1]); });
-    b.op("9.7.1.4", std::string("mad.lo.") + type, "wwww", words(), [](Lane a, unsigned) { return u(a[0]) * u(a[1]) + u(a[2]); });
+    b.op("9.7.1.4", std::string("mad.lo.") + type, "wwww", words(),
+         [](Lane a, unsigned) { return u(a[0]) * u(a[1]) + u(a[2]); });
   }
   for (const char* type : {"s64", "u64"}) {
     b.op("9.7.1.1", std::string("add.") + type, "lll", longs(), [](Lane a, unsigned) { return a[0] + a[1]; });
     b.op("9.7.1.2", std::string("sub.") + type, "lll", longs(), [](Lane a, unsigned) { return a[0] - a[1]; });
     b.op("9.7.1.3", std::string("mul.lo.") + type, "lll", longs(), [](Lane a, unsigned) { return a[0] * a[1]; });
-    b.op("9.7.1.4", std::string("mad.lo.") + type, "llll", longs(), [](Lane a, unsigned) { return a[0] * a[1] + a[2]; });
+    b.op("9.7.1.4", std::string("mad.lo.") + type, "llll", longs(),
+         [](Lane a, unsigned) { return a[0] * a[1] + a[2]; });
   }
   for (const char* type : {"s16", "u16"}) {
     b.op("9.7.1.1", std::string("add.") + type, "hhh", words(), [](Lane a, unsigned) { return a[0] + a[1]; });
@@ -72,46 +78,64 @@ void arithmetic(Builder& b) {
   b.op("9.7.1.1", "add.sat.s32", "www", words(), [](Lane a, unsigned) {
     return u(static_cast<uint64_t>(std::clamp<int64_t>(int64_t{s(a[0])} + s(a[1]), INT32_MIN, INT32_MAX)));
   });
-  b.op("9.7.1.3", "mul.hi.s32", "www", words(), [](Lane a, unsigned) { return u(static_cast<uint64_t>((int64_t{s(a[0])} * s(a[1])) >> 32)); });
+  b.op("9.7.1.3", "mul.hi.s32", "www", words(),
+       [](Lane a, unsigned) { return u(static_cast<uint64_t>((int64_t{s(a[0])} * s(a[1])) >> 32)); });
   b.op("9.7.1.3", "mul.hi.u32", "www", words(), [](Lane a, unsigned) { return (a[0] * a[1]) >> 32; });
-  b.op("9.7.1.3", "mul.hi.u64", "lll", longs(), [](Lane a, unsigned) { return static_cast<uint64_t>((static_cast<unsigned __int128>(a[0]) * a[1]) >> 64); });
-  b.op("9.7.1.3", "mul.hi.s64", "lll", longs(), [](Lane a, unsigned) { return static_cast<uint64_t>((static_cast<__int128>(sl(a[0])) * sl(a[1])) >> 64); });
-  b.op("9.7.1.3", "mul.wide.s32", "lww", words(), [](Lane a, unsigned) { return static_cast<uint64_t>(int64_t{s(a[0])} * s(a[1])); });
+  b.op("9.7.1.3", "mul.hi.u64", "lll", longs(),
+       [](Lane a, unsigned) { return static_cast<uint64_t>((static_cast<unsigned __int128>(a[0]) * a[1]) >> 64); });
+  b.op("9.7.1.3", "mul.hi.s64", "lll", longs(),
+       [](Lane a, unsigned) { return static_cast<uint64_t>((static_cast<__int128>(sl(a[0])) * sl(a[1])) >> 64); });
+  b.op("9.7.1.3", "mul.wide.s32", "lww", words(),
+       [](Lane a, unsigned) { return static_cast<uint64_t>(int64_t{s(a[0])} * s(a[1])); });
   b.op("9.7.1.3", "mul.wide.u32", "lww", words(), [](Lane a, unsigned) { return a[0] * a[1]; });
   b.op("9.7.1.3", "mul.wide.u16", "whh", words(), [](Lane a, unsigned) { return (a[0] & 0xffff) * (a[1] & 0xffff); });
-  b.op("9.7.1.3", "mul.wide.s16", "whh", words(), [](Lane a, unsigned) { return u(static_cast<uint64_t>(int64_t{static_cast<int16_t>(a[0])} * static_cast<int16_t>(a[1]))); });
+  b.op("9.7.1.3", "mul.wide.s16", "whh", words(), [](Lane a, unsigned) {
+    return u(static_cast<uint64_t>(int64_t{static_cast<int16_t>(a[0])} * static_cast<int16_t>(a[1])));
+  });
   b.op("9.7.1.4", "mad.wide.u32", "lwwl", words(), [](Lane a, unsigned) { return a[0] * a[1] + a[2]; });
-  b.op("9.7.1.4", "mad.wide.s32", "lwwl", words(), [](Lane a, unsigned) { return static_cast<uint64_t>(int64_t{s(a[0])} * s(a[1])) + a[2]; });
+  b.op("9.7.1.4", "mad.wide.s32", "lwwl", words(),
+       [](Lane a, unsigned) { return static_cast<uint64_t>(int64_t{s(a[0])} * s(a[1])) + a[2]; });
   b.op("9.7.1.4", "mad.hi.u32", "wwww", words(), [](Lane a, unsigned) { return ((a[0] * a[1]) >> 32) + a[2]; });
-  b.op("9.7.1.6", "mul24.lo.u32", "www", words(), [](Lane a, unsigned) { return (a[0] & 0xffffff) * (a[1] & 0xffffff); });
+  b.op("9.7.1.6", "mul24.lo.u32", "www", words(),
+       [](Lane a, unsigned) { return (a[0] & 0xffffff) * (a[1] & 0xffffff); });
   b.op("9.7.1.7", "mad24.lo.s32", "wwww", words(), [](Lane a, unsigned) {
     return static_cast<uint64_t>(int64_t{s(a[0] << 8) >> 8} * (s(a[1] << 8) >> 8) + s(a[2]));
   });
-  b.op("9.7.1.8", "sad.u32", "wwww", words(), [](Lane a, unsigned) { return std::max(a[0], a[1]) - std::min(a[0], a[1]) + a[2]; });
-  b.op("9.7.1.8", "sad.s32", "wwww", words(), [](Lane a, unsigned) {
-    return static_cast<uint64_t>(std::abs(int64_t{s(a[0])} - s(a[1]))) + a[2];
-  });
+  b.op("9.7.1.8", "sad.u32", "wwww", words(),
+       [](Lane a, unsigned) { return std::max(a[0], a[1]) - std::min(a[0], a[1]) + a[2]; });
+  b.op("9.7.1.8", "sad.s32", "wwww", words(),
+       [](Lane a, unsigned) { return static_cast<uint64_t>(std::abs(int64_t{s(a[0])} - s(a[1]))) + a[2]; });
   b.op("9.7.1.9", "div.u32", "www", divisors(words()), [](Lane a, unsigned) { return a[0] / a[1]; });
-  b.op("9.7.1.9", "div.s32", "www", divisors(words()), [](Lane a, unsigned) { return static_cast<uint64_t>(int64_t{s(a[0])} / s(a[1])); });
+  b.op("9.7.1.9", "div.s32", "www", divisors(words()),
+       [](Lane a, unsigned) { return static_cast<uint64_t>(int64_t{s(a[0])} / s(a[1])); });
   b.op("9.7.1.9", "div.u64", "lll", divisors(longs()), [](Lane a, unsigned) { return a[0] / a[1]; });
-  b.op("9.7.1.9", "div.s64", "lll", divisors(longs()), [](Lane a, unsigned) { return static_cast<uint64_t>(static_cast<__int128>(sl(a[0])) / sl(a[1])); });
+  b.op("9.7.1.9", "div.s64", "lll", divisors(longs()),
+       [](Lane a, unsigned) { return static_cast<uint64_t>(static_cast<__int128>(sl(a[0])) / sl(a[1])); });
   b.op("9.7.1.10", "rem.u32", "www", divisors(words()), [](Lane a, unsigned) { return a[0] % a[1]; });
-  b.op("9.7.1.10", "rem.s32", "www", divisors(words()), [](Lane a, unsigned) { return static_cast<uint64_t>(int64_t{s(a[0])} % s(a[1])); });
+  b.op("9.7.1.10", "rem.s32", "www", divisors(words()),
+       [](Lane a, unsigned) { return static_cast<uint64_t>(int64_t{s(a[0])} % s(a[1])); });
   b.op("9.7.1.10", "rem.u64", "lll", divisors(longs()), [](Lane a, unsigned) { return a[0] % a[1]; });
-  b.op("9.7.1.10", "rem.s64", "lll", divisors(longs()), [](Lane a, unsigned) { return static_cast<uint64_t>(static_cast<__int128>(sl(a[0])) % sl(a[1])); });
-  b.op("9.7.1.11", "abs.s32", "ww", words(), [](Lane a, unsigned) { return static_cast<uint64_t>(std::abs(int64_t{s(a[0])})); });
+  b.op("9.7.1.10", "rem.s64", "lll", divisors(longs()),
+       [](Lane a, unsigned) { return static_cast<uint64_t>(static_cast<__int128>(sl(a[0])) % sl(a[1])); });
+  b.op("9.7.1.11", "abs.s32", "ww", words(),
+       [](Lane a, unsigned) { return static_cast<uint64_t>(std::abs(int64_t{s(a[0])})); });
   b.op("9.7.1.12", "neg.s32", "ww", words(), [](Lane a, unsigned) { return 0 - a[0]; });
   b.op("9.7.1.12", "neg.s64", "ll", longs(), [](Lane a, unsigned) { return 0 - a[0]; });
-  b.op("9.7.1.13", "min.s32", "www", words(), [](Lane a, unsigned) { return u(static_cast<uint64_t>(std::min(s(a[0]), s(a[1])))); });
+  b.op("9.7.1.13", "min.s32", "www", words(),
+       [](Lane a, unsigned) { return u(static_cast<uint64_t>(std::min(s(a[0]), s(a[1])))); });
   b.op("9.7.1.13", "min.u32", "www", words(), [](Lane a, unsigned) { return std::min(a[0], a[1]); });
-  b.op("9.7.1.13", "min.s64", "lll", longs(), [](Lane a, unsigned) { return static_cast<uint64_t>(std::min(sl(a[0]), sl(a[1]))); });
+  b.op("9.7.1.13", "min.s64", "lll", longs(),
+       [](Lane a, unsigned) { return static_cast<uint64_t>(std::min(sl(a[0]), sl(a[1]))); });
   b.op("9.7.1.13", "min.u64", "lll", longs(), [](Lane a, unsigned) { return std::min(a[0], a[1]); });
-  b.op("9.7.1.14", "max.s32", "www", words(), [](Lane a, unsigned) { return u(static_cast<uint64_t>(std::max(s(a[0]), s(a[1])))); });
+  b.op("9.7.1.14", "max.s32", "www", words(),
+       [](Lane a, unsigned) { return u(static_cast<uint64_t>(std::max(s(a[0]), s(a[1])))); });
   b.op("9.7.1.14", "max.u32", "www", words(), [](Lane a, unsigned) { return std::max(a[0], a[1]); });
-  b.op("9.7.1.14", "max.s64", "lll", longs(), [](Lane a, unsigned) { return static_cast<uint64_t>(std::max(sl(a[0]), sl(a[1]))); });
+  b.op("9.7.1.14", "max.s64", "lll", longs(),
+       [](Lane a, unsigned) { return static_cast<uint64_t>(std::max(sl(a[0]), sl(a[1]))); });
   b.op("9.7.1.23", "dp4a.s32.s32", "wwww", words(), [](Lane a, unsigned) {
     uint64_t sum = a[2];
-    for (int k = 0; k < 32; k += 8) sum += static_cast<uint64_t>(static_cast<int8_t>(a[0] >> k) * static_cast<int8_t>(a[1] >> k));
+    for (int k = 0; k < 32; k += 8)
+      sum += static_cast<uint64_t>(static_cast<int8_t>(a[0] >> k) * static_cast<int8_t>(a[1] >> k));
     return sum;
   });
   b.op("9.7.1.23", "dp4a.u32.u32", "wwww", words(), [](Lane a, unsigned) {
@@ -133,36 +157,66 @@ void bits(Builder& b) {
   b.op("9.7.8.4", "not.b32", "ww", words(), [](Lane a, unsigned) { return ~a[0]; });
   b.op("9.7.8.4", "not.b64", "ll", longs(), [](Lane a, unsigned) { return ~a[0]; });
   b.op("9.7.8.5", "cnot.b32", "ww", words(), [](Lane a, unsigned) { return uint64_t{a[0] == 0}; });
-  b.text("9.7.8.6", "lop3.b32 %d, %a0, %a1, %a2, 0x96;", "wwww", words(), [](Lane a, unsigned) { return a[0] ^ a[1] ^ a[2]; });
-  b.text("9.7.8.6", "lop3.b32 %d, %a0, %a1, %a2, 0xca;", "wwww", words(), [](Lane a, unsigned) { return (a[0] & a[1]) | (~a[0] & a[2]); });
+  b.text("9.7.8.6", "lop3.b32 %d, %a0, %a1, %a2, 0x96;", "wwww", words(),
+         [](Lane a, unsigned) { return a[0] ^ a[1] ^ a[2]; });
+  b.text("9.7.8.6", "lop3.b32 %d, %a0, %a1, %a2, 0xca;", "wwww", words(),
+         [](Lane a, unsigned) { return (a[0] & a[1]) | (~a[0] & a[2]); });
   b.op("9.7.8.8", "shl.b32", "www", words(), [](Lane a, unsigned) { return a[1] > 31 ? 0 : a[0] << a[1]; });
   b.op("9.7.8.8", "shl.b64", "llw", longs(), [](Lane a, unsigned) { return u(a[1]) > 63 ? 0 : a[0] << u(a[1]); });
   b.op("9.7.8.8", "shl.b16", "hhw", words(), [](Lane a, unsigned) { return a[1] > 15 ? 0 : a[0] << a[1]; });
   for (const char* type : {"u32", "b32"}) {
-    b.op("9.7.8.9", std::string("shr.") + type, "www", words(), [](Lane a, unsigned) { return a[1] > 31 ? 0 : u(a[0]) >> a[1]; });
+    b.op("9.7.8.9", std::string("shr.") + type, "www", words(),
+         [](Lane a, unsigned) { return a[1] > 31 ? 0 : u(a[0]) >> a[1]; });
   }
   for (const char* type : {"u64", "b64"}) {
-    b.op("9.7.8.9", std::string("shr.") + type, "llw", longs(), [](Lane a, unsigned) { return u(a[1]) > 63 ? 0 : a[0] >> u(a[1]); });
+    b.op("9.7.8.9", std::string("shr.") + type, "llw", longs(),
+         [](Lane a, unsigned) { return u(a[1]) > 63 ? 0 : a[0] >> u(a[1]); });
   }
-  b.op("9.7.8.9", "shr.s32", "www", words(), [](Lane a, unsigned) { return u(static_cast<uint64_t>(s(a[0]) >> std::min<uint64_t>(a[1], 31))); });
-  b.op("9.7.8.9", "shr.s64", "llw", longs(), [](Lane a, unsigned) { return static_cast<uint64_t>(sl(a[0]) >> std::min(u(a[1]), 63u)); });
+  b.op("9.7.8.9", "shr.s32", "www", words(),
+       [](Lane a, unsigned) { return u(static_cast<uint64_t>(s(a[0]) >> std::min<uint64_t>(a[1], 31))); });
+  b.op("9.7.8.9", "shr.s64", "llw", longs(),
+       [](Lane a, unsigned) { return static_cast<uint64_t>(sl(a[0]) >> std::min(u(a[1]), 63u)); });
   b.op("9.7.8.9", "shr.u16", "hhw", words(), [](Lane a, unsigned) { return a[1] > 15 ? 0 : (a[0] & 0xffff) >> a[1]; });
-  b.op("9.7.8.7", "shf.l.wrap.b32", "wwww", words(), [](Lane a, unsigned) { unsigned n = a[2] & 31; return n ? a[1] << n | a[0] >> (32 - n) : a[1]; });
-  b.op("9.7.8.7", "shf.r.wrap.b32", "wwww", words(), [](Lane a, unsigned) { return (a[1] << 32 | a[0]) >> (a[2] & 31); });
-  b.op("9.7.8.7", "shf.l.clamp.b32", "wwww", words(), [](Lane a, unsigned) { uint64_t n = std::min<uint64_t>(a[2], 32); return n == 32 ? a[0] : n ? a[1] << n | a[0] >> (32 - n) : a[1]; });
-  b.op("9.7.8.7", "shf.r.clamp.b32", "wwww", words(), [](Lane a, unsigned) { return (a[1] << 32 | a[0]) >> std::min<uint64_t>(a[2], 32); });
-  b.op("9.7.1.15", "popc.b32", "ww", words(), [](Lane a, unsigned) { return static_cast<uint64_t>(std::popcount(u(a[0]))); });
-  b.op("9.7.1.15", "popc.b64", "wl", longs(), [](Lane a, unsigned) { return static_cast<uint64_t>(std::popcount(a[0])); });
-  b.op("9.7.1.16", "clz.b32", "ww", words(), [](Lane a, unsigned) { return static_cast<uint64_t>(std::countl_zero(u(a[0]))); });
-  b.op("9.7.1.16", "clz.b64", "wl", longs(), [](Lane a, unsigned) { return static_cast<uint64_t>(std::countl_zero(a[0])); });
+  b.op("9.7.8.7", "shf.l.wrap.b32", "wwww", words(), [](Lane a, unsigned) {
+    unsigned n = a[2] & 31;
+    return n ? a[1] << n | a[0] >> (32 - n) : a[1];
+  });
+  b.op("9.7.8.7", "shf.r.wrap.b32", "wwww", words(),
+       [](Lane a, unsigned) { return (a[1] << 32 | a[0]) >> (a[2] & 31); });
+  b.op("9.7.8.7", "shf.l.clamp.b32", "wwww", words(), [](Lane a, unsigned) {
+    uint64_t n = std::min<uint64_t>(a[2], 32);
+    return n == 32 ? a[0] : n ? a[1] << n | a[0] >> (32 - n) : a[1];
+  });
+  b.op("9.7.8.7", "shf.r.clamp.b32", "wwww", words(),
+       [](Lane a, unsigned) { return (a[1] << 32 | a[0]) >> std::min<uint64_t>(a[2], 32); });
+  b.op("9.7.1.15", "popc.b32", "ww", words(),
+       [](Lane a, unsigned) { return static_cast<uint64_t>(std::popcount(u(a[0]))); });
+  b.op("9.7.1.15", "popc.b64", "wl", longs(),
+       [](Lane a, unsigned) { return static_cast<uint64_t>(std::popcount(a[0])); });
+  b.op("9.7.1.16", "clz.b32", "ww", words(),
+       [](Lane a, unsigned) { return static_cast<uint64_t>(std::countl_zero(u(a[0]))); });
+  b.op("9.7.1.16", "clz.b64", "wl", longs(),
+       [](Lane a, unsigned) { return static_cast<uint64_t>(std::countl_zero(a[0])); });
   auto leading = [](uint32_t x) { return x ? 31u - static_cast<unsigned>(std::countl_zero(x)) : ~0u; };
   b.op("9.7.1.17", "bfind.u32", "ww", words(), [=](Lane a, unsigned) { return uint64_t{leading(u(a[0]))}; });
-  b.op("9.7.1.17", "bfind.s32", "ww", words(), [=](Lane a, unsigned) { return uint64_t{leading(s(a[0]) < 0 ? ~u(a[0]) : u(a[0]))}; });
-  b.op("9.7.1.17", "bfind.shiftamt.u32", "ww", words(), [=](Lane a, unsigned) { return uint64_t{a[0] ? 31 - leading(u(a[0])) : ~0u}; });
-  b.op("9.7.1.19", "brev.b32", "ww", words(), [](Lane a, unsigned) { uint64_t r = 0; for (int k = 0; k < 32; ++k) r = r << 1 | (a[0] >> k & 1); return r; });
-  b.op("9.7.1.19", "brev.b64", "ll", longs(), [](Lane a, unsigned) { uint64_t r = 0; for (int k = 0; k < 64; ++k) r = r << 1 | (a[0] >> k & 1); return r; });
-  const Rows fields = {{0xdeadbeef, 4, 8, 0}, {0xdeadbeef, 0, 32, 0}, {0xdeadbeef, 28, 8, 0}, {0x80000000, 31, 1, 0}, {0x12345678, 40, 4, 0}, {0xffffffff, 3, 0, 0}};
-  b.op("9.7.1.20", "bfe.u32", "wwww", fields, [](Lane a, unsigned) { return a[1] > 31 ? 0 : (a[0] >> a[1]) & ((uint64_t{1} << a[2]) - 1); });
+  b.op("9.7.1.17", "bfind.s32", "ww", words(),
+       [=](Lane a, unsigned) { return uint64_t{leading(s(a[0]) < 0 ? ~u(a[0]) : u(a[0]))}; });
+  b.op("9.7.1.17", "bfind.shiftamt.u32", "ww", words(),
+       [=](Lane a, unsigned) { return uint64_t{a[0] ? 31 - leading(u(a[0])) : ~0u}; });
+  b.op("9.7.1.19", "brev.b32", "ww", words(), [](Lane a, unsigned) {
+    uint64_t r = 0;
+    for (int k = 0; k < 32; ++k) r = r << 1 | (a[0] >> k & 1);
+    return r;
+  });
+  b.op("9.7.1.19", "brev.b64", "ll", longs(), [](Lane a, unsigned) {
+    uint64_t r = 0;
+    for (int k = 0; k < 64; ++k) r = r << 1 | (a[0] >> k & 1);
+    return r;
+  });
+  const Rows fields = {{0xdeadbeef, 4, 8, 0},  {0xdeadbeef, 0, 32, 0}, {0xdeadbeef, 28, 8, 0},
+                       {0x80000000, 31, 1, 0}, {0x12345678, 40, 4, 0}, {0xffffffff, 3, 0, 0}};
+  b.op("9.7.1.20", "bfe.u32", "wwww", fields,
+       [](Lane a, unsigned) { return a[1] > 31 ? 0 : (a[0] >> a[1]) & ((uint64_t{1} << a[2]) - 1); });
   b.op("9.7.1.20", "bfe.s32", "wwww", fields, [](Lane a, unsigned) {
     // Bit by bit, as the ISA has it: beyond the field the sign, which is the field's or the word's last bit.
     if (a[2] == 0) return uint64_t{0};
@@ -171,53 +225,78 @@ void bits(Builder& b) {
     for (uint64_t k = 0; k < 32; ++k) r |= (k < a[2] && a[1] + k <= 31 ? a[0] >> (a[1] + k) & 1 : sign) << k;
     return r;
   });
-  const Rows inserts = {{0xab, 0xffffffff, 8, 8}, {0xdeadbeef, 0, 0, 32}, {0xf, 0, 30, 8}, {1, 0x55555555, 33, 4}, {3, 7, 5, 0}};
+  const Rows inserts = {
+      {0xab, 0xffffffff, 8, 8}, {0xdeadbeef, 0, 0, 32}, {0xf, 0, 30, 8}, {1, 0x55555555, 33, 4}, {3, 7, 5, 0}};
   b.op("9.7.1.21", "bfi.b32", "wwwww", inserts, [](Lane a, unsigned) {
     uint64_t r = a[1];
-    for (uint64_t k = 0; k < a[3] && a[2] + k < 32; ++k) r = (r & ~(uint64_t{1} << (a[2] + k))) | (a[0] >> k & 1) << (a[2] + k);
+    for (uint64_t k = 0; k < a[3] && a[2] + k < 32; ++k)
+      r = (r & ~(uint64_t{1} << (a[2] + k))) | (a[0] >> k & 1) << (a[2] + k);
     return r;
   });
   b.op("9.7.1.21", "bfi.b64", "lllww", inserts, [](Lane a, unsigned) {
     uint64_t r = a[1];
-    for (uint64_t k = 0; k < a[3] && a[2] + k < 64; ++k) r = (r & ~(uint64_t{1} << (a[2] + k))) | (a[0] >> k & 1) << (a[2] + k);
+    for (uint64_t k = 0; k < a[3] && a[2] + k < 64; ++k)
+      r = (r & ~(uint64_t{1} << (a[2] + k))) | (a[0] >> k & 1) << (a[2] + k);
     return r;
   });
-  b.op("9.7.1.22", "bmsk.clamp.b32", "www", {{0, 4}, {8, 8}, {30, 9}, {32, 4}, {0, 32}}, [](Lane a, unsigned) { uint64_t r = 0; for (uint64_t k = a[0]; k < a[0] + a[1] && k < 32; ++k) r |= uint64_t{1} << k; return r; });
-  b.op("9.7.9.7", "prmt.b32", "wwww", {{0x33221100, 0x77665544, 0x3210}, {0x33221100, 0x77665544, 0x0527}, {0x80ff7f01, 0, 0xba98}}, [](Lane a, unsigned l) {
-    const uint64_t expected[] = {0x33221100, 0x00552277, 0xffff0000};
-    return (void)a, expected[l % 3];
+  b.op("9.7.1.22", "bmsk.clamp.b32", "www", {{0, 4}, {8, 8}, {30, 9}, {32, 4}, {0, 32}}, [](Lane a, unsigned) {
+    uint64_t r = 0;
+    for (uint64_t k = a[0]; k < a[0] + a[1] && k < 32; ++k) r |= uint64_t{1} << k;
+    return r;
   });
+  b.op("9.7.9.7", "prmt.b32", "wwww",
+       {{0x33221100, 0x77665544, 0x3210}, {0x33221100, 0x77665544, 0x0527}, {0x80ff7f01, 0, 0xba98}},
+       [](Lane a, unsigned l) {
+         const uint64_t expected[] = {0x33221100, 0x00552277, 0xffff0000};
+         return (void)a, expected[l % 3];
+       });
 }
 
 void comparisons(Builder& b) {
-  struct Comparison { const char* name; bool (*of)(int64_t, int64_t); };
-  const Comparison all[] = {{"eq", [](int64_t x, int64_t y) { return x == y; }}, {"ne", [](int64_t x, int64_t y) { return x != y; }},
-                            {"lt", [](int64_t x, int64_t y) { return x < y; }},  {"le", [](int64_t x, int64_t y) { return x <= y; }},
-                            {"gt", [](int64_t x, int64_t y) { return x > y; }},  {"ge", [](int64_t x, int64_t y) { return x >= y; }}};
+  struct Comparison {
+    const char* name;
+    bool (*of)(int64_t, int64_t);
+  };
+  const Comparison all[] = {
+      {"eq", [](int64_t x, int64_t y) { return x == y; }}, {"ne", [](int64_t x, int64_t y) { return x != y; }},
+      {"lt", [](int64_t x, int64_t y) { return x < y; }},  {"le", [](int64_t x, int64_t y) { return x <= y; }},
+      {"gt", [](int64_t x, int64_t y) { return x > y; }},  {"ge", [](int64_t x, int64_t y) { return x >= y; }}};
   for (const Comparison& c : all) {
-    auto form = [&](const std::string& type) { return "setp." + std::string(c.name) + "." + type + " %p, %a0, %a1;\nselp.b32 %d, 1, 0, %p;"; };
+    auto form = [&](const std::string& type) {
+      return "setp." + std::string(c.name) + "." + type + " %p, %a0, %a1;\nselp.b32 %d, 1, 0, %p;";
+    };
     b.text("9.7.6.2", form("s32"), "www", words(), [c](Lane a, unsigned) { return uint64_t{c.of(s(a[0]), s(a[1]))}; });
     b.text("9.7.6.2", form("u32"), "www", words(), [c](Lane a, unsigned) { return uint64_t{c.of(u(a[0]), u(a[1]))}; });
-    b.text("9.7.6.2", form("s16"), "whh", words(), [c](Lane a, unsigned) { return uint64_t{c.of(static_cast<int16_t>(a[0]), static_cast<int16_t>(a[1]))}; });
-    b.text("9.7.6.2", form("u16"), "whh", words(), [c](Lane a, unsigned) { return uint64_t{c.of(static_cast<uint16_t>(a[0]), static_cast<uint16_t>(a[1]))}; });
-    b.text("9.7.6.2", form("s64"), "wll", longs(), [c](Lane a, unsigned) { return uint64_t{c.of(sl(a[0]), sl(a[1]))}; });
+    b.text("9.7.6.2", form("s16"), "whh", words(),
+           [c](Lane a, unsigned) { return uint64_t{c.of(static_cast<int16_t>(a[0]), static_cast<int16_t>(a[1]))}; });
+    b.text("9.7.6.2", form("u16"), "whh", words(),
+           [c](Lane a, unsigned) { return uint64_t{c.of(static_cast<uint16_t>(a[0]), static_cast<uint16_t>(a[1]))}; });
+    b.text("9.7.6.2", form("s64"), "wll", longs(),
+           [c](Lane a, unsigned) { return uint64_t{c.of(sl(a[0]), sl(a[1]))}; });
     // Unsigned order is signed order with the top bit flipped.
-    b.text("9.7.6.2", form("u64"), "wll", longs(), [c](Lane a, unsigned) { const uint64_t top = uint64_t{1} << 63; return uint64_t{c.of(sl(a[0] ^ top), sl(a[1] ^ top))}; });
+    b.text("9.7.6.2", form("u64"), "wll", longs(), [c](Lane a, unsigned) {
+      const uint64_t top = uint64_t{1} << 63;
+      return uint64_t{c.of(sl(a[0] ^ top), sl(a[1] ^ top))};
+    });
   }
-  b.text("9.7.6.2", "setp.lt.and.u32 %p|%q, %a0, %a1, %p;\nselp.b32 %d, 1, 0, %q;", "www", words(), [](Lane, unsigned) { return uint64_t{0}; });
+  b.text("9.7.6.2", "setp.lt.and.u32 %p|%q, %a0, %a1, %p;\nselp.b32 %d, 1, 0, %q;", "www", words(),
+         [](Lane, unsigned) { return uint64_t{0}; });
   b.text("9.7.6.3", "selp.u32 %d, %a0, %a1, !%p;", "www", words(), [](Lane a, unsigned) { return a[0]; });
   b.text("9.7.6.3", "selp.f32 %d, %a0, %a1, %p;", "www", words(), [](Lane a, unsigned) { return a[1]; });
   b.text("9.7.6.3", "selp.b64 %d, %a0, %a1, %p;", "lll", longs(), [](Lane a, unsigned) { return a[1]; });
   b.text("9.7.6.3", "selp.f64 %d, %a0, %a1, %p;", "lll", longs(), [](Lane a, unsigned) { return a[1]; });
-  b.text("9.7.6.4", "slct.b32.s32 %d, %a0, %a1, %a2;", "wwww", words(), [](Lane a, unsigned) { return s(a[2]) >= 0 ? a[0] : a[1]; });
+  b.text("9.7.6.4", "slct.b32.s32 %d, %a0, %a1, %a2;", "wwww", words(),
+         [](Lane a, unsigned) { return s(a[2]) >= 0 ? a[0] : a[1]; });
   auto predicate = [](const char* op) { return std::string(op) + ".pred %p, %p, %q;\nselp.b32 %d, 1, 0, %p;"; };
   auto set = [](const std::string& rest) { return "setp.ne.u32 %p, %a0, 0;\nsetp.ne.u32 %q, %a1, 0;\n" + rest; };
   const Rows truth = {{0, 0}, {0, 1}, {1, 0}, {1, 1}};
   b.text("9.7.8.1", set(predicate("and")), "www", truth, [](Lane a, unsigned) { return a[0] & a[1]; });
   b.text("9.7.8.2", set(predicate("or")), "www", truth, [](Lane a, unsigned) { return a[0] | a[1]; });
   b.text("9.7.8.3", set(predicate("xor")), "www", truth, [](Lane a, unsigned) { return a[0] ^ a[1]; });
-  b.text("9.7.8.4", set("not.pred %p, %q;\nselp.b32 %d, 1, 0, %p;"), "www", truth, [](Lane a, unsigned) { return a[1] ^ 1; });
-  b.text("9.7.9.2", set("mov.pred %p, %q;\nselp.b32 %d, 1, 0, %p;"), "www", truth, [](Lane a, unsigned) { return a[1]; });
+  b.text("9.7.8.4", set("not.pred %p, %q;\nselp.b32 %d, 1, 0, %p;"), "www", truth,
+         [](Lane a, unsigned) { return a[1] ^ 1; });
+  b.text("9.7.9.2", set("mov.pred %p, %q;\nselp.b32 %d, 1, 0, %p;"), "www", truth,
+         [](Lane a, unsigned) { return a[1]; });
 }
 
 }  // namespace

@@ -16,41 +16,71 @@ Rows numbered() {
   for (uint64_t l = 0; l < 32; ++l) rows.push_back({1000 + l, l % 5, l});
   return rows;
 }
-void text(const char* section, const std::string& body, std::function<uint64_t(Lane, unsigned)> expected, const char* types = "www") {
+void text(const char* section, const std::string& body, std::function<uint64_t(Lane, unsigned)> expected,
+          const char* types = "www") {
   cases.push_back({section, body, types, numbered(), std::move(expected)});
 }
 
 void acrossLanes() {
-  text("9.7.9.6", "shfl.sync.up.b32 %d|%p, %a0, 3, 0, -1;", [](Lane, unsigned l) { return uint64_t{1000} + (l < 3 ? l : l - 3); });
-  text("9.7.9.6", "shfl.sync.down.b32 %d, %a0, 3, 31, -1;", [](Lane, unsigned l) { return uint64_t{1000} + (l > 28 ? l : l + 3); });
+  text("9.7.9.6", "shfl.sync.up.b32 %d|%p, %a0, 3, 0, -1;",
+       [](Lane, unsigned l) { return uint64_t{1000} + (l < 3 ? l : l - 3); });
+  text("9.7.9.6", "shfl.sync.down.b32 %d, %a0, 3, 31, -1;",
+       [](Lane, unsigned l) { return uint64_t{1000} + (l > 28 ? l : l + 3); });
   text("9.7.9.6", "shfl.sync.bfly.b32 %d, %a0, 5, 31, -1;", [](Lane, unsigned l) { return uint64_t{1000} + (l ^ 5); });
   text("9.7.9.6", "shfl.sync.idx.b32 %d, %a0, %a1, 31, -1;", [](Lane, unsigned l) { return uint64_t{1000} + l % 5; });
   // Segments of eight lanes, and what is out of range.
-  text("9.7.9.6", "shfl.sync.down.b32 %t0|%p, %a0, 2, 0x1807, -1;\nselp.b32 %d, %t0, 0, %p;", [](Lane, unsigned l) { return uint64_t{l % 8 < 6 ? 1002 + l : 0}; });
-  text("9.7.13.8", "setp.gt.u32 %p, %lane, 20;\nvote.sync.ballot.b32 %d, %p, -1;", [](Lane, unsigned) { return uint64_t{0xffe00000}; });
-  text("9.7.13.8", "setp.gt.u32 %p, %lane, 20;\nvote.ballot.sync.b32 %d, %p, -1;", [](Lane, unsigned) { return uint64_t{0xffe00000}; });
-  text("9.7.13.8", "setp.gt.u32 %p, %lane, 20;\nvote.sync.any.pred %q, %p, -1;\nselp.b32 %d, 1, 0, %q;", [](Lane, unsigned) { return uint64_t{1}; });
-  text("9.7.13.8", "setp.gt.u32 %p, %lane, 20;\nvote.sync.all.pred %q, %p, -1;\nselp.b32 %d, 1, 0, %q;", [](Lane, unsigned) { return uint64_t{0}; });
-  text("9.7.13.8", "setp.gt.u32 %p, %lane, 40;\nvote.sync.uni.pred %q, %p, -1;\nselp.b32 %d, 1, 0, %q;", [](Lane, unsigned) { return uint64_t{1}; });
-  text("9.7.13.9", "match.any.sync.b32 %d, %a1, -1;", [](Lane, unsigned l) { uint64_t m = 0; for (unsigned k = 0; k < 32; ++k) m |= uint64_t{k % 5 == l % 5} << k; return m; });
+  text("9.7.9.6", "shfl.sync.down.b32 %t0|%p, %a0, 2, 0x1807, -1;\nselp.b32 %d, %t0, 0, %p;",
+       [](Lane, unsigned l) { return uint64_t{l % 8 < 6 ? 1002 + l : 0}; });
+  text("9.7.13.8", "setp.gt.u32 %p, %lane, 20;\nvote.sync.ballot.b32 %d, %p, -1;",
+       [](Lane, unsigned) { return uint64_t{0xffe00000}; });
+  text("9.7.13.8", "setp.gt.u32 %p, %lane, 20;\nvote.ballot.sync.b32 %d, %p, -1;",
+       [](Lane, unsigned) { return uint64_t{0xffe00000}; });
+  text("9.7.13.8", "setp.gt.u32 %p, %lane, 20;\nvote.sync.any.pred %q, %p, -1;\nselp.b32 %d, 1, 0, %q;",
+       [](Lane, unsigned) { return uint64_t{1}; });
+  text("9.7.13.8", "setp.gt.u32 %p, %lane, 20;\nvote.sync.all.pred %q, %p, -1;\nselp.b32 %d, 1, 0, %q;",
+       [](Lane, unsigned) { return uint64_t{0}; });
+  text("9.7.13.8", "setp.gt.u32 %p, %lane, 40;\nvote.sync.uni.pred %q, %p, -1;\nselp.b32 %d, 1, 0, %q;",
+       [](Lane, unsigned) { return uint64_t{1}; });
+  text("9.7.13.9", "match.any.sync.b32 %d, %a1, -1;", [](Lane, unsigned l) {
+    uint64_t m = 0;
+    for (unsigned k = 0; k < 32; ++k) m |= uint64_t{k % 5 == l % 5} << k;
+    return m;
+  });
   text("9.7.13.9", "match.all.sync.b32 %d|%p, %a1, -1;", [](Lane, unsigned) { return uint64_t{0}; });
   text("9.7.13.10", "activemask.b32 %d;", [](Lane, unsigned) { return uint64_t{0xffffffff}; });
-  text("9.7.13.11", "redux.sync.add.s32 %d, %a2, -1;", [](Lane, unsigned) { return uint64_t{496}; }, "wwww");
-  text("9.7.13.11", "redux.sync.max.u32 %d, %a2, -1;", [](Lane, unsigned) { return uint64_t{31}; }, "wwww");
+  text(
+      "9.7.13.11", "redux.sync.add.s32 %d, %a2, -1;", [](Lane, unsigned) { return uint64_t{496}; }, "wwww");
+  text(
+      "9.7.13.11", "redux.sync.max.u32 %d, %a2, -1;", [](Lane, unsigned) { return uint64_t{31}; }, "wwww");
   text("9.7.13.11", "redux.sync.min.s32 %d, %a0, -1;", [](Lane, unsigned) { return uint64_t{1000}; });
-  text("9.7.13.11", "redux.sync.xor.b32 %d, %a0, -1;", [](Lane, unsigned) { uint64_t r = 0; for (uint64_t l = 0; l < 32; ++l) r ^= 1000 + l; return r; });
+  text("9.7.13.11", "redux.sync.xor.b32 %d, %a0, -1;", [](Lane, unsigned) {
+    uint64_t r = 0;
+    for (uint64_t l = 0; l < 32; ++l) r ^= 1000 + l;
+    return r;
+  });
 }
 
 void control() {
   // Each lane runs its own number of rounds.
-  text("9.7.12.3", "mov.u32 %d, 0;\nmov.u32 %t0, 0;\nLOOP:\nsetp.ge.u32 %p, %t0, %a1;\n@%p bra DONE;\nadd.u32 %d, %d, %a0;\nadd.u32 %t0, %t0, 1;\nbra.uni LOOP;\nDONE:", [](Lane a, unsigned) { return a[0] * a[1]; });
-  text("9.7.12.4", "rem.u32 %t0, %a2, 3;\nTABLE: .branchtargets ZERO, ONE, TWO;\nbrx.idx %t0, TABLE;\nZERO: mov.u32 %d, 10;\nbra END;\nONE: mov.u32 %d, 11;\nbra END;\nTWO: mov.u32 %d, 12;\nEND:", [](Lane, unsigned l) { return uint64_t{10 + l % 3}; }, "wwww");
-  text("9.7.13.1", "st.shared.u32 [%t0], %a0;\nbar.sync 0;\nld.shared.u32 %d, [%t1];", [](Lane, unsigned l) { return uint64_t{1000 + 31 - l}; });
+  text("9.7.12.3",
+       "mov.u32 %d, 0;\nmov.u32 %t0, 0;\nLOOP:\nsetp.ge.u32 %p, %t0, %a1;\n@%p bra DONE;\nadd.u32 %d, %d, "
+       "%a0;\nadd.u32 %t0, %t0, 1;\nbra.uni LOOP;\nDONE:",
+       [](Lane a, unsigned) { return a[0] * a[1]; });
+  text(
+      "9.7.12.4",
+      "rem.u32 %t0, %a2, 3;\nTABLE: .branchtargets ZERO, ONE, TWO;\nbrx.idx %t0, TABLE;\nZERO: mov.u32 %d, 10;\nbra "
+      "END;\nONE: mov.u32 %d, 11;\nbra END;\nTWO: mov.u32 %d, 12;\nEND:",
+      [](Lane, unsigned l) { return uint64_t{10 + l % 3}; }, "wwww");
+  text("9.7.13.1", "st.shared.u32 [%t0], %a0;\nbar.sync 0;\nld.shared.u32 %d, [%t1];",
+       [](Lane, unsigned l) { return uint64_t{1000 + 31 - l}; });
   cases.back().body = "shl.b32 %t0, %lane, 2;\nsub.u32 %t1, 124, %t0;\n" + cases.back().body;
   text("9.7.13.1", "barrier.sync 1, 32;\nmov.u32 %d, 1;", [](Lane, unsigned) { return uint64_t{1}; });
-  text("9.7.13.1", "setp.gt.u32 %p, %lane, 20;\nbar.red.popc.u32 %d, 0, %p;", [](Lane, unsigned) { return uint64_t{11}; });
-  text("9.7.13.1", "setp.gt.u32 %p, %lane, 20;\nbar.red.or.pred %q, 0, %p;\nselp.b32 %d, 1, 0, %q;", [](Lane, unsigned) { return uint64_t{1}; });
-  text("9.7.13.1", "setp.gt.u32 %p, %lane, 20;\nbar.red.and.pred %q, 0, %p;\nselp.b32 %d, 1, 0, %q;", [](Lane, unsigned) { return uint64_t{0}; });
+  text("9.7.13.1", "setp.gt.u32 %p, %lane, 20;\nbar.red.popc.u32 %d, 0, %p;",
+       [](Lane, unsigned) { return uint64_t{11}; });
+  text("9.7.13.1", "setp.gt.u32 %p, %lane, 20;\nbar.red.or.pred %q, 0, %p;\nselp.b32 %d, 1, 0, %q;",
+       [](Lane, unsigned) { return uint64_t{1}; });
+  text("9.7.13.1", "setp.gt.u32 %p, %lane, 20;\nbar.red.and.pred %q, 0, %p;\nselp.b32 %d, 1, 0, %q;",
+       [](Lane, unsigned) { return uint64_t{0}; });
   text("9.7.19", "nanosleep.u32 20;\nmov.u32 %d, %ntid.x;", [](Lane, unsigned) { return uint64_t{32}; });
   text("9.7.12.7", "mov.u32 %d, 3;\nst.global.u32 [%out], %d;\nexit;", [](Lane, unsigned) { return uint64_t{3}; });
   text("9.7.19", "setp.gt.u32 %p, %lane, 40;\n@%p trap;\nmov.u32 %d, 2;", [](Lane, unsigned) { return uint64_t{2}; });
@@ -58,12 +88,21 @@ void control() {
 
 // Row r, column c of matrix m holds 100·m + 8·r + c. Lane l fills row l of the four matrices, 16 bytes each.
 void matrices() {
-  std::string fill = "mul.lo.u32 %t0, %lane, 16;\nshr.u32 %t1, %lane, 3;\nmul.lo.u32 %t1, %t1, 100;\nand.b32 %t2, %lane, 7;\nmad.lo.u32 %t1, %t2, 8, %t1;\nmul.lo.u32 %t1, %t1, 0x10001;\nadd.u32 %t1, %t1, 0x10000;\n";
-  for (int k = 0; k < 4; ++k) fill += "st.shared.u32 [%t0+" + std::to_string(4 * k) + "], %t1;\nadd.u32 %t1, %t1, 0x20002;\n";
+  std::string fill =
+      "mul.lo.u32 %t0, %lane, 16;\nshr.u32 %t1, %lane, 3;\nmul.lo.u32 %t1, %t1, 100;\nand.b32 %t2, %lane, "
+      "7;\nmad.lo.u32 %t1, %t2, 8, %t1;\nmul.lo.u32 %t1, %t1, 0x10001;\nadd.u32 %t1, %t1, 0x10000;\n";
+  for (int k = 0; k < 4; ++k)
+    fill += "st.shared.u32 [%t0+" + std::to_string(4 * k) + "], %t1;\nadd.u32 %t1, %t1, 0x20002;\n";
   fill += "bar.warp.sync -1;\n";
-  auto element = [](unsigned matrix, unsigned row, unsigned column) { return uint64_t{100 * matrix + 8 * row + column}; };
-  auto plain = [=](unsigned m) { return [=](Lane, unsigned l) { return element(m, l / 4, l % 4 * 2) | element(m, l / 4, l % 4 * 2 + 1) << 16; }; };
-  auto transposed = [=](unsigned m) { return [=](Lane, unsigned l) { return element(m, l % 4 * 2, l / 4) | element(m, l % 4 * 2 + 1, l / 4) << 16; }; };
+  auto element = [](unsigned matrix, unsigned row, unsigned column) {
+    return uint64_t{100 * matrix + 8 * row + column};
+  };
+  auto plain = [=](unsigned m) {
+    return [=](Lane, unsigned l) { return element(m, l / 4, l % 4 * 2) | element(m, l / 4, l % 4 * 2 + 1) << 16; };
+  };
+  auto transposed = [=](unsigned m) {
+    return [=](Lane, unsigned l) { return element(m, l % 4 * 2, l / 4) | element(m, l % 4 * 2 + 1, l / 4) << 16; };
+  };
   const std::string form = "ldmatrix.sync.aligned.m8n8.";
   text("9.7.15.5.15", fill + form + "x1.shared.b16 {%d}, [%t0];", plain(0));
   text("9.7.15.5.15", fill + form + "x1.trans.shared.b16 {%d}, [%t0];", transposed(0));
@@ -89,8 +128,9 @@ void products() {
     const unsigned exponent = 31 - static_cast<unsigned>(std::countl_zero(v));
     return uint64_t{(exponent + 15) << 10 | ((v << 10 >> exponent) & 0x3ff)};
   };
-  const Kind kinds[] = {{"m16n8k16", "bf16", 16, 2, bf16}, {"m16n8k8", "bf16", 8, 2, bf16}, {"m16n8k16", "f16", 16, 2, f16},
-                        {"m16n8k8", "f16", 8, 2, f16},     {"m16n8k8", "tf32", 8, 1, f32},  {"m16n8k4", "tf32", 4, 1, f32}};
+  const Kind kinds[] = {{"m16n8k16", "bf16", 16, 2, bf16}, {"m16n8k8", "bf16", 8, 2, bf16},
+                        {"m16n8k16", "f16", 16, 2, f16},   {"m16n8k8", "f16", 8, 2, f16},
+                        {"m16n8k8", "tf32", 8, 1, f32},    {"m16n8k4", "tf32", 4, 1, f32}};
   for (const Kind& kind : kinds) {
     const unsigned per = kind.perRegister, registersA = 16 * kind.k / 32 / per, registersB = kind.k * 8 / 32 / per;
     for (unsigned probe = 0; probe < kind.k; ++probe) {
@@ -115,13 +155,17 @@ void products() {
           }
           rows.push_back({words[0] | words[1] << 32, words[2] | words[3] << 32, words[4] | words[5] << 32});
         }
-        std::string body = "mov.b32 %t0, 0;\n.reg .b32 %m<6>, %r<4>;\nmov.b64 {%m0, %m1}, %a0;\nmov.b64 {%m2, %m3}, %a1;\nmov.b64 {%m4, %m5}, %a2;\n";
+        std::string body =
+            "mov.b32 %t0, 0;\n.reg .b32 %m<6>, %r<4>;\nmov.b64 {%m0, %m1}, %a0;\nmov.b64 {%m2, %m3}, %a1;\nmov.b64 "
+            "{%m4, %m5}, %a2;\n";
         const std::string a[] = {"", "", "{%m0, %m1}", "", "{%m0, %m1, %m2, %m3}"}, b[] = {"", "{%m4}", "{%m4, %m5}"};
-        body += std::string("mma.sync.aligned.") + kind.shape + ".row.col.f32." + kind.type + "." + kind.type + ".f32 {%r0, %r1, %r2, %r3}, " + a[registersA] + ", " + b[registersB] + ", {%t0, %t0, %t0, %t0};\nmov.b32 %d, %r" + std::to_string(output) + ";";
+        body += std::string("mma.sync.aligned.") + kind.shape + ".row.col.f32." + kind.type + "." + kind.type +
+                ".f32 {%r0, %r1, %r2, %r3}, " + a[registersA] + ", " + b[registersB] +
+                ", {%t0, %t0, %t0, %t0};\nmov.b32 %d, %r" + std::to_string(output) + ";";
         cases.push_back({"9.7.15.5", body, "wlll", rows, [=](Lane, unsigned l) {
-          const unsigned row = l / 4 + (output >= 2 ? 8 : 0), column = (l % 4) * 2 + output % 2;
-          return uint64_t{std::bit_cast<uint32_t>(static_cast<float>((row + probe) * (column + 1)))};
-        }});
+                           const unsigned row = l / 4 + (output >= 2 ? 8 : 0), column = (l % 4) * 2 + output % 2;
+                           return uint64_t{std::bit_cast<uint32_t>(static_cast<float>((row + probe) * (column + 1)))};
+                         }});
       }
     }
   }

@@ -27,13 +27,13 @@ std::vector<Case> allCases() {
 const char* registerType(char type) { return type == 'h' ? "b16" : type == 'w' ? "b32" : "b64"; }
 
 std::string kernelOf(const Case& c, size_t number) {
-  std::string text = ".visible .entry case_" + std::to_string(number) + "(.param .u64 in, .param .u64 out)\n{\n" +
-                     ".reg .pred %p, %q;\n.reg .b32 %t<4>;\n.reg .b64 %x<4>;\n.reg .b64 %in, %out;\n.reg .b32 %lane;\n" +
-                     ".shared .align 16 .b8 tile[1024];\n.local .align 16 .b8 own[64];\n.reg ." +
-                     registerType(c.types[0]) + " %d;\n" +
-                     "ld.param.u64 %in, [in];\nld.param.u64 %out, [out];\nmov.u32 %lane, %laneid;\n" +
-                     "mad.wide.u32 %in, %lane, 32, %in;\nmad.wide.u32 %out, %lane, 8, %out;\n" +
-                     "setp.ne.u32 %p, %lane, %lane;\nsetp.ne.u32 %q, %lane, %lane;\n";
+  std::string text =
+      ".visible .entry case_" + std::to_string(number) + "(.param .u64 in, .param .u64 out)\n{\n" +
+      ".reg .pred %p, %q;\n.reg .b32 %t<4>;\n.reg .b64 %x<4>;\n.reg .b64 %in, %out;\n.reg .b32 %lane;\n" +
+      ".shared .align 16 .b8 tile[1024];\n.local .align 16 .b8 own[64];\n.reg ." + registerType(c.types[0]) + " %d;\n" +
+      "ld.param.u64 %in, [in];\nld.param.u64 %out, [out];\nmov.u32 %lane, %laneid;\n" +
+      "mad.wide.u32 %in, %lane, 32, %in;\nmad.wide.u32 %out, %lane, 8, %out;\n" +
+      "setp.ne.u32 %p, %lane, %lane;\nsetp.ne.u32 %q, %lane, %lane;\n";
   for (size_t k = 1; k < c.types.size(); ++k) {
     const std::string type = registerType(c.types[k]), name = "%a" + std::to_string(k - 1);
     text += ".reg ." + type + " " + name + ";\nld.global." + type + " " + name + ", [%in+" +
@@ -70,7 +70,8 @@ bool matches(const Case& c, uint64_t got, uint64_t want) {
   const uint64_t mask = bytes == 8 ? ~uint64_t{0} : (uint64_t{1} << (bytes * 8)) - 1;
   got &= mask, want &= mask;
   if (got == want || c.tolerance == 0) return got == want;
-  const float a = std::bit_cast<float>(static_cast<uint32_t>(got)), b = std::bit_cast<float>(static_cast<uint32_t>(want));
+  const float a = std::bit_cast<float>(static_cast<uint32_t>(got)),
+              b = std::bit_cast<float>(static_cast<uint32_t>(want));
   return std::fabs(a - b) <= c.tolerance * std::fabs(b);
 }
 
@@ -101,10 +102,11 @@ std::string run(const Case& c, CUfunction f) {
 }  // namespace
 
 std::string conformancePtx() {
-  std::string text = ".version 8.0\n.target sm_80\n.address_size 64\n.global .align 8 .b8 pool[64];\n"
-                     ".const .align 4 .u32 table[4] = {11, 22, 33, 44};\n"
-                     ".func (.param .b32 r) twice(.param .b32 x)\n{\n.reg .b32 %v;\nld.param.b32 %v, [x];\n"
-                     "add.s32 %v, %v, %v;\nst.param.b32 [r], %v;\nret;\n}\n";
+  std::string text =
+      ".version 8.0\n.target sm_80\n.address_size 64\n.global .align 8 .b8 pool[64];\n"
+      ".const .align 4 .u32 table[4] = {11, 22, 33, 44};\n"
+      ".func (.param .b32 r) twice(.param .b32 x)\n{\n.reg .b32 %v;\nld.param.b32 %v, [x];\n"
+      "add.s32 %v, %v, %v;\nst.param.b32 [r], %v;\nret;\n}\n";
   size_t number = 0;
   for (const Case& c : allCases()) text += kernelOf(c, number++);
   return text;
@@ -124,7 +126,8 @@ int runConformance() {
       // A device error is for good: nothing after it could run.
       return 1;
     }
-    std::printf("%s %s [%s] %s\n", problem.empty() ? "ok  " : "FAIL", name.c_str(), cases[k].section.c_str(), problem.c_str());
+    std::printf("%s %s [%s] %s\n", problem.empty() ? "ok  " : "FAIL", name.c_str(), cases[k].section.c_str(),
+                problem.c_str());
     failed += !problem.empty();
   }
   std::printf("%zu cases, %d failed\n", cases.size(), failed);

@@ -96,7 +96,8 @@ int checkDriver() {
     // Nobody waits for this one: a device gets there by itself.
     Stream s;
     std::atomic<bool> called = false;
-    CHECK(cuLaunchHostFunc(s, [](void* flag) { *static_cast<std::atomic<bool>*>(flag) = true; }, &called));
+    CHECK(cuLaunchHostFunc(
+        s, [](void* flag) { *static_cast<std::atomic<bool>*>(flag) = true; }, &called));
     while (!called) std::this_thread::yield();
     expect("a host callback comes without a wait", called);
   }

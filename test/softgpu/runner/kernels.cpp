@@ -32,8 +32,8 @@ bool topk(const Module& module) {
   Buffer<uint16_t> input(x);
   Buffer<float> weights(kRows * kTop);
   Buffer<int> indices(kRows * kTop);
-  launch(module.function("softmax_topk"), {(kRows + 3) / 4, 128}, input.address(), weights.address(),
-         indices.address(), kRows);
+  launch(module.function("softmax_topk"), {(kRows + 3) / 4, 128}, input.address(), weights.address(), indices.address(),
+         kRows);
   std::vector<float> w = weights.read();
   std::vector<int> index = indices.read();
   for (int row = 0; row < kRows; ++row) {
@@ -90,7 +90,8 @@ bool gemm(const Module& module, int m, int n, int k, double* seconds = nullptr) 
     for (int j = 0; j < n; ++j) {
       if (m * n > 100'000 && (i * n + j) % 97) continue;
       float sum = 0;
-      for (int p = 0; p < k; ++p) sum += fromBf16(a[static_cast<size_t>(i) * k + p]) * fromBf16(b[static_cast<size_t>(j) * k + p]);
+      for (int p = 0; p < k; ++p)
+        sum += fromBf16(a[static_cast<size_t>(i) * k + p]) * fromBf16(b[static_cast<size_t>(j) * k + p]);
       if (c[static_cast<size_t>(i) * n + j] != sum) return false;
     }
   }
@@ -102,8 +103,8 @@ bool pipeline(const Module& module) {
   std::vector<float> x(kCount);
   for (int k = 0; k < kCount; ++k) x[static_cast<size_t>(k)] = static_cast<float>(k % 13);
   Buffer<float> input(x), output(kCount);
-  launch(module.function("neighbour_sums"), {(kCount + kBlock - 1) / kBlock, kBlock}, input.address(),
-         output.address(), kCount);
+  launch(module.function("neighbour_sums"), {(kCount + kBlock - 1) / kBlock, kBlock}, input.address(), output.address(),
+         kCount);
   const std::vector<float> y = output.read();
   for (int k = 0; k < kCount; ++k) {
     const int block = k / kBlock * kBlock, next = block + (k + 1 - block) % kBlock;
@@ -111,6 +112,21 @@ bool pipeline(const Module& module) {
     if (y[static_cast<size_t>(k)] != expected) return false;
   }
   return true;
+}
+
+// Blocks that wait for each other: a cooperative launch.
+bool gridBarrier(const Module& module) {
+  constexpr unsigned kBlocks = 24, kThreads = 32;
+  std::vector<int> x(kBlocks * kThreads), sums(kBlocks, 0);
+  for (unsigned k = 0; k < x.size(); ++k) sums[k / kThreads] += x[k] = static_cast<int>(k * k % 101);
+  Buffer<int> input(x), partial(kBlocks), output(x.size());
+  CUdeviceptr addresses[] = {input.address(), partial.address(), output.address()};
+  void* arguments[] = {&addresses[0], &addresses[1], &addresses[2]};
+  CHECK(cuLaunchCooperativeKernel(module.function("neighbour_blocks"), kBlocks, 1, 1, kThreads, 1, 1, 0, nullptr,
+                                  arguments));
+  CHECK(cuCtxSynchronize());
+  for (unsigned k = 0; k < x.size(); ++k) x[k] += sums[(k / kThreads + 1) % kBlocks];
+  return output.read() == x;
 }
 
 // Kernels around CUB's block-wide algorithms, from the toolkit's headers.
@@ -146,8 +162,9 @@ bool runKernel(const std::string& name, const std::string& ptx) {
   if (name == "permute") return permute(module);
   if (name == "gemm") return gemm(module, 200, 136, 328);
   if (name == "neighbours") return pipeline(module);
+  if (name == "grid") return gridBarrier(module);
   if (name == "cub") return cubBlocks(module);
-  throw std::runtime_error("unknown kernel '" + name + "'; there are topk, permute, gemm, neighbours, cub");
+  throw std::runtime_error("unknown kernel '" + name + "'; there are topk, permute, gemm, neighbours, grid, cub");
 }
 
 void benchGemm(const std::string& ptx) {
@@ -167,7 +184,8 @@ void benchTopk(const std::string& ptx) {
   Buffer<float> weights(kRows * 4);
   Buffer<int> indices(kRows * 4);
   const double start = processorSeconds();
-  launch(module.function("softmax_topk"), {kRows / 4, 128}, input.address(), weights.address(), indices.address(), kRows);
+  launch(module.function("softmax_topk"), {kRows / 4, 128}, input.address(), weights.address(), indices.address(),
+         kRows);
   const double seconds = processorSeconds() - start;
   // Counted once by the report: instructions of one row.
   constexpr double kPerRow = 434;

@@ -42,7 +42,8 @@ CUresult check(const CUfunc_st& f, const LaunchConfig& c) {
     return invalid(f, CUDA_ERROR_INVALID_VALUE, "grid too large");
   }
   if (f.kernel->requiredThreads && threads != f.kernel->requiredThreads) {
-    return invalid(f, CUDA_ERROR_INVALID_VALUE, "the kernel needs " + std::to_string(f.kernel->requiredThreads) + " threads");
+    return invalid(f, CUDA_ERROR_INVALID_VALUE,
+                   "the kernel needs " + std::to_string(f.kernel->requiredThreads) + " threads");
   }
   if (threads > f.kernel->maxThreads) {
     return invalid(f, CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES,
@@ -50,11 +51,12 @@ CUresult check(const CUfunc_st& f, const LaunchConfig& c) {
   }
   if (f.kernel->dynamicSharedOffset + c.dynamicShared > static_cast<u32>(f.maxDynamicShared)) {
     return invalid(f, CUDA_ERROR_INVALID_VALUE,
-                   std::to_string(f.kernel->dynamicSharedOffset + c.dynamicShared) + " bytes of shared memory, allowed " +
-                       std::to_string(f.maxDynamicShared));
+                   std::to_string(f.kernel->dynamicSharedOffset + c.dynamicShared) +
+                       " bytes of shared memory, allowed " + std::to_string(f.maxDynamicShared));
   }
   if (c.cooperative && c.grid.count() > c.maxResidentBlocks) {
-    return invalid(f, CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE, std::to_string(c.grid.count()) + " blocks, resident " + std::to_string(c.maxResidentBlocks));
+    return invalid(f, CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE,
+                   std::to_string(c.grid.count()) + " blocks, resident " + std::to_string(c.maxResidentBlocks));
   }
   return CUDA_SUCCESS;
 }
@@ -62,14 +64,20 @@ CUresult check(const CUfunc_st& f, const LaunchConfig& c) {
 CUresult errorOf(FaultKind kind) {
   switch (kind) {
     case FaultKind::kOutOfBounds:
-    case FaultKind::kUseAfterFree: return CUDA_ERROR_ILLEGAL_ADDRESS;
-    case FaultKind::kMisaligned: return CUDA_ERROR_MISALIGNED_ADDRESS;
-    case FaultKind::kDeadlock: return CUDA_ERROR_LAUNCH_TIMEOUT;
-    case FaultKind::kAssertion: return CUDA_ERROR_ASSERT;
+    case FaultKind::kUseAfterFree:
+      return CUDA_ERROR_ILLEGAL_ADDRESS;
+    case FaultKind::kMisaligned:
+      return CUDA_ERROR_MISALIGNED_ADDRESS;
+    case FaultKind::kDeadlock:
+      return CUDA_ERROR_LAUNCH_TIMEOUT;
+    case FaultKind::kAssertion:
+      return CUDA_ERROR_ASSERT;
     case FaultKind::kDivergedAligned:
     case FaultKind::kWrongMemberMask:
-    case FaultKind::kInvalidBarrier: return CUDA_ERROR_ILLEGAL_INSTRUCTION;
-    default: return CUDA_ERROR_LAUNCH_FAILED;
+    case FaultKind::kInvalidBarrier:
+      return CUDA_ERROR_ILLEGAL_INSTRUCTION;
+    default:
+      return CUDA_ERROR_LAUNCH_FAILED;
   }
 }
 
@@ -119,17 +127,30 @@ CUresult launch(CUfunction f, LaunchConfig config, CUstream stream, void** param
 
 SOFTGPU_API cuFuncGetAttribute(int* value, CUfunction_attribute attribute, CUfunction f) {
   switch (attribute) {
-    case CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK: *value = static_cast<int>(f->kernel->maxThreads); break;
-    case CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES: *value = static_cast<int>(f->kernel->staticShared); break;
-    case CU_FUNC_ATTRIBUTE_LOCAL_SIZE_BYTES: *value = static_cast<int>(f->kernel->localBytes); break;
-    case CU_FUNC_ATTRIBUTE_NUM_REGS: *value = static_cast<int>(std::min(255u, f->kernel->registersPerThread)); break;
+    case CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK:
+      *value = static_cast<int>(f->kernel->maxThreads);
+      break;
+    case CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES:
+      *value = static_cast<int>(f->kernel->staticShared);
+      break;
+    case CU_FUNC_ATTRIBUTE_LOCAL_SIZE_BYTES:
+      *value = static_cast<int>(f->kernel->localBytes);
+      break;
+    case CU_FUNC_ATTRIBUTE_NUM_REGS:
+      *value = static_cast<int>(std::min(255u, f->kernel->registersPerThread));
+      break;
     case CU_FUNC_ATTRIBUTE_PTX_VERSION:
-    case CU_FUNC_ATTRIBUTE_BINARY_VERSION: *value = static_cast<int>(options().capability()); break;
+    case CU_FUNC_ATTRIBUTE_BINARY_VERSION:
+      *value = static_cast<int>(options().capability());
+      break;
     case CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES:
       *value = f->maxDynamicShared - static_cast<int>(f->kernel->dynamicSharedOffset);
       break;
-    case CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT: *value = f->carveout; break;
-    default: *value = 0;
+    case CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT:
+      *value = f->carveout;
+      break;
+    default:
+      *value = 0;
   }
   return CUDA_SUCCESS;
 }

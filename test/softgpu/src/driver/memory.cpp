@@ -133,7 +133,8 @@ SOFTGPU_API cuMemFree(CUdeviceptr address) {
 SOFTGPU_API cuMemFreeAsync(CUdeviceptr address, CUstream stream) {
   SOFTGPU_TRY(usable());
   if (address == 0) return CUDA_SUCCESS;
-  if (const Allocation* a = arena().find(address); !a || !a->live || a->base != address) return CUDA_ERROR_INVALID_VALUE;
+  if (const Allocation* a = arena().find(address); !a || !a->live || a->base != address)
+    return CUDA_ERROR_INVALID_VALUE;
   Device& d = device();
   std::lock_guard lock(d.mutex);
   stream = d.resolve(stream);
@@ -171,9 +172,8 @@ SOFTGPU_API cuMemcpyHtoDAsync(CUdeviceptr to, const void* from, size_t bytes, CU
   if (isPinned(from, bytes)) return queued(stream, [=] { copyToDevice(to, from, bytes); });
   // Pageable memory is staged before the call returns.
   const u8* begin = static_cast<const u8*>(from);
-  return queued(stream, [to, staged = std::vector<u8>(begin, begin + bytes)] {
-    copyToDevice(to, staged.data(), staged.size());
-  });
+  return queued(
+      stream, [to, staged = std::vector<u8>(begin, begin + bytes)] { copyToDevice(to, staged.data(), staged.size()); });
 }
 SOFTGPU_API cuMemcpyDtoHAsync(void* to, CUdeviceptr from, size_t bytes, CUstream stream) {
   SOFTGPU_TRY(queued(stream, [=] { copyToHost(to, from, bytes); }));

@@ -34,7 +34,11 @@ struct Choice {
 Choice choosePtx(const u8* image) {
   const u32 magic = read<u32>(image);
   if (magic == kWrapperMagic) return choosePtx(read<const u8*>(image + 8));
-  if (std::memcmp(image, "\x7f" "ELF", 4) == 0) return {};
+  if (std::memcmp(image,
+                  "\x7f"
+                  "ELF",
+                  4) == 0)
+    return {};
   if (magic != kFatbinMagic) return {reinterpret_cast<const char*>(image), CUDA_SUCCESS};
   const u8* at = image + read<u16>(image + 6);
   const u8* end = at + read<u64>(image + 8);

@@ -121,5 +121,5 @@ CUresult usable();
 }  // namespace softgpu
 
 #define SOFTGPU_API extern "C" __attribute__((visibility("default"))) CUresult CUDAAPI
-#define SOFTGPU_TRY(expression)                                  \
+#define SOFTGPU_TRY(expression) \
   if (CUresult softgpuResult = (expression); softgpuResult != CUDA_SUCCESS) return softgpuResult

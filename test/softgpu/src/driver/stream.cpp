@@ -83,7 +83,8 @@ SOFTGPU_API cuLaunchHostFunc(CUstream stream, CUhostFn function, void* argument)
   SOFTGPU_TRY(usable());
   Device& d = device();
   std::lock_guard lock(d.mutex);
-  d.enqueue(d.resolve(stream), [=] { function(argument); }, true);
+  d.enqueue(
+      d.resolve(stream), [=] { function(argument); }, true);
   return CUDA_SUCCESS;
 }
 
@@ -159,9 +160,9 @@ SOFTGPU_API cuStreamEndCapture(CUstream stream, CUgraph* graph) {
 }
 SOFTGPU_API cuStreamIsCapturing(CUstream stream, CUstreamCaptureStatus* status) {
   stream = device().resolve(stream);
-  *status = !stream->capture            ? CU_STREAM_CAPTURE_STATUS_NONE
+  *status = !stream->capture           ? CU_STREAM_CAPTURE_STATUS_NONE
             : stream->capture->invalid ? CU_STREAM_CAPTURE_STATUS_INVALIDATED
-                                        : CU_STREAM_CAPTURE_STATUS_ACTIVE;
+                                       : CU_STREAM_CAPTURE_STATUS_ACTIVE;
   return CUDA_SUCCESS;
 }
 SOFTGPU_API cuGraphInstantiateWithFlags(CUgraphExec* out, CUgraph graph, unsigned long long) {

@@ -14,35 +14,64 @@ u32 specialValue(ptx::Special id, const Launch& launch, const Block& block, cons
   const u32 thread = w.index * kWarpSize + lane;
   const u32 bit = 1u << lane;
   switch (id) {
-    case Special::kTidX: return thread % c.block.x;
-    case Special::kTidY: return thread / c.block.x % c.block.y;
-    case Special::kTidZ: return thread / c.block.x / c.block.y;
-    case Special::kNtidX: return c.block.x;
-    case Special::kNtidY: return c.block.y;
-    case Special::kNtidZ: return c.block.z;
-    case Special::kCtaidX: return block.x;
-    case Special::kCtaidY: return block.y;
-    case Special::kCtaidZ: return block.z;
-    case Special::kNctaidX: return c.grid.x;
-    case Special::kNctaidY: return c.grid.y;
-    case Special::kNctaidZ: return c.grid.z;
-    case Special::kLaneId: return lane;
-    case Special::kWarpId: return w.index;
-    case Special::kNwarpId: return static_cast<u32>(block.warps.size());
-    case Special::kSmId: return (block.x + block.y * c.grid.x) % kMultiprocessors;
-    case Special::kNsmId: return kMultiprocessors;
-    case Special::kGridId: return static_cast<u32>(c.id);
-    case Special::kLaneMaskEq: return bit;
-    case Special::kLaneMaskLt: return bit - 1;
-    case Special::kLaneMaskLe: return bit | (bit - 1);
-    case Special::kLaneMaskGt: return ~(bit | (bit - 1));
-    case Special::kLaneMaskGe: return ~(bit - 1);
-    case Special::kDynamicSharedSize: return c.dynamicShared;
-    case Special::kTotalSharedSize: return block.shared.size();
-    case Special::kGridWorkspaceHigh: return static_cast<u32>(launch.gridWorkspace >> 32);
-    case Special::kGridWorkspaceLow: return static_cast<u32>(launch.gridWorkspace);
-    case Special::kZero: return 0;
-    case Special::kOne: return 1;
+    case Special::kTidX:
+      return thread % c.block.x;
+    case Special::kTidY:
+      return thread / c.block.x % c.block.y;
+    case Special::kTidZ:
+      return thread / c.block.x / c.block.y;
+    case Special::kNtidX:
+      return c.block.x;
+    case Special::kNtidY:
+      return c.block.y;
+    case Special::kNtidZ:
+      return c.block.z;
+    case Special::kCtaidX:
+      return block.x;
+    case Special::kCtaidY:
+      return block.y;
+    case Special::kCtaidZ:
+      return block.z;
+    case Special::kNctaidX:
+      return c.grid.x;
+    case Special::kNctaidY:
+      return c.grid.y;
+    case Special::kNctaidZ:
+      return c.grid.z;
+    case Special::kLaneId:
+      return lane;
+    case Special::kWarpId:
+      return w.index;
+    case Special::kNwarpId:
+      return static_cast<u32>(block.warps.size());
+    case Special::kSmId:
+      return (block.x + block.y * c.grid.x) % kMultiprocessors;
+    case Special::kNsmId:
+      return kMultiprocessors;
+    case Special::kGridId:
+      return static_cast<u32>(c.id);
+    case Special::kLaneMaskEq:
+      return bit;
+    case Special::kLaneMaskLt:
+      return bit - 1;
+    case Special::kLaneMaskLe:
+      return bit | (bit - 1);
+    case Special::kLaneMaskGt:
+      return ~(bit | (bit - 1));
+    case Special::kLaneMaskGe:
+      return ~(bit - 1);
+    case Special::kDynamicSharedSize:
+      return c.dynamicShared;
+    case Special::kTotalSharedSize:
+      return block.shared.size();
+    case Special::kGridWorkspaceHigh:
+      return static_cast<u32>(launch.gridWorkspace >> 32);
+    case Special::kGridWorkspaceLow:
+      return static_cast<u32>(launch.gridWorkspace);
+    case Special::kZero:
+      return 0;
+    case Special::kOne:
+      return 1;
   }
   return 0;
 }

@@ -60,7 +60,7 @@ struct Launch {
   std::set<Allocation*> touched;
   u64 memoryVersion = 0;  // counts what other lanes could see
   std::mt19937_64 random;
-  u64 gridWorkspace = 0;   // address of the words that a cooperative grid synchronises on
+  u64 gridWorkspace = 0;  // address of the words that a cooperative grid synchronises on
   std::string printed;
 
   void record(Fault fault);

@@ -167,9 +167,12 @@ class WarpRunner {
       return true;
     }
     switch (i.flow) {
-      case Flow::kBranch: return branch(i, active);
-      case Flow::kBranchIndexed: return branchIndexed(i, active);
-      case Flow::kExit: return exit(active);
+      case Flow::kBranch:
+        return branch(i, active);
+      case Flow::kBranchIndexed:
+        return branchIndexed(i, active);
+      case Flow::kExit:
+        return exit(active);
       case Flow::kYield:
         i.execute(w_, i, active);
         ++g.pc;
@@ -193,7 +196,8 @@ class WarpRunner {
         executeByMembers(i, active);
         ++group().pc;
         return true;
-      default: return true;
+      default:
+        return true;
     }
   }
 
@@ -392,8 +396,8 @@ class WarpRunner {
     // An aligned barrier counts whole warps, even those with fewer threads, when the count is given.
     b.arrived += count != 0 && i.aligned ? kWarpSize : laneCount(g.lanes);
     if (count != 0 && b.arrived > count) {
-      w_.abort(i, lane, FaultKind::kInvalidBarrier, 0, 0, "more threads arrive than barrier " + std::to_string(id) +
-                                                              " expects");
+      w_.abort(i, lane, FaultKind::kInvalidBarrier, 0, 0,
+               "more threads arrive than barrier " + std::to_string(id) + " expects");
     }
     w_.block->shared.arrive(w_.index, b.clock);
     if (i.immediate[0] == ptx::kBarrierReduce) {

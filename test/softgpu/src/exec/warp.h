@@ -25,7 +25,7 @@ struct LaneGroup {
   u32 pc;
   LaneMask lanes;
   GroupState state;
-  u32 barrier = 0;       // kBarrier: which one
+  u32 barrier = 0;        // kBarrier: which one
   u64 memoryVersion = 0;  // kSpinning: as long as this is the launch's version
 };
 
@@ -56,8 +56,8 @@ class Warp {
   std::vector<PendingCopy> pending;
   u32 commits[kWarpSize] = {};  // commit groups closed, per lane
   bool fenced = false;          // a fence since the last release
-  u32 barrierCount = 0;    // bar.red: how many predicates were true …
-  u32 barrierThreads = 0;  // … of how many threads, at the barrier just completed
+  u32 barrierCount = 0;         // bar.red: how many predicates were true …
+  u32 barrierThreads = 0;       // … of how many threads, at the barrier just completed
 
   // Records a fault of a lane. Fatal ones do not return.
   void report(const ptx::Instruction& i, u32 lane, FaultKind kind, u64 address, u32 bytes, const std::string& detail);

@@ -1,5 +1,6 @@
-// cp.async and its groups: PTX ISA 9.7.9.25.3. A copy lands at the latest legal moment (the wait), at once, or somewhere
-// between, as SOFTGPU_ORDER says; its target counts as in flight until the thread has waited, whatever the order.
+// cp.async and its groups: PTX ISA 9.7.9.25.3. A copy lands at the latest legal moment (the wait), at once, or
+// somewhere between, as SOFTGPU_ORDER says; its target counts as in flight until the thread has waited, whatever the
+// order.
 #include <algorithm>
 #include <cstring>
 
@@ -126,7 +127,8 @@ void decodeCopy(Decoding& d) {
   if (!i.wideAddress) d.fail("cp.async from a 32-bit address");
   i.wideAddress = wide;
   i.immediate[0] = static_cast<u32>(d.immediate(2));
-  if (i.immediate[0] != 4 && i.immediate[0] != 8 && i.immediate[0] != 16) d.fail("cp.async of a size other than 4, 8, 16");
+  if (i.immediate[0] != 4 && i.immediate[0] != 8 && i.immediate[0] != 16)
+    d.fail("cp.async of a size other than 4, 8, 16");
   if (d.operandCount() > 3) {
     if (d.isPredicate(d.operand(3))) {
       i.immediate[2] = 2;

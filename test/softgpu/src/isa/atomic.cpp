@@ -1,4 +1,5 @@
-// atom, red and fences: PTX ISA 9.7.13.3 to 9.7.13.7. Lanes take effect in lane order; on a GPU the order is unspecified.
+// atom, red and fences: PTX ISA 9.7.13.3 to 9.7.13.7. Lanes take effect in lane order; on a GPU the order is
+// unspecified.
 #include <bit>
 #include <cstring>
 
@@ -15,16 +16,26 @@ enum class Operation : u8 { kAdd, kMin, kMax, kAnd, kOr, kXor, kExchange, kCompa
 template <class T>
 T integerResult(Operation op, T old, T b, T c) {
   switch (op) {
-    case Operation::kAdd: return static_cast<T>(static_cast<u64>(old) + static_cast<u64>(b));
-    case Operation::kMin: return b < old ? b : old;
-    case Operation::kMax: return b > old ? b : old;
-    case Operation::kAnd: return static_cast<T>(old & b);
-    case Operation::kOr: return static_cast<T>(old | b);
-    case Operation::kXor: return static_cast<T>(old ^ b);
-    case Operation::kExchange: return b;
-    case Operation::kCompareAndSwap: return old == b ? c : old;
-    case Operation::kIncrement: return old >= b ? T{0} : static_cast<T>(old + 1);
-    case Operation::kDecrement: return old == 0 || old > b ? b : static_cast<T>(old - 1);
+    case Operation::kAdd:
+      return static_cast<T>(static_cast<u64>(old) + static_cast<u64>(b));
+    case Operation::kMin:
+      return b < old ? b : old;
+    case Operation::kMax:
+      return b > old ? b : old;
+    case Operation::kAnd:
+      return static_cast<T>(old & b);
+    case Operation::kOr:
+      return static_cast<T>(old | b);
+    case Operation::kXor:
+      return static_cast<T>(old ^ b);
+    case Operation::kExchange:
+      return b;
+    case Operation::kCompareAndSwap:
+      return old == b ? c : old;
+    case Operation::kIncrement:
+      return old >= b ? T{0} : static_cast<T>(old + 1);
+    case Operation::kDecrement:
+      return old == 0 || old > b ? b : static_cast<T>(old - 1);
   }
   return old;
 }
@@ -108,13 +119,20 @@ void atomic(Warp& w, const Instruction& i, LaneMask lanes) {
 Execute formOf(Operation op, Type type) {
   if (op == Operation::kAdd) {
     switch (type) {
-      case Type::kF32: return atomic<Floating<float>>;
-      case Type::kF64: return atomic<Floating<double>>;
-      case Type::kF16: return atomic<HalfAdd>;
-      case Type::kBf16: return atomic<Bf16Add>;
-      case Type::kF16x2: return atomic<Pair<HalfAdd>>;
-      case Type::kBf16x2: return atomic<Pair<Bf16Add>>;
-      default: break;
+      case Type::kF32:
+        return atomic<Floating<float>>;
+      case Type::kF64:
+        return atomic<Floating<double>>;
+      case Type::kF16:
+        return atomic<HalfAdd>;
+      case Type::kBf16:
+        return atomic<Bf16Add>;
+      case Type::kF16x2:
+        return atomic<Pair<HalfAdd>>;
+      case Type::kBf16x2:
+        return atomic<Pair<Bf16Add>>;
+      default:
+        break;
     }
   }
   return ptx::forInteger<Execute>(type, []<class T>(T) -> Execute {

@@ -21,12 +21,12 @@ void logic(Decoding& d) {
   const Type type = d.takeType();
   sameType(d, type, op == "not" || op == "cnot" ? 1 : 2);
   execute(d, ptx::forBits<Execute>(type, [&]<class T>(T) -> Execute {
-    if (op == "and") return binary<T>([](T a, T b) { return static_cast<T>(a & b); });
-    if (op == "or") return binary<T>([](T a, T b) { return static_cast<T>(a | b); });
-    if (op == "xor") return binary<T>([](T a, T b) { return static_cast<T>(a ^ b); });
-    if (op == "not") return unary<T>([](T a) { return static_cast<T>(~a); });
-    return unary<T>([](T a) { return static_cast<T>(a == 0); });
-  }));
+            if (op == "and") return binary<T>([](T a, T b) { return static_cast<T>(a & b); });
+            if (op == "or") return binary<T>([](T a, T b) { return static_cast<T>(a | b); });
+            if (op == "xor") return binary<T>([](T a, T b) { return static_cast<T>(a ^ b); });
+            if (op == "not") return unary<T>([](T a) { return static_cast<T>(~a); });
+            return unary<T>([](T a) { return static_cast<T>(a == 0); });
+          }));
 }
 
 // Any function of three bits, given by its truth table: 9.7.8.6.
@@ -57,9 +57,13 @@ void shift(Decoding& d) {
   d.read(1, 1, type);
   d.read(2, 2, Type::kU32);
   execute(d, ptx::forInteger<Execute>(type, [&]<class T>(T) -> Execute {
-    if (left) return binary<T, T, u32>([](T a, u32 by) { return static_cast<T>(by >= kBits<T> ? T{0} : static_cast<T>(a << by)); });
-    return binary<T, T, u32>([](T a, u32 by) { return static_cast<T>(by >= kBits<T> ? (a < 0 ? T(-1) : T{0}) : static_cast<T>(a >> by)); });
-  }));
+            if (left)
+              return binary<T, T, u32>(
+                  [](T a, u32 by) { return static_cast<T>(by >= kBits<T> ? T{0} : static_cast<T>(a << by)); });
+            return binary<T, T, u32>([](T a, u32 by) {
+              return static_cast<T>(by >= kBits<T> ? (a < 0 ? T(-1) : T{0}) : static_cast<T>(a >> by));
+            });
+          }));
 }
 
 u32 funnelLeft(u32 low, u32 high, u32 by) { return static_cast<u32>(((u64{high} << 32 | low) << by) >> 32); }
@@ -72,10 +76,14 @@ void funnelShift(Decoding& d) {
   d.takeType();
   if (direction < 0 || mode < 0) d.fail("shf needs .l or .r, and .clamp or .wrap");
   sameType(d, Type::kB32, 3);
-  if (direction == 0 && mode == 0) execute(d, ternary<u32>([](u32 a, u32 b, u32 c) { return funnelLeft(a, b, std::min(c, 32u)); }));
-  if (direction == 0 && mode == 1) execute(d, ternary<u32>([](u32 a, u32 b, u32 c) { return funnelLeft(a, b, c & 31); }));
-  if (direction == 1 && mode == 0) execute(d, ternary<u32>([](u32 a, u32 b, u32 c) { return funnelRight(a, b, std::min(c, 32u)); }));
-  if (direction == 1 && mode == 1) execute(d, ternary<u32>([](u32 a, u32 b, u32 c) { return funnelRight(a, b, c & 31); }));
+  if (direction == 0 && mode == 0)
+    execute(d, ternary<u32>([](u32 a, u32 b, u32 c) { return funnelLeft(a, b, std::min(c, 32u)); }));
+  if (direction == 0 && mode == 1)
+    execute(d, ternary<u32>([](u32 a, u32 b, u32 c) { return funnelLeft(a, b, c & 31); }));
+  if (direction == 1 && mode == 0)
+    execute(d, ternary<u32>([](u32 a, u32 b, u32 c) { return funnelRight(a, b, std::min(c, 32u)); }));
+  if (direction == 1 && mode == 1)
+    execute(d, ternary<u32>([](u32 a, u32 b, u32 c) { return funnelRight(a, b, c & 31); }));
 }
 
 void countOrReverse(Decoding& d) {
@@ -110,16 +118,16 @@ void findBit(Decoding& d) {
   d.write(0, 0, 4);
   d.read(1, 1, type);
   execute(d, ptx::forInteger<Execute>(type, [&]<class T>(T) -> Execute {
-    if constexpr (sizeof(T) < 4) {
-      return nullptr;
-    } else {
-      if (!shiftAmount) return unary<u32, T>([](T a) { return leadingBit(a); });
-      return unary<u32, T>([](T a) {
-        u32 p = leadingBit(a);
-        return p == ~0u ? p : kBits<T> - 1 - p;
-      });
-    }
-  }));
+            if constexpr (sizeof(T) < 4) {
+              return nullptr;
+            } else {
+              if (!shiftAmount) return unary<u32, T>([](T a) { return leadingBit(a); });
+              return unary<u32, T>([](T a) {
+                u32 p = leadingBit(a);
+                return p == ~0u ? p : kBits<T> - 1 - p;
+              });
+            }
+          }));
 }
 
 // bfe and bfi: positions and lengths are bytes; what lies outside the word reads as sign or zero.
@@ -130,19 +138,19 @@ void extract(Decoding& d) {
   d.read(2, 2, Type::kU32);
   d.read(3, 3, Type::kU32);
   execute(d, ptx::forInteger<Execute>(type, [&]<class T>(T) -> Execute {
-    return ternary<T, T, u32, u32>([](T a, u32 position, u32 length) {
-      position &= 255, length &= 255;
-      const u32 width = kBits<T>;
-      using U = std::make_unsigned_t<T>;
-      if (length == 0) return T{0};
-      const u32 top = std::min(position + length - 1, width - 1);
-      const bool sign = std::is_signed_v<T> && (static_cast<U>(a) >> top & 1);
-      U field = position >= width ? U{0} : static_cast<U>(static_cast<U>(a) >> position);
-      const u32 valid = position >= width ? 0 : std::min(length, width - position);
-      field &= bitMask<U>(valid);
-      return static_cast<T>(sign ? field | static_cast<U>(~bitMask<U>(valid)) : field);
-    });
-  }));
+            return ternary<T, T, u32, u32>([](T a, u32 position, u32 length) {
+              position &= 255, length &= 255;
+              const u32 width = kBits<T>;
+              using U = std::make_unsigned_t<T>;
+              if (length == 0) return T{0};
+              const u32 top = std::min(position + length - 1, width - 1);
+              const bool sign = std::is_signed_v<T> && (static_cast<U>(a) >> top & 1);
+              U field = position >= width ? U{0} : static_cast<U>(static_cast<U>(a) >> position);
+              const u32 valid = position >= width ? 0 : std::min(length, width - position);
+              field &= bitMask<U>(valid);
+              return static_cast<T>(sign ? field | static_cast<U>(~bitMask<U>(valid)) : field);
+            });
+          }));
 }
 
 void insert(Decoding& d) {
@@ -186,13 +194,13 @@ void findNth(Decoding& d) {
   d.read(2, 2, Type::kU32);
   d.read(3, 3, Type::kS32);
   execute(d, ternary<u32, u32, u32, i32>([](u32 mask, u32 base, i32 offset) -> u32 {
-    if (offset == 0) return mask >> (base & 31) & 1 ? base : ~0u;
-    i32 step = offset > 0 ? 1 : -1, left = offset > 0 ? offset : -offset;
-    for (i32 at = static_cast<i32>(base); at >= 0 && at < 32; at += step) {
-      if ((mask >> at & 1) && --left == 0) return static_cast<u32>(at);
-    }
-    return ~0u;
-  }));
+            if (offset == 0) return mask >> (base & 31) & 1 ? base : ~0u;
+            i32 step = offset > 0 ? 1 : -1, left = offset > 0 ? offset : -offset;
+            for (i32 at = static_cast<i32>(base); at >= 0 && at < 32; at += step) {
+              if ((mask >> at & 1) && --left == 0) return static_cast<u32>(at);
+            }
+            return ~0u;
+          }));
 }
 
 // Byte permutation: 9.7.9.7.

@@ -1,9 +1,9 @@
 // Comparison and selection: PTX ISA 9.7.6 and 9.7.7, and logic on predicates (9.7.8).
 #include <utility>
 
-#include "isa/numbers.h"
 #include "isa/isa.h"
 #include "isa/lanes.h"
+#include "isa/numbers.h"
 
 namespace softgpu::isa {
 namespace {
@@ -12,8 +12,8 @@ constexpr int kIntegerComparisons = 6, kAllComparisons = 14;
 
 // The unordered forms (…u) are true when an operand is NaN.
 int takeComparison(Decoding& d) {
-  int comparison = d.takeOneOf(
-      {"eq", "ne", "lt", "le", "gt", "ge", "equ", "neu", "ltu", "leu", "gtu", "geu", "num", "nan"});
+  int comparison =
+      d.takeOneOf({"eq", "ne", "lt", "le", "gt", "ge", "equ", "neu", "ltu", "leu", "gtu", "geu", "num", "nan"});
   // lo, ls, hi and hs are lt, le, gt and ge of unsigned integers.
   if (comparison < 0) {
     int alias = d.takeOneOf({"lo", "ls", "hi", "hs"});
@@ -27,20 +27,34 @@ template <class T>
 bool compare(int comparison, T a, T b) {
   const bool unordered = a != a || b != b;
   switch (comparison) {
-    case 0: return a == b;
-    case 1: return a != b && !unordered;
-    case 2: return a < b;
-    case 3: return a <= b;
-    case 4: return a > b;
-    case 5: return a >= b;
-    case 6: return unordered || a == b;
-    case 7: return unordered || a != b;
-    case 8: return unordered || a < b;
-    case 9: return unordered || a <= b;
-    case 10: return unordered || a > b;
-    case 11: return unordered || a >= b;
-    case 12: return !unordered;
-    default: return unordered;
+    case 0:
+      return a == b;
+    case 1:
+      return a != b && !unordered;
+    case 2:
+      return a < b;
+    case 3:
+      return a <= b;
+    case 4:
+      return a > b;
+    case 5:
+      return a >= b;
+    case 6:
+      return unordered || a == b;
+    case 7:
+      return unordered || a != b;
+    case 8:
+      return unordered || a < b;
+    case 9:
+      return unordered || a <= b;
+    case 10:
+      return unordered || a > b;
+    case 11:
+      return unordered || a >= b;
+    case 12:
+      return !unordered;
+    default:
+      return unordered;
   }
 }
 
@@ -77,10 +91,14 @@ LaneMask compareLanes(Warp& w, const Instruction& i, int comparison) {
 LaneMask combined(Warp& w, const Instruction& i, LaneMask value) {
   const LaneMask c = predicateOf(w, i.slot[4]) ^ i.invert[0];
   switch (i.immediate[0]) {
-    case 1: return value & c;
-    case 2: return value | c;
-    case 3: return value ^ c;
-    default: return value;
+    case 1:
+      return value & c;
+    case 2:
+      return value | c;
+    case 3:
+      return value ^ c;
+    default:
+      return value;
   }
 }
 
@@ -119,9 +137,12 @@ void setp(Decoding& d) {
   d.read(2, 1, type);
   d.read(3, 2, type);
   switch (type) {
-    case Type::kF16: return execute(d, comparisonOf<Half, kAllComparisons>(comparison));
-    case Type::kBf16: return execute(d, comparisonOf<Bf16, kAllComparisons>(comparison));
-    case Type::kF64: return execute(d, comparisonOf<Plain<double>, kAllComparisons>(comparison));
+    case Type::kF16:
+      return execute(d, comparisonOf<Half, kAllComparisons>(comparison));
+    case Type::kBf16:
+      return execute(d, comparisonOf<Bf16, kAllComparisons>(comparison));
+    case Type::kF64:
+      return execute(d, comparisonOf<Plain<double>, kAllComparisons>(comparison));
     case Type::kF32:
       return execute(d, ftz ? comparisonOf<Flushed, kAllComparisons>(comparison)
                             : comparisonOf<Plain<float>, kAllComparisons>(comparison));
@@ -137,7 +158,8 @@ Execute setRegister(u32 bytes) {
   if (bytes == 2) {
     return [](Warp& w, const Instruction& i, LaneMask lanes) {
       const LaneMask yes = combined(w, i, compareLanes<Format>(w, i, static_cast<int>(i.immediate[1])));
-      forLanes(lanes, [&](u32 l) { lanesOf<u16>(w, i.slot[0])[l] = yes >> l & 1 ? static_cast<u16>(i.immediate[2]) : 0; });
+      forLanes(lanes,
+               [&](u32 l) { lanesOf<u16>(w, i.slot[0])[l] = yes >> l & 1 ? static_cast<u16>(i.immediate[2]) : 0; });
     };
   }
   return [](Warp& w, const Instruction& i, LaneMask lanes) {
@@ -156,16 +178,18 @@ void set(Decoding& d) {
   d.read(2, 1, from);
   d.read(3, 2, from);
   d.out().immediate[1] = static_cast<u32>(comparison);
-  d.out().immediate[2] = to == Type::kF32    ? 0x3f800000
-                         : to == Type::kF16  ? 0x3c00
-                         : to == Type::kBf16 ? 0x3f80
-                                             : ~0u;
+  d.out().immediate[2] = to == Type::kF32 ? 0x3f800000 : to == Type::kF16 ? 0x3c00 : to == Type::kBf16 ? 0x3f80 : ~0u;
   switch (from) {
-    case Type::kF16: return execute(d, setRegister<Half>(bytes));
-    case Type::kBf16: return execute(d, setRegister<Bf16>(bytes));
-    case Type::kF64: return execute(d, setRegister<Plain<double>>(bytes));
-    case Type::kF32: return execute(d, ftz ? setRegister<Flushed>(bytes) : setRegister<Plain<float>>(bytes));
-    default: execute(d, ptx::forInteger<Execute>(from, [&]<class T>(T) { return setRegister<Plain<T>>(bytes); }));
+    case Type::kF16:
+      return execute(d, setRegister<Half>(bytes));
+    case Type::kBf16:
+      return execute(d, setRegister<Bf16>(bytes));
+    case Type::kF64:
+      return execute(d, setRegister<Plain<double>>(bytes));
+    case Type::kF32:
+      return execute(d, ftz ? setRegister<Flushed>(bytes) : setRegister<Plain<float>>(bytes));
+    default:
+      execute(d, ptx::forInteger<Execute>(from, [&]<class T>(T) { return setRegister<Plain<T>>(bytes); }));
   }
 }
 
@@ -174,13 +198,13 @@ void selp(Decoding& d) {
   sameType(d, type, 2);
   d.readPredicate(3, 0, d.operand(3));
   execute(d, ptx::forBits<Execute>(type, []<class T>(T) -> Execute {
-    return [](Warp& w, const Instruction& i, LaneMask lanes) {
-      T* r = lanesOf<T>(w, i.slot[0]);
-      const T *a = lanesOf<T>(w, i.slot[1]), *b = lanesOf<T>(w, i.slot[2]);
-      const LaneMask p = predicateOf(w, i.slot[3]) ^ i.invert[0];
-      forLanes(lanes, [=](u32 l) { r[l] = p >> l & 1 ? a[l] : b[l]; });
-    };
-  }));
+            return [](Warp& w, const Instruction& i, LaneMask lanes) {
+              T* r = lanesOf<T>(w, i.slot[0]);
+              const T *a = lanesOf<T>(w, i.slot[1]), *b = lanesOf<T>(w, i.slot[2]);
+              const LaneMask p = predicateOf(w, i.slot[3]) ^ i.invert[0];
+              forLanes(lanes, [=](u32 l) { r[l] = p >> l & 1 ? a[l] : b[l]; });
+            };
+          }));
 }
 
 // a when c is not negative, else b; -0 counts as zero and NaN as negative: 9.7.6.4.
@@ -190,10 +214,10 @@ void slct(Decoding& d) {
   sameType(d, type, 2);
   d.read(3, 3, chooser);
   execute(d, ptx::forBits<Execute>(type, [&]<class T>(T) -> Execute {
-    if (chooser == Type::kS32) return ternary<T, T, T, i32>([](T a, T b, i32 c) { return c >= 0 ? a : b; });
-    if (ftz) return ternary<T, T, T, float>([](T a, T b, float c) { return flushSubnormal(c) >= 0 ? a : b; });
-    return ternary<T, T, T, float>([](T a, T b, float c) { return c >= 0 ? a : b; });
-  }));
+            if (chooser == Type::kS32) return ternary<T, T, T, i32>([](T a, T b, i32 c) { return c >= 0 ? a : b; });
+            if (ftz) return ternary<T, T, T, float>([](T a, T b, float c) { return flushSubnormal(c) >= 0 ? a : b; });
+            return ternary<T, T, T, float>([](T a, T b, float c) { return c >= 0 ? a : b; });
+          }));
 }
 
 // Logic on predicates. Slots: 0 the result, 1 and 2 the sources.

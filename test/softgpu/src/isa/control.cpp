@@ -180,8 +180,8 @@ bool decodeControl(Decoding& d) {
 
 void decode(Decoding& d) {
   using Decoder = bool (*)(Decoding&);
-  constexpr Decoder kFamilies[] = {decodeCompare, decodeLoadStore, decodeBits,      decodeMove,   decodeHalf,
-                                   decodeFloat,   decodeInteger,   decodeConvert,   decodeAtomic, decodeAsyncCopy,
+  constexpr Decoder kFamilies[] = {decodeCompare, decodeLoadStore, decodeBits,    decodeMove,   decodeHalf,
+                                   decodeFloat,   decodeInteger,   decodeConvert, decodeAtomic, decodeAsyncCopy,
                                    decodeWarp,    decodeMatrix,    decodeControl};
   for (Decoder family : kFamilies) {
     if (!family(d)) continue;

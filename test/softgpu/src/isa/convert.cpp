@@ -28,18 +28,28 @@ struct Conversion {
   }
   static Conversion of(const Instruction& i) {
     const u32 m = i.immediate[0];
-    return {static_cast<Type>(m & 255), static_cast<Type>(m >> 8 & 255), static_cast<Rounding>(m >> 16 & 15),
-            static_cast<IntegerRounding>(m >> 20 & 15), (m >> 24 & 1) != 0, (m >> 25 & 1) != 0, (m >> 26 & 1) != 0,
-            i.immediate[1] & 255, i.immediate[1] >> 8};
+    return {static_cast<Type>(m & 255),
+            static_cast<Type>(m >> 8 & 255),
+            static_cast<Rounding>(m >> 16 & 15),
+            static_cast<IntegerRounding>(m >> 20 & 15),
+            (m >> 24 & 1) != 0,
+            (m >> 25 & 1) != 0,
+            (m >> 26 & 1) != 0,
+            i.immediate[1] & 255,
+            i.immediate[1] >> 8};
   }
 };
 
 double toIntegral(double x, IntegerRounding mode) {
   switch (mode) {
-    case IntegerRounding::kNearest: return std::nearbyint(x);
-    case IntegerRounding::kDown: return std::floor(x);
-    case IntegerRounding::kUp: return std::ceil(x);
-    default: return std::trunc(x);
+    case IntegerRounding::kNearest:
+      return std::nearbyint(x);
+    case IntegerRounding::kDown:
+      return std::floor(x);
+    case IntegerRounding::kUp:
+      return std::ceil(x);
+    default:
+      return std::trunc(x);
   }
 }
 
@@ -51,9 +61,12 @@ u64 lowBytes(u64 bits, u32 bytes) { return bytes >= 8 ? bits : bits & ((u64{1} <
 
 double floatValue(u64 bits, Type type, bool ftz) {
   switch (type) {
-    case Type::kF16: return halfToFloat(static_cast<u16>(bits));
-    case Type::kBf16: return bf16ToFloat(static_cast<u16>(bits));
-    case Type::kF64: return std::bit_cast<double>(bits);
+    case Type::kF16:
+      return halfToFloat(static_cast<u16>(bits));
+    case Type::kBf16:
+      return bf16ToFloat(static_cast<u16>(bits));
+    case Type::kF64:
+      return std::bit_cast<double>(bits);
     default: {
       float x = std::bit_cast<float>(static_cast<u32>(bits));
       return ftz ? flushSubnormal(x) : x;
@@ -65,10 +78,14 @@ u64 floatBits(double x, const Conversion& c) {
   if (c.sat) x = saturate(x);
   if (c.relu && !(x > 0) && x == x) x = 0;
   switch (c.to) {
-    case Type::kF16: return doubleToHalf(x, c.rounding);
-    case Type::kBf16: return doubleToBf16(x, c.rounding);
-    case Type::kTf32: return roundTo<10, 8>(x, c.rounding) << 13;
-    case Type::kF64: return std::bit_cast<u64>(x);
+    case Type::kF16:
+      return doubleToHalf(x, c.rounding);
+    case Type::kBf16:
+      return doubleToBf16(x, c.rounding);
+    case Type::kTf32:
+      return roundTo<10, 8>(x, c.rounding) << 13;
+    case Type::kF64:
+      return std::bit_cast<u64>(x);
     default: {
       if (x != x) return 0x7fffffff;
       float y = std::bit_cast<float>(roundTo<23, 8>(x, c.rounding));
@@ -155,7 +172,8 @@ void convertPair(Warp& w, const Instruction& i, LaneMask lanes) {
 
 // The conversions that kernels execute most, when registers and types agree and no modifier asks for more.
 Execute fastForm(const Conversion& c) {
-  if (c.sat || c.ftz || c.relu || c.toBytes != ptx::bytesOf(c.to) || c.fromBytes != ptx::bytesOf(c.from)) return nullptr;
+  if (c.sat || c.ftz || c.relu || c.toBytes != ptx::bytesOf(c.to) || c.fromBytes != ptx::bytesOf(c.from))
+    return nullptr;
   auto is = [&](Type to, Type from) { return c.to == to && c.from == from; };
   if (is(Type::kU64, Type::kU32)) return unary<u64, u32>([](u32 x) { return u64{x}; });
   if (is(Type::kS64, Type::kS32)) return unary<i64, i32>([](i32 x) { return i64{x}; });

@@ -25,7 +25,8 @@ struct Mode {
   u32 pack() const { return static_cast<u32>(rounding) | ftz << 8 | sat << 9 | nan << 10 | xorsign << 11; }
   static Mode of(const Instruction& i) {
     u32 m = i.immediate[0];
-    return {static_cast<Rounding>(m & 255), (m >> 8 & 1) != 0, (m >> 9 & 1) != 0, (m >> 10 & 1) != 0, (m >> 11 & 1) != 0};
+    return {static_cast<Rounding>(m & 255), (m >> 8 & 1) != 0, (m >> 9 & 1) != 0, (m >> 10 & 1) != 0,
+            (m >> 11 & 1) != 0};
   }
 };
 
@@ -88,10 +89,18 @@ T withProductSign(T a, T b, T magnitude) {
 
 template <class T>
 Execute twoSources(std::string_view op, bool plain) {
-  if (op == "add") return plain ? binary<T>([](T a, T b) { return canonical(a + b); }) : general<T, 2>([](T a, T b, const Mode&) { return a + b; });
-  if (op == "sub") return plain ? binary<T>([](T a, T b) { return canonical(a - b); }) : general<T, 2>([](T a, T b, const Mode&) { return a - b; });
-  if (op == "mul") return plain ? binary<T>([](T a, T b) { return canonical(a * b); }) : general<T, 2>([](T a, T b, const Mode&) { return a * b; });
-  if (op == "div") return plain ? binary<T>([](T a, T b) { return canonical(a / b); }) : general<T, 2>([](T a, T b, const Mode&) { return a / b; });
+  if (op == "add")
+    return plain ? binary<T>([](T a, T b) { return canonical(a + b); })
+                 : general<T, 2>([](T a, T b, const Mode&) { return a + b; });
+  if (op == "sub")
+    return plain ? binary<T>([](T a, T b) { return canonical(a - b); })
+                 : general<T, 2>([](T a, T b, const Mode&) { return a - b; });
+  if (op == "mul")
+    return plain ? binary<T>([](T a, T b) { return canonical(a * b); })
+                 : general<T, 2>([](T a, T b, const Mode&) { return a * b; });
+  if (op == "div")
+    return plain ? binary<T>([](T a, T b) { return canonical(a / b); })
+                 : general<T, 2>([](T a, T b, const Mode&) { return a / b; });
   // The common minimum without NaN propagation, in a form that vectorises.
   if (op == "min" && plain) {
     return binary<T>([](T a, T b) { return a < b ? a : b != b ? a : a == b && std::signbit(a) ? a : b; });
@@ -117,11 +126,17 @@ Execute twoSources(std::string_view op, bool plain) {
 
 template <class T>
 Execute oneSource(std::string_view op, bool plain) {
-  if (op == "abs") return plain ? unary<T>([](T a) { return std::fabs(a); }) : general<T, 1>([](T a, const Mode&) { return std::fabs(a); });
+  if (op == "abs")
+    return plain ? unary<T>([](T a) { return std::fabs(a); })
+                 : general<T, 1>([](T a, const Mode&) { return std::fabs(a); });
   if (op == "neg") return plain ? unary<T>([](T a) { return -a; }) : general<T, 1>([](T a, const Mode&) { return -a; });
-  if (op == "sqrt") return plain ? unary<T>([](T a) { return canonical(std::sqrt(a)); }) : general<T, 1>([](T a, const Mode&) { return std::sqrt(a); });
-  if (op == "rcp") return plain ? unary<T>([](T a) { return T{1} / a; }) : general<T, 1>([](T a, const Mode&) { return T{1} / a; });
-  if (op == "rsqrt") return general<T, 1>([](T a, const Mode&) { return static_cast<T>(1 / std::sqrt(static_cast<long double>(a))); });
+  if (op == "sqrt")
+    return plain ? unary<T>([](T a) { return canonical(std::sqrt(a)); })
+                 : general<T, 1>([](T a, const Mode&) { return std::sqrt(a); });
+  if (op == "rcp")
+    return plain ? unary<T>([](T a) { return T{1} / a; }) : general<T, 1>([](T a, const Mode&) { return T{1} / a; });
+  if (op == "rsqrt")
+    return general<T, 1>([](T a, const Mode&) { return static_cast<T>(1 / std::sqrt(static_cast<long double>(a))); });
   if constexpr (std::is_same_v<T, float>) {
     if (op == "ex2") return general<T, 1>([](T a, const Mode&) { return std::exp2(a); });
     if (op == "lg2") return general<T, 1>([](T a, const Mode&) { return std::log2(a); });
@@ -178,8 +193,11 @@ void fusedMultiplyAdd(Decoding& d) {
   sameType(d, type, 3);
   d.out().immediate[0] = mode.pack();
   if (type == Type::kF32 && mode.plain()) return execute(d, fmaF32);
-  if (type == Type::kF32) return execute(d, general<float, 3>([](float a, float b, float c, const Mode&) { return std::fma(a, b, c); }));
-  execute(d, type == Type::kF64 ? general<double, 3>([](double a, double b, double c, const Mode&) { return std::fma(a, b, c); }) : nullptr);
+  if (type == Type::kF32)
+    return execute(d, general<float, 3>([](float a, float b, float c, const Mode&) { return std::fma(a, b, c); }));
+  execute(d, type == Type::kF64
+                 ? general<double, 3>([](double a, double b, double c, const Mode&) { return std::fma(a, b, c); })
+                 : nullptr);
 }
 
 }  // namespace
@@ -190,7 +208,8 @@ bool decodeFloat(Decoding& d) {
     testProperty(d);
     return true;
   }
-  const bool two = op == "add" || op == "sub" || op == "mul" || op == "div" || op == "min" || op == "max" || op == "copysign";
+  const bool two =
+      op == "add" || op == "sub" || op == "mul" || op == "div" || op == "min" || op == "max" || op == "copysign";
   const bool one = op == "abs" || op == "neg" || op == "sqrt" || op == "rcp" || op == "rsqrt" || op == "ex2" ||
                    op == "lg2" || op == "sin" || op == "cos" || op == "tanh";
   if (!two && !one && op != "fma" && op != "mad") return false;

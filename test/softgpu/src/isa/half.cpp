@@ -62,28 +62,38 @@ Execute formOf(std::string_view op, bool packed) {
   if (op == "add") return halfForm<Format>([](double a, double b, double, u32) { return addToOdd(a, b); }, packed);
   if (op == "sub") return halfForm<Format>([](double a, double b, double, u32) { return addToOdd(a, -b); }, packed);
   if (op == "mul") return halfForm<Format>([](double a, double b, double, u32) { return a * b; }, packed);
-  if (op == "fma") return halfForm<Format>([](double a, double b, double c, u32) { return addToOdd(a * b, c); }, packed);
+  if (op == "fma")
+    return halfForm<Format>([](double a, double b, double c, u32) { return addToOdd(a * b, c); }, packed);
   if (op == "ex2") return halfForm<Format>([](double a, double, double, u32) { return std::exp2(a); }, packed);
   if (op == "tanh") return halfForm<Format>([](double a, double, double, u32) { return std::tanh(a); }, packed);
   if (op == "min") {
-    return halfForm<Format>([](double a, double b, double, u32 mode) {
-      if (!(mode & kXorsign)) return minimum(a, b, (mode & kNan) != 0);
-      return std::copysign(minimum(std::fabs(a), std::fabs(b), (mode & kNan) != 0), std::signbit(a) != std::signbit(b) ? -1.0 : 1.0);
-    }, packed);
+    return halfForm<Format>(
+        [](double a, double b, double, u32 mode) {
+          if (!(mode & kXorsign)) return minimum(a, b, (mode & kNan) != 0);
+          return std::copysign(minimum(std::fabs(a), std::fabs(b), (mode & kNan) != 0),
+                               std::signbit(a) != std::signbit(b) ? -1.0 : 1.0);
+        },
+        packed);
   }
   if (op == "max") {
-    return halfForm<Format>([](double a, double b, double, u32 mode) {
-      if (!(mode & kXorsign)) return maximum(a, b, (mode & kNan) != 0);
-      return std::copysign(maximum(std::fabs(a), std::fabs(b), (mode & kNan) != 0), std::signbit(a) != std::signbit(b) ? -1.0 : 1.0);
-    }, packed);
+    return halfForm<Format>(
+        [](double a, double b, double, u32 mode) {
+          if (!(mode & kXorsign)) return maximum(a, b, (mode & kNan) != 0);
+          return std::copysign(maximum(std::fabs(a), std::fabs(b), (mode & kNan) != 0),
+                               std::signbit(a) != std::signbit(b) ? -1.0 : 1.0);
+        },
+        packed);
   }
   return nullptr;
 }
 
 // abs and neg only touch the sign bit.
 Execute signForm(std::string_view op, bool packed) {
-  if (op == "abs") return packed ? unary<u32>([](u32 a) { return a & 0x7fff7fff; }) : unary<u16>([](u16 a) { return static_cast<u16>(a & 0x7fff); });
-  return packed ? unary<u32>([](u32 a) { return a ^ 0x80008000; }) : unary<u16>([](u16 a) { return static_cast<u16>(a ^ 0x8000); });
+  if (op == "abs")
+    return packed ? unary<u32>([](u32 a) { return a & 0x7fff7fff; })
+                  : unary<u16>([](u16 a) { return static_cast<u16>(a & 0x7fff); });
+  return packed ? unary<u32>([](u32 a) { return a ^ 0x80008000; })
+                : unary<u16>([](u16 a) { return static_cast<u16>(a ^ 0x8000); });
 }
 
 // Comparison of pairs: 9.7.7. set gives 1.0 or 0 per half; setp one predicate per half.
@@ -91,10 +101,15 @@ template <class Format>
 u32 comparePair(int comparison, bool ftz, u32 a, u32 b) {
   u32 result = 0;
   for (u32 k = 0; k < 2; ++k) {
-    double x = Format::load(static_cast<u16>(a >> (16 * k)), ftz), y = Format::load(static_cast<u16>(b >> (16 * k)), ftz);
+    double x = Format::load(static_cast<u16>(a >> (16 * k)), ftz),
+           y = Format::load(static_cast<u16>(b >> (16 * k)), ftz);
     const bool unordered = x != x || y != y;
-    const bool ordered[] = {x == y, x != y && !unordered, x < y, x <= y, x > y, x >= y};
-    const bool yes = comparison == 12 ? !unordered : comparison == 13 ? unordered : comparison < 6 ? ordered[comparison] : comparison == 7 ? x != y : unordered || ordered[comparison - 6];
+    const bool ordered[] = {x == y, x != y && !unordered, x<y, x <= y, x> y, x >= y};
+    const bool yes = comparison == 12   ? !unordered
+                     : comparison == 13 ? unordered
+                     : comparison < 6   ? ordered[comparison]
+                     : comparison == 7  ? x != y
+                                        : unordered || ordered[comparison - 6];
     result |= static_cast<u32>(yes) << k;
   }
   return result;
@@ -122,14 +137,16 @@ void comparePairs(Decoding& d, bool toPredicates, u32 one) {
     const u32 *a = lanesOf<u32>(w, i.slot[1]), *b = lanesOf<u32>(w, i.slot[2]);
     forLanes(lanes, [&](u32 l) {
       u32 pair = comparePair<Format>(static_cast<int>(i.immediate[2]), i.immediate[0] & kFtz, a[l], b[l]);
-      lanesOf<u32>(w, i.slot[0])[l] = (pair & 1 ? i.immediate[1] & 0xffff : 0) | (pair & 2 ? i.immediate[1] & 0xffff0000 : 0);
+      lanesOf<u32>(w, i.slot[0])[l] =
+          (pair & 1 ? i.immediate[1] & 0xffff : 0) | (pair & 2 ? i.immediate[1] & 0xffff0000 : 0);
     });
   });
 }
 
 bool decodePairComparison(Decoding& d) {
   const bool toPredicates = d.opcode() == "setp";
-  const int comparison = d.takeOneOf({"eq", "ne", "lt", "le", "gt", "ge", "equ", "neu", "ltu", "leu", "gtu", "geu", "num", "nan"});
+  const int comparison =
+      d.takeOneOf({"eq", "ne", "lt", "le", "gt", "ge", "equ", "neu", "ltu", "leu", "gtu", "geu", "num", "nan"});
   if (comparison < 0) d.fail("comparison of pairs without a comparison");
   d.out().immediate[0] = d.take("ftz") ? kFtz : 0;
   d.out().immediate[2] = static_cast<u32>(comparison);

@@ -33,15 +33,28 @@ T highMul(T a, T b) {
 }
 template <class T>
 T clampTo32(i64 value) {
-  return static_cast<T>(std::min<i64>(std::max<i64>(value, std::numeric_limits<T>::min()), std::numeric_limits<T>::max()));
+  return static_cast<T>(
+      std::min<i64>(std::max<i64>(value, std::numeric_limits<T>::min()), std::numeric_limits<T>::max()));
 }
 
 template <class T>
 struct WiderOf;
-template <> struct WiderOf<u16> { using type = u32; };
-template <> struct WiderOf<i16> { using type = i32; };
-template <> struct WiderOf<u32> { using type = u64; };
-template <> struct WiderOf<i32> { using type = i64; };
+template <>
+struct WiderOf<u16> {
+  using type = u32;
+};
+template <>
+struct WiderOf<i16> {
+  using type = i32;
+};
+template <>
+struct WiderOf<u32> {
+  using type = u64;
+};
+template <>
+struct WiderOf<i32> {
+  using type = i64;
+};
 
 // Division by zero and INT_MIN / -1 are unspecified; these are what hardware does.
 template <class T>
@@ -74,7 +87,8 @@ Execute simple(std::string_view op) {
   if (op == "sad") {
     return ternary<T>([](T a, T b, T c) {
       using U = Unsigned<T>;
-      U distance = a < b ? static_cast<U>(static_cast<U>(b) - static_cast<U>(a)) : static_cast<U>(static_cast<U>(a) - static_cast<U>(b));
+      U distance = a < b ? static_cast<U>(static_cast<U>(b) - static_cast<U>(a))
+                         : static_cast<U>(static_cast<U>(a) - static_cast<U>(b));
       return wrapAdd(c, static_cast<T>(distance));
     });
   }
@@ -92,7 +106,10 @@ void multiply(Decoding& d, Type type, bool add) {
   bool saturate = d.take("sat");
   if (part < 0) d.fail("mul and mad of integers need .lo, .hi or .wide");
   if (part == 2) {
-    Type wide = type == Type::kU16 ? Type::kU32 : type == Type::kS16 ? Type::kS32 : type == Type::kU32 ? Type::kU64 : Type::kS64;
+    Type wide = type == Type::kU16   ? Type::kU32
+                : type == Type::kS16 ? Type::kS32
+                : type == Type::kU32 ? Type::kU64
+                                     : Type::kS64;
     d.write(0, 0, ptx::bytesOf(wide));
     d.read(1, 1, type);
     d.read(2, 2, type);
@@ -101,32 +118,33 @@ void multiply(Decoding& d, Type type, bool add) {
     sameType(d, type, add ? 3 : 2);
   }
   execute(d, ptx::forInteger<Execute>(type, [&]<class T>(T) -> Execute {
-    if constexpr (sizeof(T) == 1) {
-      return nullptr;
-    } else {
-      if (part == 2) {
-        if constexpr (sizeof(T) < 8) {
-          using W = typename WiderOf<T>::type;
-          if (add) return ternary<W, T>([](T a, T b, W c) { return wrapAdd<W>(wrapMul<W>(a, b), c); });
-          return binary<W, T>([](T a, T b) { return wrapMul<W>(a, b); });
-        }
-        return nullptr;
-      }
-      if (part == 0) {
-        if (saturate) return nullptr;
-        if (add) return ternary<T>([](T a, T b, T c) { return wrapAdd(wrapMul(a, b), c); });
-        return binary<T>([](T a, T b) { return wrapMul(a, b); });
-      }
-      if (saturate) {
-        if constexpr (std::is_same_v<T, i32>) {
-          if (add) return ternary<i32>([](i32 a, i32 b, i32 c) { return clampTo32<i32>(i64{highMul(a, b)} + c); });
-        }
-        return nullptr;
-      }
-      if (add) return ternary<T>([](T a, T b, T c) { return wrapAdd(highMul(a, b), c); });
-      return binary<T>([](T a, T b) { return highMul(a, b); });
-    }
-  }));
+            if constexpr (sizeof(T) == 1) {
+              return nullptr;
+            } else {
+              if (part == 2) {
+                if constexpr (sizeof(T) < 8) {
+                  using W = typename WiderOf<T>::type;
+                  if (add) return ternary<W, T>([](T a, T b, W c) { return wrapAdd<W>(wrapMul<W>(a, b), c); });
+                  return binary<W, T>([](T a, T b) { return wrapMul<W>(a, b); });
+                }
+                return nullptr;
+              }
+              if (part == 0) {
+                if (saturate) return nullptr;
+                if (add) return ternary<T>([](T a, T b, T c) { return wrapAdd(wrapMul(a, b), c); });
+                return binary<T>([](T a, T b) { return wrapMul(a, b); });
+              }
+              if (saturate) {
+                if constexpr (std::is_same_v<T, i32>) {
+                  if (add)
+                    return ternary<i32>([](i32 a, i32 b, i32 c) { return clampTo32<i32>(i64{highMul(a, b)} + c); });
+                }
+                return nullptr;
+              }
+              if (add) return ternary<T>([](T a, T b, T c) { return wrapAdd(highMul(a, b), c); });
+              return binary<T>([](T a, T b) { return highMul(a, b); });
+            }
+          }));
 }
 
 template <class T>

@@ -17,7 +17,8 @@ void toRegister(u8* to, const u8* from) {
   } else {
     u64 value = 0;
     std::memcpy(&value, from, kMemory);
-    if constexpr (kSigned) value = static_cast<u64>(static_cast<i64>(value << (64 - kMemory * 8)) >> (64 - kMemory * 8));
+    if constexpr (kSigned)
+      value = static_cast<u64>(static_cast<i64>(value << (64 - kMemory * 8)) >> (64 - kMemory * 8));
     std::memcpy(to, &value, kRegister);
   }
 }
@@ -94,10 +95,14 @@ struct Load {
 
   static const u8* at(Warp& w, const Instruction& i, u32 lane, u64 address, u32 bytes, Space space) {
     switch (space) {
-      case Space::kShared: return sharedForRead(w, i, lane, address, bytes, lane);
-      case Space::kLocal: return localAt(w, i, lane, address, bytes);
-      case Space::kParam: return parameterAt(w, i, lane, address, bytes);
-      default: return globalForRead(w, i, lane, address, bytes);
+      case Space::kShared:
+        return sharedForRead(w, i, lane, address, bytes, lane);
+      case Space::kLocal:
+        return localAt(w, i, lane, address, bytes);
+      case Space::kParam:
+        return parameterAt(w, i, lane, address, bytes);
+      default:
+        return globalForRead(w, i, lane, address, bytes);
     }
   }
 };
@@ -151,21 +156,31 @@ struct Store {
 template <template <u32, u32, bool> class Form, u32 kMemory, bool kSigned>
 Execute forRegister(u32 bytes) {
   switch (bytes) {
-    case 2: return Form<kMemory, 2, kSigned>::run;
-    case 4: return Form<kMemory, 4, kSigned>::run;
-    case 8: return Form<kMemory, 8, kSigned>::run;
-    default: return nullptr;
+    case 2:
+      return Form<kMemory, 2, kSigned>::run;
+    case 4:
+      return Form<kMemory, 4, kSigned>::run;
+    case 8:
+      return Form<kMemory, 8, kSigned>::run;
+    default:
+      return nullptr;
   }
 }
 template <template <u32, u32, bool> class Form>
 Execute forMemory(u32 memory, u32 registers, bool isSigned) {
   switch (memory) {
-    case 1: return isSigned ? forRegister<Form, 1, true>(registers) : forRegister<Form, 1, false>(registers);
-    case 2: return isSigned ? forRegister<Form, 2, true>(registers) : forRegister<Form, 2, false>(registers);
-    case 4: return isSigned ? forRegister<Form, 4, true>(registers) : forRegister<Form, 4, false>(registers);
-    case 8: return forRegister<Form, 8, false>(registers);
-    case 16: return registers == 16 ? Form<16, 16, false>::run : nullptr;
-    default: return nullptr;
+    case 1:
+      return isSigned ? forRegister<Form, 1, true>(registers) : forRegister<Form, 1, false>(registers);
+    case 2:
+      return isSigned ? forRegister<Form, 2, true>(registers) : forRegister<Form, 2, false>(registers);
+    case 4:
+      return isSigned ? forRegister<Form, 4, true>(registers) : forRegister<Form, 4, false>(registers);
+    case 8:
+      return forRegister<Form, 8, false>(registers);
+    case 16:
+      return registers == 16 ? Form<16, 16, false>::run : nullptr;
+    default:
+      return nullptr;
   }
 }
 
@@ -209,12 +224,17 @@ void decodeAccess(Decoding& d, bool store) {
 Space takeSpaceModifier(Decoding& d) {
   if (d.take("param") || d.take("param::entry") || d.take("param::func")) return Space::kParam;
   switch (d.takeOneOf({"global", "shared", "shared::cta", "local", "const"})) {
-    case 0: return Space::kGlobal;
+    case 0:
+      return Space::kGlobal;
     case 1:
-    case 2: return Space::kShared;
-    case 3: return Space::kLocal;
-    case 4: return Space::kConst;
-    default: return Space::kGeneric;
+    case 2:
+      return Space::kShared;
+    case 3:
+      return Space::kLocal;
+    case 4:
+      return Space::kConst;
+    default:
+      return Space::kGeneric;
   }
 }
 

@@ -238,7 +238,8 @@ void decodeMultiply(Decoding& d) {
   for (u32 matrix = 0; matrix < 4; ++matrix) {
     const ptx::Operand& o = d.operand(matrix);
     const bool isVector = o.kind == ptx::Operand::Kind::kVector;
-    if (isVector ? o.elements.size() != counts[matrix] : counts[matrix] != 1) d.fail("mma with a fragment of the wrong size");
+    if (isVector ? o.elements.size() != counts[matrix] : counts[matrix] != 1)
+      d.fail("mma with a fragment of the wrong size");
     for (u32 r = 0; r < counts[matrix]; ++r) {
       const ptx::Operand& element = isVector ? o.elements[r] : o;
       if (matrix == 0) {

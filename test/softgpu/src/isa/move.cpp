@@ -59,11 +59,11 @@ bool moveClock(Decoding& d, Type type) {
   d.write(0, 0, ptx::bytesOf(type));
   d.out().immediate[0] = name.ends_with("_hi") ? 32 : 0;
   execute(d, ptx::forBits<Execute>(type, []<class T>(T) -> Execute {
-    return [](Warp& w, const Instruction& i, LaneMask lanes) {
-      const T now = static_cast<T>(w.counters->warpInstructions >> i.immediate[0]);
-      forLanes(lanes, [&](u32 l) { lanesOf<T>(w, i.slot[0])[l] = now; });
-    };
-  }));
+            return [](Warp& w, const Instruction& i, LaneMask lanes) {
+              const T now = static_cast<T>(w.counters->warpInstructions >> i.immediate[0]);
+              forLanes(lanes, [&](u32 l) { lanesOf<T>(w, i.slot[0])[l] = now; });
+            };
+          }));
   return true;
 }
 
@@ -79,12 +79,17 @@ void move(Decoding& d) {
 
 u64 windowOf(Decoding& d, Space space) {
   switch (space) {
-    case Space::kShared: return kSharedWindow;
-    case Space::kLocal: return kLocalWindow;
-    case Space::kParam: return kParamWindow;
+    case Space::kShared:
+      return kSharedWindow;
+    case Space::kLocal:
+      return kLocalWindow;
+    case Space::kParam:
+      return kParamWindow;
     case Space::kGlobal:
-    case Space::kConst: return 0;
-    default: d.fail("'" + std::string(d.opcode()) + "' needs a state space");
+    case Space::kConst:
+      return 0;
+    default:
+      d.fail("'" + std::string(d.opcode()) + "' needs a state space");
   }
 }
 

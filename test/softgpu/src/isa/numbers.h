@@ -1,9 +1,9 @@
 // Number formats: f16 and bf16, rounding to any of them, and flushing of subnormals.
 #pragma once
 
+#include <algorithm>
 #include <bit>
 #include <cfenv>
-#include <algorithm>
 #include <cmath>
 #include <limits>
 
@@ -17,11 +17,16 @@ enum class Rounding : u8 { kNearestEven, kZero, kDown, kUp, kNearestAway };
 // .rn .rz .rm .rp, the default where a floating-point instruction names none.
 inline Rounding takeRounding(ptx::Decoding& d) {
   switch (d.takeOneOf({"rn", "rz", "rm", "rp", "rna"})) {
-    case 1: return Rounding::kZero;
-    case 2: return Rounding::kDown;
-    case 3: return Rounding::kUp;
-    case 4: return Rounding::kNearestAway;
-    default: return Rounding::kNearestEven;
+    case 1:
+      return Rounding::kZero;
+    case 2:
+      return Rounding::kDown;
+    case 3:
+      return Rounding::kUp;
+    case 4:
+      return Rounding::kNearestAway;
+    default:
+      return Rounding::kNearestEven;
   }
 }
 
@@ -133,13 +138,15 @@ class RoundingScope {
 // PTX minimum and maximum: -0 < +0; a NaN loses against a number, unless .NaN asks for it to win.
 template <class T>
 T minimum(T a, T b, bool propagateNan) {
-  if (a != a || b != b) return propagateNan || (a != a && b != b) ? std::numeric_limits<T>::quiet_NaN() : (a != a ? b : a);
+  if (a != a || b != b)
+    return propagateNan || (a != a && b != b) ? std::numeric_limits<T>::quiet_NaN() : (a != a ? b : a);
   if (a == b) return std::signbit(a) ? a : b;
   return a < b ? a : b;
 }
 template <class T>
 T maximum(T a, T b, bool propagateNan) {
-  if (a != a || b != b) return propagateNan || (a != a && b != b) ? std::numeric_limits<T>::quiet_NaN() : (a != a ? b : a);
+  if (a != a || b != b)
+    return propagateNan || (a != a && b != b) ? std::numeric_limits<T>::quiet_NaN() : (a != a ? b : a);
   if (a == b) return std::signbit(a) ? b : a;
   return a > b ? a : b;
 }

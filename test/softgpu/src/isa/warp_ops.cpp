@@ -90,24 +90,24 @@ void decodeMatch(Decoding& d) {
   d.writePredicate(3, d.operand(0).pair);
   d.out().immediate[0] = static_cast<u32>(mode);
   execute(d, ptx::forBits<Execute>(type, []<class T>(T) -> Execute {
-    return [](Warp& w, const Instruction& i, LaneMask lanes) {
-      const T* a = lanesOf<T>(w, i.slot[1]);
-      LaneMask result[kWarpSize];
-      for (LaneMask m = lanes; m; m &= m - 1) {
-        const u32 l = lowestLane(m);
-        result[l] = 0;
-        for (LaneMask n = lanes; n; n &= n - 1) {
-          if (a[lowestLane(n)] == a[l]) result[l] |= 1u << lowestLane(n);
-        }
-      }
-      const bool all = result[lowestLane(lanes)] == lanes;
-      for (LaneMask m = lanes; m; m &= m - 1) {
-        const u32 l = lowestLane(m);
-        lanesOf<u32>(w, i.slot[0])[l] = i.immediate[0] == 0 ? result[l] : all ? lanes : 0;
-      }
-      if (i.immediate[0] == 1) setPredicate(w, i.slot[3], lanes, all ? kAllLanes : 0);
-    };
-  }));
+            return [](Warp& w, const Instruction& i, LaneMask lanes) {
+              const T* a = lanesOf<T>(w, i.slot[1]);
+              LaneMask result[kWarpSize];
+              for (LaneMask m = lanes; m; m &= m - 1) {
+                const u32 l = lowestLane(m);
+                result[l] = 0;
+                for (LaneMask n = lanes; n; n &= n - 1) {
+                  if (a[lowestLane(n)] == a[l]) result[l] |= 1u << lowestLane(n);
+                }
+              }
+              const bool all = result[lowestLane(lanes)] == lanes;
+              for (LaneMask m = lanes; m; m &= m - 1) {
+                const u32 l = lowestLane(m);
+                lanesOf<u32>(w, i.slot[0])[l] = i.immediate[0] == 0 ? result[l] : all ? lanes : 0;
+              }
+              if (i.immediate[0] == 1) setPredicate(w, i.slot[3], lanes, all ? kAllLanes : 0);
+            };
+          }));
 }
 
 template <class T>
@@ -121,13 +121,20 @@ Execute reduction(int op) {
     };
   };
   switch (op) {
-    case 0: return form([](T a, T b) { return static_cast<T>(static_cast<u32>(a) + static_cast<u32>(b)); });
-    case 1: return form([](T a, T b) { return std::min(a, b); });
-    case 2: return form([](T a, T b) { return std::max(a, b); });
-    case 3: return form([](T a, T b) { return a & b; });
-    case 4: return form([](T a, T b) { return a | b; });
-    case 5: return form([](T a, T b) { return a ^ b; });
-    default: return nullptr;
+    case 0:
+      return form([](T a, T b) { return static_cast<T>(static_cast<u32>(a) + static_cast<u32>(b)); });
+    case 1:
+      return form([](T a, T b) { return std::min(a, b); });
+    case 2:
+      return form([](T a, T b) { return std::max(a, b); });
+    case 3:
+      return form([](T a, T b) { return a & b; });
+    case 4:
+      return form([](T a, T b) { return a | b; });
+    case 5:
+      return form([](T a, T b) { return a ^ b; });
+    default:
+      return nullptr;
   }
 }
 

@@ -88,8 +88,9 @@ void reportRace(Warp& w, const Instruction& i, u32 lane, u64 address, u32 bytes,
 }
 
 void reportInFlight(Warp& w, const Instruction& i, u32 lane, u64 address, u32 bytes, bool write) {
-  w.report(i, lane, FaultKind::kAsyncCopyNotWaited, address, bytes,
-           write ? "writes where an asynchronous copy is in flight" : "reads the target of an asynchronous copy in flight");
+  w.report(
+      i, lane, FaultKind::kAsyncCopyNotWaited, address, bytes,
+      write ? "writes where an asynchronous copy is in flight" : "reads the target of an asynchronous copy in flight");
 }
 
 }  // namespace

@@ -28,9 +28,7 @@ struct Allocation {
   u64 touchedBy = 0;    // the launch that the two maps below belong to
   Bits sectorsRead, sectorsWritten;
 
-  bool contains(u64 address, u64 bytes) const {
-    return address - base < size && bytes <= size - (address - base);
-  }
+  bool contains(u64 address, u64 bytes) const { return address - base < size && bytes <= size - (address - base); }
   // For an aligned access of 1, 2, 4, 8 or 16 bytes: its bits never straddle more than 16.
   bool isInitialised(u64 address, u32 bytes) const {
     u64 at = address - base;

@@ -84,7 +84,8 @@ bool SharedMemory::write(u32 warp, u8 lane, u32 address, u32 bytes, bool strong,
   const u32 last = (address + bytes - 1) >> shift_;
   for (u32 k = address >> shift_; k <= last; ++k) {
     Cell& cell = cells_[k];
-    if (!isOrdered(warp, cell.writeClock, cell.writeWarp) && !(cell.writeWarp == warp && (cell.writeLane == lane || cell.writeSerial == serial)) &&
+    if (!isOrdered(warp, cell.writeClock, cell.writeWarp) &&
+        !(cell.writeWarp == warp && (cell.writeLane == lane || cell.writeSerial == serial)) &&
         !(strong && cell.writeStrong)) {
       race = true;
       other = cell.writeWarp;

@@ -63,16 +63,16 @@ std::vector<Block> splitIntoBlocks(const Kernel& kernel, size_t registerCount) {
   std::vector<u32> blockAt(size + 1);
   for (u32 k = 0; k < size; ++k) {
     if (leader[k]) {
-      blocks.push_back({k, k, {}, BitSet(registerCount), BitSet(registerCount), BitSet(registerCount),
-                        BitSet(registerCount)});
+      blocks.push_back(
+          {k, k, {}, BitSet(registerCount), BitSet(registerCount), BitSet(registerCount), BitSet(registerCount)});
     }
     blocks.back().end = k + 1;
     blockAt[k] = static_cast<u32>(blocks.size() - 1);
   }
   for (Block& b : blocks) {
     const Instruction& last = kernel.code[b.end - 1];
-    bool fallsThrough = last.guard != 0 || (last.flow != Flow::kBranch && last.flow != Flow::kExit &&
-                                            last.flow != Flow::kBranchIndexed);
+    bool fallsThrough = last.guard != 0 ||
+                        (last.flow != Flow::kBranch && last.flow != Flow::kExit && last.flow != Flow::kBranchIndexed);
     if (last.flow == Flow::kBranch) b.successors.push_back(blockAt[last.target]);
     if (last.flow == Flow::kBranchIndexed) {
       for (u32 target : kernel.branchTables[last.target]) b.successors.push_back(blockAt[target]);

@@ -28,22 +28,48 @@ struct SpecialName {
 
 // PTX ISA chapter 10. What is not here is an error; clusters are always of one block.
 constexpr SpecialName kSpecialNames[] = {
-    {"%tid.x", Special::kTidX}, {"%tid.y", Special::kTidY}, {"%tid.z", Special::kTidZ},
-    {"%ntid.x", Special::kNtidX}, {"%ntid.y", Special::kNtidY}, {"%ntid.z", Special::kNtidZ},
-    {"%ctaid.x", Special::kCtaidX}, {"%ctaid.y", Special::kCtaidY}, {"%ctaid.z", Special::kCtaidZ},
-    {"%nctaid.x", Special::kNctaidX}, {"%nctaid.y", Special::kNctaidY}, {"%nctaid.z", Special::kNctaidZ},
-    {"%laneid", Special::kLaneId}, {"%warpid", Special::kWarpId}, {"%nwarpid", Special::kNwarpId},
-    {"%smid", Special::kSmId}, {"%nsmid", Special::kNsmId}, {"%gridid", Special::kGridId},
-    {"%lanemask_eq", Special::kLaneMaskEq}, {"%lanemask_lt", Special::kLaneMaskLt},
-    {"%lanemask_le", Special::kLaneMaskLe}, {"%lanemask_gt", Special::kLaneMaskGt},
-    {"%lanemask_ge", Special::kLaneMaskGe}, {"%dynamic_smem_size", Special::kDynamicSharedSize},
-    {"%total_smem_size", Special::kTotalSharedSize}, {"%envreg1", Special::kGridWorkspaceHigh},
-    {"%envreg2", Special::kGridWorkspaceLow}, {"%is_explicit_cluster", Special::kZero},
-    {"%cluster_ctarank", Special::kZero}, {"%cluster_nctarank", Special::kOne},
-    {"%cluster_ctaid.x", Special::kZero}, {"%cluster_ctaid.y", Special::kZero}, {"%cluster_ctaid.z", Special::kZero},
-    {"%cluster_nctaid.x", Special::kOne}, {"%cluster_nctaid.y", Special::kOne}, {"%cluster_nctaid.z", Special::kOne},
-    {"%clusterid.x", Special::kCtaidX}, {"%clusterid.y", Special::kCtaidY}, {"%clusterid.z", Special::kCtaidZ},
-    {"%nclusterid.x", Special::kNctaidX}, {"%nclusterid.y", Special::kNctaidY}, {"%nclusterid.z", Special::kNctaidZ},
+    {"%tid.x", Special::kTidX},
+    {"%tid.y", Special::kTidY},
+    {"%tid.z", Special::kTidZ},
+    {"%ntid.x", Special::kNtidX},
+    {"%ntid.y", Special::kNtidY},
+    {"%ntid.z", Special::kNtidZ},
+    {"%ctaid.x", Special::kCtaidX},
+    {"%ctaid.y", Special::kCtaidY},
+    {"%ctaid.z", Special::kCtaidZ},
+    {"%nctaid.x", Special::kNctaidX},
+    {"%nctaid.y", Special::kNctaidY},
+    {"%nctaid.z", Special::kNctaidZ},
+    {"%laneid", Special::kLaneId},
+    {"%warpid", Special::kWarpId},
+    {"%nwarpid", Special::kNwarpId},
+    {"%smid", Special::kSmId},
+    {"%nsmid", Special::kNsmId},
+    {"%gridid", Special::kGridId},
+    {"%lanemask_eq", Special::kLaneMaskEq},
+    {"%lanemask_lt", Special::kLaneMaskLt},
+    {"%lanemask_le", Special::kLaneMaskLe},
+    {"%lanemask_gt", Special::kLaneMaskGt},
+    {"%lanemask_ge", Special::kLaneMaskGe},
+    {"%dynamic_smem_size", Special::kDynamicSharedSize},
+    {"%total_smem_size", Special::kTotalSharedSize},
+    {"%envreg1", Special::kGridWorkspaceHigh},
+    {"%envreg2", Special::kGridWorkspaceLow},
+    {"%is_explicit_cluster", Special::kZero},
+    {"%cluster_ctarank", Special::kZero},
+    {"%cluster_nctarank", Special::kOne},
+    {"%cluster_ctaid.x", Special::kZero},
+    {"%cluster_ctaid.y", Special::kZero},
+    {"%cluster_ctaid.z", Special::kZero},
+    {"%cluster_nctaid.x", Special::kOne},
+    {"%cluster_nctaid.y", Special::kOne},
+    {"%cluster_nctaid.z", Special::kOne},
+    {"%clusterid.x", Special::kCtaidX},
+    {"%clusterid.y", Special::kCtaidY},
+    {"%clusterid.z", Special::kCtaidZ},
+    {"%nclusterid.x", Special::kNctaidX},
+    {"%nclusterid.y", Special::kNctaidY},
+    {"%nclusterid.z", Special::kNctaidZ},
 };
 
 constexpr u32 kNoInstruction = ~0u;
@@ -362,11 +388,13 @@ void Decoding::read(u32 slot, const Operand& o, Type type) {
   const Symbol* symbol = lowering_.find(o.name);
   if (!symbol) fail("unknown name " + o.name);
   switch (symbol->kind) {
-    case Symbol::Kind::kRegister: return setSlot(slot, symbol->virtualRegister, false);
+    case Symbol::Kind::kRegister:
+      return setSlot(slot, symbol->virtualRegister, false);
     case Symbol::Kind::kDynamicShared:
-      return setSlot(
-          slot, lowering_.shared(VirtualRegister::Kind::kDynamicShared, bytes, static_cast<u64>(o.offset)), false);
-    default: return constant(slot, symbol->address + static_cast<u64>(o.offset), bytes);
+      return setSlot(slot, lowering_.shared(VirtualRegister::Kind::kDynamicShared, bytes, static_cast<u64>(o.offset)),
+                     false);
+    default:
+      return constant(slot, symbol->address + static_cast<u64>(o.offset), bytes);
   }
 }
 

@@ -25,7 +25,7 @@ struct VirtualRegister {
   enum class Kind : u8 { kNormal, kPredicate, kConstant, kSpecial, kDynamicShared, kSink };
   Kind kind;
   u8 bytes;
-  u64 value = 0;  // of a constant; the id of a special register; what is added to the base of dynamic shared memory
+  u64 value = 0;   // of a constant; the id of a special register; what is added to the base of dynamic shared memory
   u32 offset = 0;  // in the register file, once allocated
 };
 

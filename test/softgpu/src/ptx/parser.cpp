@@ -137,7 +137,8 @@ class Parser {
     std::vector<Variable> list;
     expect('(');
     while (!accept(')')) {
-      variables(false, [&](Variable v) { list.push_back(std::move(v)); }, /*single=*/true);
+      variables(
+          false, [&](Variable v) { list.push_back(std::move(v)); }, /*single=*/true);
       accept(',');
     }
     return list;

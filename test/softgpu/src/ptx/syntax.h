@@ -16,12 +16,12 @@ enum class Space : u8 { kGeneric, kGlobal, kShared, kParam, kLocal, kConst };
 struct Operand {
   enum class Kind : u8 { kName, kNumber, kAddress, kVector, kList };
   Kind kind = Kind::kName;
-  bool negated = false;            // !p
-  std::string name;                // kName, or the base of kAddress
-  std::string pair;                // the q of p|q
-  std::string number;              // kNumber, as written, sign included
-  i64 offset = 0;                  // kAddress: [name + offset]
-  std::vector<Operand> elements;   // kVector: {a, b}; kList: (a, b); kAddress: what follows a comma inside [ ]
+  bool negated = false;           // !p
+  std::string name;               // kName, or the base of kAddress
+  std::string pair;               // the q of p|q
+  std::string number;             // kNumber, as written, sign included
+  i64 offset = 0;                 // kAddress: [name + offset]
+  std::vector<Operand> elements;  // kVector: {a, b}; kList: (a, b); kAddress: what follows a comma inside [ ]
 };
 
 struct Statement {

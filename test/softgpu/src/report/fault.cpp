@@ -7,24 +7,42 @@ namespace softgpu {
 
 std::string_view nameOf(FaultKind kind) {
   switch (kind) {
-    case FaultKind::kOutOfBounds: return "out-of-bounds";
-    case FaultKind::kMisaligned: return "misaligned";
-    case FaultKind::kUseAfterFree: return "use-after-free";
-    case FaultKind::kUninitialisedGlobal: return "uninitialised-global";
-    case FaultKind::kUninitialisedShared: return "uninitialised-shared";
-    case FaultKind::kUninitialisedCopy: return "uninitialised-copy";
-    case FaultKind::kSharedRace: return "shared-race";
-    case FaultKind::kDivergentBarrier: return "divergent-barrier";
-    case FaultKind::kDivergedAligned: return "diverged-aligned";
-    case FaultKind::kWrongMemberMask: return "wrong-member-mask";
-    case FaultKind::kInvalidBarrier: return "invalid-barrier";
-    case FaultKind::kAsyncCopyNotWaited: return "async-copy-not-waited";
-    case FaultKind::kAsyncCopyAtExit: return "async-copy-at-exit";
-    case FaultKind::kDeadlock: return "deadlock";
-    case FaultKind::kTrap: return "trap";
-    case FaultKind::kAssertion: return "assertion";
-    case FaultKind::kInvalidLaunch: return "invalid-launch";
-    case FaultKind::kLeak: return "leak";
+    case FaultKind::kOutOfBounds:
+      return "out-of-bounds";
+    case FaultKind::kMisaligned:
+      return "misaligned";
+    case FaultKind::kUseAfterFree:
+      return "use-after-free";
+    case FaultKind::kUninitialisedGlobal:
+      return "uninitialised-global";
+    case FaultKind::kUninitialisedShared:
+      return "uninitialised-shared";
+    case FaultKind::kUninitialisedCopy:
+      return "uninitialised-copy";
+    case FaultKind::kSharedRace:
+      return "shared-race";
+    case FaultKind::kDivergentBarrier:
+      return "divergent-barrier";
+    case FaultKind::kDivergedAligned:
+      return "diverged-aligned";
+    case FaultKind::kWrongMemberMask:
+      return "wrong-member-mask";
+    case FaultKind::kInvalidBarrier:
+      return "invalid-barrier";
+    case FaultKind::kAsyncCopyNotWaited:
+      return "async-copy-not-waited";
+    case FaultKind::kAsyncCopyAtExit:
+      return "async-copy-at-exit";
+    case FaultKind::kDeadlock:
+      return "deadlock";
+    case FaultKind::kTrap:
+      return "trap";
+    case FaultKind::kAssertion:
+      return "assertion";
+    case FaultKind::kInvalidLaunch:
+      return "invalid-launch";
+    case FaultKind::kLeak:
+      return "leak";
   }
   return "unknown";
 }

@@ -63,11 +63,11 @@ void reportFault(const Fault& fault) {
 }
 
 void reportStream(u64 stream, const StreamCalls& c) {
-  writeLine("{\"type\":\"stream\",\"stream\":" + std::to_string(stream) + ",\"launches\":" + std::to_string(c.launches) +
-            ",\"copies\":" + std::to_string(c.copies) + ",\"blockingCopies\":" + std::to_string(c.blockingCopies) +
-            ",\"allocations\":" + std::to_string(c.allocations) +
-            ",\"synchronisations\":" + std::to_string(c.synchronisations) + ",\"queries\":" + std::to_string(c.queries) +
-            "}");
+  writeLine("{\"type\":\"stream\",\"stream\":" + std::to_string(stream) +
+            ",\"launches\":" + std::to_string(c.launches) + ",\"copies\":" + std::to_string(c.copies) +
+            ",\"blockingCopies\":" + std::to_string(c.blockingCopies) + ",\"allocations\":" +
+            std::to_string(c.allocations) + ",\"synchronisations\":" + std::to_string(c.synchronisations) +
+            ",\"queries\":" + std::to_string(c.queries) + "}");
 }
 
 }  // namespace softgpu

@@ -1,5 +1,5 @@
-// The report file: one JSON object per line, for each launch, each fault outside a launch, and each stream's host calls.
-// Faults also go to stderr, one line each, when they are found.
+// The report file: one JSON object per line, for each launch, each fault outside a launch, and each stream's host
+// calls. Faults also go to stderr, one line each, when they are found.
 #pragma once
 
 #include "exec/launch.h"
@@ -9,7 +9,7 @@ namespace softgpu {
 // What the host asked of one stream.
 struct StreamCalls {
   u64 launches = 0;
-  u64 copies = 0;         // asynchronous
+  u64 copies = 0;  // asynchronous
   u64 blockingCopies = 0;
   u64 allocations = 0;
   u64 synchronisations = 0;
