@@ -1,6 +1,10 @@
 // The runner: conformance cases, coverage of forms, checks of whole kernels, and the bench. One line per case; the
 // exit status says whether all of them passed.
+#include <unistd.h>
+
 #include <cstdio>
+#include <cstdlib>
+#include <filesystem>
 #include <fstream>
 #include <iostream>
 #include <iterator>
@@ -47,6 +51,10 @@ int main(int count, char** arguments) try {
     }
     return missing ? 1 : 0;
   }
+  // The bench reads its counts from a report, so there must be one.
+  const std::filesystem::path report =
+      std::filesystem::temp_directory_path() / ("softgpu-bench-" + std::to_string(getpid()) + ".jsonl");
+  if (words[0] == "bench") setenv("SOFTGPU_REPORT", report.c_str(), 1);
   runner::Context context;
   if (words[0] == "conformance") return runner::runConformance();
   if (words[0] == "driver") return runner::checkDriver();
@@ -57,7 +65,8 @@ int main(int count, char** arguments) try {
   }
   if (words[0] == "bench" && words.size() == 3) {
     runner::benchGemm(contentsOf(words[1]));
-    runner::benchTopk(contentsOf(words[2]));
+    runner::benchTopk(contentsOf(words[2]), report);
+    std::filesystem::remove(report);
     return 0;
   }
   return usage();

@@ -308,6 +308,7 @@ class WarpRunner {
     }
     if (i.flow == Flow::kBarrier) return true;
     const u32* members = lanesOf<u32>(w_, i.slot[i.memberSlot]);
+    if (isUniform(members) && (g.lanes & ~members[0]) == 0) return (members[0] & w_.live & ~g.lanes) == 0;
     LaneMask needed = 0;
     for (LaneMask m = g.lanes; m; m &= m - 1) {
       u32 lane = lowestLane(m);
@@ -323,6 +324,7 @@ class WarpRunner {
   void executeByMembers(const Instruction& i, LaneMask active) {
     if (i.aligned) return i.execute(w_, i, active);
     const u32* members = lanesOf<u32>(w_, i.slot[i.memberSlot]);
+    if (isUniform(members)) return i.execute(w_, i, active);
     while (active) {
       const u32 mask = members[lowestLane(active)];
       LaneMask same = 0;

@@ -26,6 +26,12 @@ void shuffle(Warp& w, const Instruction& i, LaneMask lanes) {
   std::copy(a, a + kWarpSize, source);
   LaneMask inRange = 0, missing = 0;
   u32* result = lanesOf<u32>(w, i.slot[0]);
+  // What reductions do: all lanes, one distance, no segments.
+  if (kMode == Shuffle::kButterfly && lanes == kAllLanes && c[0] == 31 && isUniform(b) && isUniform(c)) {
+    const u32 by = b[0] & 31;
+    for (u32 l = 0; l < kWarpSize; ++l) result[l] = source[l ^ by];
+    return setPredicate(w, i.slot[5], kAllLanes, kAllLanes);
+  }
   forLanes(lanes, [&](u32 l) {
     const u32 by = b[l] & 31, clamp = c[l] & 31, segment = c[l] >> 8 & 31;
     const i32 bound = static_cast<i32>((l & segment) | (clamp & ~segment));
