@@ -122,15 +122,26 @@ describe('an exit with work queued', () => {
     expect(stderr).toBe('');
   });
 
-  it('of worker threads, each with its own device, is clean', async () => {
+  it('of worker threads, terminated amid their reads, is clean', async () => {
     const body = `import { parentPort } from 'node:worker_threads';
-      import(${entry}).then(async (api) => { ${workload} queue(); const out = layer.forward(input).output; parentPort.postMessage((await out.data())[0]); queue(); });`;
+      import(${entry}).then(async (api) => {
+        ${workload}
+        parentPort.postMessage((await layer.forward(input).output.data())[0]);
+        for (;;) {
+          for (let i = 0; i < 40; i++) { layer.forward(input, { training: false }).dispose(); input.data(); }
+          await input.data();
+        }
+      });`;
     const { stdout, stderr } = await script(`
       const { Worker } = await import('node:worker_threads');
-      const workers = Array.from({ length: 3 }, () => new Worker(${JSON.stringify(body)}, { eval: true }));
-      const values = await Promise.all(workers.map((worker) => new Promise((resolve, reject) => { worker.on('message', resolve); worker.on('error', reject); })));
-      await Promise.all(workers.map((worker) => worker.terminate()));
-      console.log(new Set(values).size);`);
+      const values = new Set();
+      for (let round = 0; round < 12; round++) {
+        const workers = Array.from({ length: 3 }, () => new Worker(${JSON.stringify(body)}, { eval: true }));
+        const first = (worker) => new Promise((resolve, reject) => { worker.once('message', resolve); worker.once('error', reject); });
+        for (const value of await Promise.all(workers.map(first))) values.add(value);
+        await Promise.all(workers.map((worker) => worker.terminate()));
+      }
+      console.log(values.size);`);
     expect({ stdout: stdout.trim(), stderr }).toEqual({ stdout: '1', stderr: '' });
   });
 });

@@ -111,8 +111,8 @@ void Environment::deliver(napi_env rawEnv, napi_value, void* context, void*) {
             self.makeError(env, letter.failure->code, letter.failure->message, letter.failure->hint).Value());
       else
         waiting.deferred.Resolve(waiting.result(env));
-    } catch (const Napi::Error& error) {
-      waiting.deferred.Reject(error.Value());
+    } catch (const Napi::Error&) {
+      // Only an environment that is being terminated refuses this: nobody is left to be told.
     }
   }
   if (self.waiting_.empty()) napi_unref_threadsafe_function(env, self.wake_);

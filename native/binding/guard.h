@@ -14,6 +14,12 @@
 
 namespace moe::binding {
 
+/// A hint to the collector; never fails, because finalizers cannot.
+inline void adjustExternalMemory(napi_env env, int64_t change) {
+  int64_t total;
+  napi_adjust_external_memory(env, change, &total);
+}
+
 /// What an external points to. `tag` tells the types apart, so that a wrong handle is an error and not a crash.
 template <class T>
 struct Holder {
@@ -26,7 +32,7 @@ struct Holder {
   void release(Napi::Env env) {
     if (!value) return;
     value.reset();
-    if (externalBytes > 0) Napi::MemoryManagement::AdjustExternalMemory(env, -externalBytes);
+    if (externalBytes > 0) adjustExternalMemory(env, -externalBytes);
     externalBytes = 0;
   }
 };
@@ -36,7 +42,7 @@ Napi::Value wrap(Napi::Env env, std::shared_ptr<T> value, int64_t externalBytes 
   auto* holder = new Holder<T>;
   holder->value = std::move(value);
   holder->externalBytes = externalBytes;
-  if (externalBytes > 0) Napi::MemoryManagement::AdjustExternalMemory(env, externalBytes);
+  if (externalBytes > 0) adjustExternalMemory(env, externalBytes);
   return Napi::External<Holder<T>>::New(env, holder, [](Napi::Env env, Holder<T>* held) {
     held->release(env);
     delete held;

@@ -5,162 +5,13 @@
 #include <utility>
 
 #include "../../shared/activation.h"
+#include "gemm-tile.h"
 
 namespace moe::cpu {
 
 namespace {
 
-/// The register tile: `rows[v-1]` rows by v vectors for panels of v vectors, at most `vectors`.
-struct Shape {
-  int width;    // floats of a vector
-  int vectors;  // of a whole panel
-  int rows[4];
-};
-
-#if defined(MOE_ISA_avx512)
-constexpr Shape shape = {16, 4, {12, 12, 8, 6}};
-#elif defined(MOE_ISA_avx2)
-constexpr Shape shape = {8, 2, {8, 6}};
-#elif defined(MOE_ISA_neon)
-constexpr Shape shape = {4, 4, {12, 12, 8, 6}};
-#else
-constexpr Shape shape = {4, 2, {8, 4}};
-#endif
-
-constexpr int width = shape.width;
-constexpr int lanes = width * shape.vectors;
-constexpr int maxRows = 12;
-
-typedef float Vector __attribute__((vector_size(4 * width), aligned(4), may_alias));
-
-inline __attribute__((always_inline)) Vector load(const float* p) { return *reinterpret_cast<const Vector*>(p); }
-inline __attribute__((always_inline)) void store(float* p, Vector v) { *reinterpret_cast<Vector*>(p) = v; }
-inline __attribute__((always_inline)) int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
-
-/// Emits nothing, but keeps `v` in its register: g++ would otherwise reload operands and spill accumulators.
-inline __attribute__((always_inline)) void pin(Vector& v) {
-#if defined(__aarch64__)
-  asm("" : "+w"(v));
-#elif defined(__AVX512F__)
-  asm("" : "+v"(v));
-#elif defined(__x86_64__) && !defined(MOE_ISA_avx512)
-  asm("" : "+x"(v));
-#else
-  (void)v;
-#endif
-}
-
 // ------------------------------------------------------------------------------------------------ product
-
-/// One register tile of a GemmProduct; pointers are those of its first element.
-struct Tile {
-  const float* a;
-  int64_t aRow, aPanel;
-  const float* b;
-  int64_t depth;
-  float* c;
-  int64_t cRow;
-  bool accumulate;
-  const float* rowBias;
-};
-
-template <int R, int V, int aStep>
-inline __attribute__((always_inline)) void step(Vector (&acc)[R][V], const float* const (&a)[R], int64_t k,
-                                                const float* b) {
-  Vector right[V];
-#pragma GCC unroll 4
-  for (int v = 0; v < V; ++v) {
-    right[v] = load(b + v * width);
-    pin(right[v]);
-  }
-#pragma GCC unroll 12
-  for (int r = 0; r < R; ++r) {
-    const float left = a[r][k * aStep];
-#pragma GCC unroll 4
-    for (int v = 0; v < V; ++v) {
-      acc[r][v] += left * right[v];
-      pin(acc[r][v]);
-    }
-  }
-}
-
-/// Steps [0, n) of the depth; b moves on. Meanwhile what lies `ahead` floats after A is fetched, unless that is 0.
-template <int R, int V, int aStep>
-inline __attribute__((always_inline)) void steps(Vector (&acc)[R][V], const float* const (&a)[R], int64_t n,
-                                                 const float*& b, int64_t ahead) {
-  int64_t k = 0;
-  if (ahead)
-    for (; k + 16 <= n; k += 16) {
-#pragma GCC unroll 12
-      for (int r = 0; r < R; ++r) __builtin_prefetch(a[r] + k + ahead);
-#pragma GCC unroll 1
-      for (int64_t end = k + 16, j = k; j < end; j += 4, b += 4 * lanes)
-#pragma GCC unroll 4
-        for (int i = 0; i < 4; ++i) step<R, V, aStep>(acc, a, j + i, b + i * lanes);
-    }
-  for (; k + 4 <= n; k += 4, b += 4 * lanes)
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; ++i) step<R, V, aStep>(acc, a, k + i, b + i * lanes);
-  for (; k < n; ++k, b += lanes) step<R, V, aStep>(acc, a, k, b);
-}
-
-template <int R, int V, Left left>
-void multiplyTile(const Tile& t) {
-  constexpr int aStep = left == Left::PanelColumns ? lanes : 1;
-  Vector acc[R][V];
-#pragma GCC unroll 12
-  for (int r = 0; r < R; ++r)
-#pragma GCC unroll 4
-    for (int v = 0; v < V; ++v) {
-      const Vector zero = {};
-      acc[r][v] = t.accumulate ? load(t.c + r * t.cRow + v * width) : t.rowBias ? zero + t.rowBias[r] : zero;
-    }
-
-  const float* a[R];
-#pragma GCC unroll 12
-  for (int r = 0; r < R; ++r) a[r] = t.a + r * (left == Left::Rows ? t.aRow : left == Left::PanelRows ? lanes : 1);
-  const float* b = t.b;
-  int64_t rest = t.depth;
-  if (left == Left::PanelRows)
-    for (; rest >= lanes; rest -= lanes) {
-      steps<R, V, aStep>(acc, a, lanes, b, 0);
-#pragma GCC unroll 12
-      for (int r = 0; r < R; ++r) a[r] += t.aPanel;
-    }
-  steps<R, V, aStep>(acc, a, rest, b, left == Left::Rows ? R * t.aRow : 0);
-
-#pragma GCC unroll 12
-  for (int r = 0; r < R; ++r)
-#pragma GCC unroll 4
-    for (int v = 0; v < V; ++v) store(t.c + r * t.cRow + v * width, acc[r][v]);
-}
-
-using TileFunction = void (*)(const Tile&);
-
-/// The tiles of one layout of A, by vectors - 1 and rows - 1.
-template <Left left>
-struct Tiles {
-  struct ByRows {
-    TileFunction of[maxRows];
-  };
-
-  template <int V, int... R>
-  static constexpr ByRows row(std::integer_sequence<int, R...>) {
-    return {{multiplyTile<R + 1, V, left>...}};
-  }
-
-  template <int... V>
-  struct Table {
-    static constexpr ByRows byVectors[] = {row<V + 1>(std::make_integer_sequence<int, shape.rows[V]>())...};
-  };
-
-  template <int... V>
-  static constexpr const ByRows* table(std::integer_sequence<int, V...>) {
-    return Table<V...>::byVectors;
-  }
-
-  static constexpr const ByRows* byVectors = table(std::make_integer_sequence<int, shape.vectors>());
-};
 
 inline int vectorsOf(int64_t columns) {
   return columns >= lanes ? shape.vectors : static_cast<int>((columns + width - 1) / width);
@@ -305,6 +156,8 @@ void packPanels(const float* input, int64_t stride, const int32_t* index, int64_
                 int64_t panel) {
   for (int64_t r = 0; r < count; ++r) {
     const float* row = input + (index ? index[r] : r) * stride;
+    if (!index)
+      for (int64_t i = 0; i < columns; i += 16) __builtin_prefetch(row + 12 * stride + i);
     float* to = out + r * lanes;
     int64_t column = 0;
     for (; column + lanes <= columns; column += lanes, to += panel)

@@ -134,6 +134,46 @@ void loads() {
        "st.shared.v4.u8 [%t0], {%h, %h, %h, %h};\nld.shared.v4.u8 {%h, %h, %h, %g}, [%t0];\ncvt.u32.u16 %d, %g;", "www",
        [](Lane a, unsigned) { return a[1] & 255; });
   cases.back().body = ".reg .b16 %h, %g;\nshl.b32 %t0, %lane, 2;\ncvt.u16.u32 %h, %a1;\n" + cases.back().body;
+  for (const char* type : {"u32", "s32", "f32", "b32"}) {
+    text("9.7.9.11", std::string("st.shared.") + type + " [%t0], %a1;\nld.shared.u32 %d, [%t0];", "www",
+         [](Lane a, unsigned) { return a[1]; });
+    cases.back().body = "shl.b32 %t0, %lane, 2;\n" + cases.back().body;
+    text("9.7.9.11", std::string("st.local.") + type + " [own], %a1;\nld.local.u32 %d, [own];", "www",
+         [](Lane a, unsigned) { return a[1]; });
+    text("9.7.9.11",
+         std::string("st.local.v2.") + type + " [own], {%a0, %a1};\nld.local.v2." + type + " {%t0, %d}, [own];", "www",
+         [](Lane a, unsigned) { return a[1]; });
+    text("9.7.9.8",
+         std::string("ld.param.") + type +
+             " %t0, [in];\nld.param.u64 %x0, [in];\ncvt.u32.u64 %t1, %x0;\nsub.u32 %d, %t0, %t1;",
+         "ww", [](Lane, unsigned) { return uint64_t{0}; });
+  }
+  for (const char* type : {"b32", "u32", "f32"}) {
+    text("9.7.12.5",
+         "{.param .align 8 .b8 x[8];\nst.param." + std::string(type) + " [x+4], %a1;\nld.param." + type +
+             " %d, [x+4];\n}",
+         "www", [](Lane a, unsigned) { return a[1]; });
+    text("9.7.12.5",
+         "{.param .align 8 .b8 x[8];\nst.param.v2." + std::string(type) + " [x], {%a0, %a1};\nld.param.v2." + type +
+             " {%t0, %d}, [x];\n}",
+         "www", [](Lane a, unsigned) { return a[1]; });
+    text("9.7.9.8", "ld.const." + std::string(type) + " %d, [table+4];", "ww",
+         [](Lane, unsigned) { return uint64_t{22}; });
+  }
+  for (const char* type : {"b64", "u64", "f64"}) {
+    text("9.7.12.5", "{.param .b64 x;\nst.param." + std::string(type) + " [x], %a0;\nld.param." + type + " %d, [x];\n}",
+         "ll", [](Lane a, unsigned) { return a[0]; });
+    text("9.7.9.11", "st.local." + std::string(type) + " [own], %a0;\nld.local." + type + " %d, [own];", "ll",
+         [](Lane a, unsigned) { return a[0]; });
+    text("9.7.9.11",
+         "shl.b32 %t0, %lane, 3;\nst.shared." + std::string(type) + " [%t0], %a0;\nld.shared." + type + " %d, [%t0];",
+         "ll", [](Lane a, unsigned) { return a[0]; });
+  }
+  text("9.7.9.8",
+       "ld.param.v4.u8 {%h, %g, %h, %h}, [in];\ncvt.u32.u16 %t0, %g;\nld.param.u32 %t1, [in];\nbfe.u32 %t1, %t1, 8, "
+       "8;\nsub.u32 %d, %t0, %t1;",
+       "ww", [](Lane, unsigned) { return uint64_t{0}; });
+  cases.back().body = ".reg .b16 %h, %g;\n" + cases.back().body;
   text("9.7.9.15", "prefetch.global.L2 [%in];\nmov.u32 %d, 5;", "wl", [](Lane, unsigned) { return uint64_t{5}; });
   // A call, with its parameters.
   text("9.7.12.5",

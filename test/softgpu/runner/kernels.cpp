@@ -3,10 +3,12 @@
 
 #include <algorithm>
 #include <bit>
-#include <chrono>
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
+#include <ctime>
+#include <fstream>
+#include <iterator>
 #include <random>
 
 #include "gpu.h"
@@ -19,6 +21,9 @@ uint16_t toBf16(float x) {
   return static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 float fromBf16(uint16_t x) { return std::bit_cast<float>(static_cast<uint32_t>(x) << 16); }
+
+// Of all threads: what other processes do to the clock on the wall does not matter.
+double processorSeconds() { return static_cast<double>(std::clock()) / CLOCKS_PER_SEC; }
 
 bool topk(const Module& module) {
   constexpr int kRows = 777, kExperts = 64, kTop = 4;
@@ -77,11 +82,11 @@ bool gemm(const Module& module, int m, int n, int k, double* seconds = nullptr) 
   for (auto& v : b) v = toBf16(static_cast<float>(static_cast<int>(random() % 7) - 3));
   Buffer<uint16_t> da(a), db(b);
   Buffer<float> dc(static_cast<size_t>(m) * n);
-  const auto start = std::chrono::steady_clock::now();
+  const double start = processorSeconds();
   launch(module.function("gemm_bf16"),
          {static_cast<unsigned>(n + 127) / 128, 128, 4 * 2 * 128 * 32 * 2, static_cast<unsigned>(m + 127) / 128},
          da.address(), db.address(), dc.address(), m, n, k);
-  if (seconds) *seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  if (seconds) *seconds = processorSeconds() - start;
   const std::vector<float> c = dc.read();
   for (int i = 0; i < m; ++i) {
     for (int j = 0; j < n; ++j) {
@@ -111,6 +116,46 @@ bool pipeline(const Module& module) {
   return true;
 }
 
+// Blocks that wait for each other: a cooperative launch.
+bool gridBarrier(const Module& module) {
+  constexpr unsigned kBlocks = 24, kThreads = 32;
+  std::vector<int> x(kBlocks * kThreads), sums(kBlocks, 0);
+  for (unsigned k = 0; k < x.size(); ++k) sums[k / kThreads] += x[k] = static_cast<int>(k * k % 101);
+  Buffer<int> input(x), partial(kBlocks), output(x.size());
+  CUdeviceptr addresses[] = {input.address(), partial.address(), output.address()};
+  void* arguments[] = {&addresses[0], &addresses[1], &addresses[2]};
+  CHECK(cuLaunchCooperativeKernel(module.function("neighbour_blocks"), kBlocks, 1, 1, kThreads, 1, 1, 0, nullptr,
+                                  arguments));
+  CHECK(cuCtxSynchronize());
+  for (unsigned k = 0; k < x.size(); ++k) x[k] += sums[(k / kThreads + 1) % kBlocks];
+  return output.read() == x;
+}
+
+// Kernels around CUB's block-wide algorithms, from the toolkit's headers.
+bool cubBlocks(const Module& module) {
+  constexpr unsigned kThreads = 128, kItems = 512;
+  std::mt19937 random(4);
+  std::vector<int> values(kItems);
+  for (int& v : values) v = static_cast<int>(random());
+  Buffer<int> input(values), sorted(kItems), sums(kItems);
+  launch(module.function("block_sort"), {1, kThreads}, input.address(), sorted.address());
+  launch(module.function("block_scan"), {1, kThreads}, input.address(), sums.address());
+  std::vector<unsigned> counts(256);
+  std::vector<uint8_t> bytes(kItems);
+  for (auto& b : bytes) ++counts[b = static_cast<uint8_t>(random() % 200)];
+  Buffer<uint8_t> samples(bytes);
+  Buffer<unsigned> histogram(256);
+  launch(module.function("block_histogram"), {1, kThreads}, samples.address(), histogram.address());
+  std::vector<int> ordered = values, before(kItems);
+  std::sort(ordered.begin(), ordered.end());
+  unsigned sum = 0;
+  for (unsigned k = 0; k < kItems; ++k) {
+    before[k] = static_cast<int>(sum);
+    sum += static_cast<unsigned>(values[k]);
+  }
+  return sorted.read() == ordered && sums.read() == before && histogram.read() == counts;
+}
+
 }  // namespace
 
 bool runKernel(const std::string& name, const std::string& ptx) {
@@ -119,7 +164,9 @@ bool runKernel(const std::string& name, const std::string& ptx) {
   if (name == "permute") return permute(module);
   if (name == "gemm") return gemm(module, 200, 136, 328);
   if (name == "neighbours") return pipeline(module);
-  throw std::runtime_error("unknown kernel '" + name + "'; there are topk, permute, gemm, neighbours");
+  if (name == "grid") return gridBarrier(module);
+  if (name == "cub") return cubBlocks(module);
+  throw std::runtime_error("unknown kernel '" + name + "'; there are topk, permute, gemm, neighbours, grid, cub");
 }
 
 void benchGemm(const std::string& ptx) {
@@ -131,18 +178,28 @@ void benchGemm(const std::string& ptx) {
   }
 }
 
+// A counter of the last launch in a report.
+double lastCount(const std::string& report, const std::string& counter) {
+  std::ifstream file(report);
+  const std::string text{std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
+  const std::string key = "\"" + counter + "\":";
+  const size_t at = text.rfind(key);
+  return at == std::string::npos ? 0 : std::stod(text.substr(at + key.size()));
+}
+
 // The rate of ordinary instructions: integer and float arithmetic, shuffles, comparisons, branches, as they come.
-void benchTopk(const std::string& ptx) {
+void benchTopk(const std::string& ptx, const std::string& report) {
   Module module(ptx);
   constexpr int kRows = 40'000;
   Buffer<uint16_t> input(std::vector<uint16_t>(kRows * 64, 0x3f80));
   Buffer<float> weights(kRows * 4);
   Buffer<int> indices(kRows * 4);
-  const auto start = std::chrono::steady_clock::now();
+  const double start = processorSeconds();
   launch(module.function("softmax_topk"), {kRows / 4, 128}, input.address(), weights.address(), indices.address(),
          kRows);
-  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  std::printf("softmax_topk, %d rows: %.3f s\n", kRows, seconds);
+  const double seconds = processorSeconds() - start;
+  std::printf("softmax_topk, %d rows: %.3f s, %.1f million warp instructions a second\n", kRows, seconds,
+              lastCount(report, "warpInstructions") / seconds / 1e6);
 }
 
 }  // namespace runner

@@ -1,11 +1,16 @@
 // The runner: conformance cases, coverage of forms, checks of whole kernels, and the bench. One line per case; the
 // exit status says whether all of them passed.
+#include <unistd.h>
+
 #include <cstdio>
+#include <cstdlib>
+#include <filesystem>
 #include <fstream>
 #include <iostream>
 #include <iterator>
 
 #include "conformance.h"
+#include "driver.h"
 #include "gpu.h"
 #include "kernels.h"
 
@@ -22,6 +27,7 @@ int usage() {
                "       softgpu-runner ptx                  print the PTX of the cases, for ptxas\n"
                "       softgpu-runner coverage FILE…       forms in PTX files without a case\n"
                "       softgpu-runner kernel NAME FILE     run and check a kernel\n"
+               "       softgpu-runner driver               check streams, events, graphs and memory\n"
                "       softgpu-runner bench GEMM TOPK      time both kernels\n";
   return 2;
 }
@@ -45,8 +51,13 @@ int main(int count, char** arguments) try {
     }
     return missing ? 1 : 0;
   }
+  // The bench reads its counts from a report, so there must be one.
+  const std::filesystem::path report =
+      std::filesystem::temp_directory_path() / ("softgpu-bench-" + std::to_string(getpid()) + ".jsonl");
+  if (words[0] == "bench") setenv("SOFTGPU_REPORT", report.c_str(), 1);
   runner::Context context;
   if (words[0] == "conformance") return runner::runConformance();
+  if (words[0] == "driver") return runner::checkDriver();
   if (words[0] == "kernel" && words.size() == 3) {
     const bool right = runner::runKernel(words[1], contentsOf(words[2]));
     std::printf("%s: %s\n", words[1].c_str(), right ? "right" : "wrong");
@@ -54,7 +65,8 @@ int main(int count, char** arguments) try {
   }
   if (words[0] == "bench" && words.size() == 3) {
     runner::benchGemm(contentsOf(words[1]));
-    runner::benchTopk(contentsOf(words[2]));
+    runner::benchTopk(contentsOf(words[2]), report);
+    std::filesystem::remove(report);
     return 0;
   }
   return usage();

@@ -27,6 +27,11 @@ void destroyContext(Device& d) {
   d.finishAll();
   for (const Allocation* a : arena().liveAllocations()) {
     if (a->module) continue;
+    // After a device error every free is refused, so what is left says nothing.
+    if (d.error() != CUDA_SUCCESS) {
+      arena().free(a->base);
+      continue;
+    }
     Fault fault{};
     fault.kind = FaultKind::kLeak;
     fault.address = a->base;

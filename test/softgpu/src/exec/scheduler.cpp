@@ -13,8 +13,8 @@ using ptx::Flow;
 using ptx::Instruction;
 
 // Instructions of one warp's turn, and of one block's turn.
-constexpr u64 kWarpTurn = 1'000'000;
-constexpr u64 kBlockTurn = 50'000'000;
+constexpr u64 kWarpTurn = 50'000;
+constexpr u64 kBlockTurn = 5'000'000;
 // Backward branches that a group may take while others of its warp wait.
 constexpr u32 kFairness = 64;
 // Backward branches after which a suspected spin that never repeated itself is believed to compute something.
@@ -82,10 +82,14 @@ class WarpRunner {
   // Chooses the ready group with the lowest program counter, or the next one after it when that one spun for long.
   bool pick() {
     picked_ = false;
+    bool spun = false;
     size_t best = w_.groups.size(), next = best;
     for (size_t k = 0; k < w_.groups.size(); ++k) {
       LaneGroup& g = w_.groups[k];
-      if (g.state == GroupState::kSpinning && g.memoryVersion != w_.launch->memoryVersion) g.state = GroupState::kReady;
+      if (g.state == GroupState::kSpinning && g.memoryVersion != w_.launch->memoryVersion) {
+        g.state = GroupState::kReady;
+        spun = true;
+      }
       if (g.state != GroupState::kReady) continue;
       if (best == w_.groups.size() || g.pc < w_.groups[best].pc) {
         next = best;
@@ -99,6 +103,8 @@ class WarpRunner {
     backwardBranches_ = 0;
     if (best != current_) probe_.disarm();
     current_ = best;
+    // Who spun before is expected to spin on: prove it at once.
+    if (spun) probe_.arm();
     merge();
     picked_ = true;
     return true;
@@ -302,6 +308,7 @@ class WarpRunner {
     }
     if (i.flow == Flow::kBarrier) return true;
     const u32* members = lanesOf<u32>(w_, i.slot[i.memberSlot]);
+    if (isUniform(members) && (g.lanes & ~members[0]) == 0) return (members[0] & w_.live & ~g.lanes) == 0;
     LaneMask needed = 0;
     for (LaneMask m = g.lanes; m; m &= m - 1) {
       u32 lane = lowestLane(m);
@@ -317,6 +324,7 @@ class WarpRunner {
   void executeByMembers(const Instruction& i, LaneMask active) {
     if (i.aligned) return i.execute(w_, i, active);
     const u32* members = lanesOf<u32>(w_, i.slot[i.memberSlot]);
+    if (isUniform(members)) return i.execute(w_, i, active);
     while (active) {
       const u32 mask = members[lowestLane(active)];
       LaneMask same = 0;

@@ -1,6 +1,7 @@
 // One warp: its register file, and its lanes in groups that each have a program counter.
 #pragma once
 
+#include <cstring>
 #include <vector>
 
 #include "base/types.h"
@@ -73,6 +74,32 @@ inline LaneMask& predicateOf(Warp& w, u32 slot) { return *lanesOf<LaneMask>(w, s
 inline void setPredicate(Warp& w, u32 slot, LaneMask lanes, LaneMask value) {
   LaneMask& p = predicateOf(w, slot);
   p = (p & ~lanes) | (value & lanes);
+}
+
+// kLaneBit[l] is 1 << l: what vector units without variable shifts can work with.
+struct LaneBits {
+  u32 bit[kWarpSize];
+  constexpr LaneBits() : bit() {
+    for (u32 l = 0; l < kWarpSize; ++l) bit[l] = 1u << l;
+  }
+};
+inline constexpr LaneBits kLaneBits;
+
+// The lanes whose byte is 1; all bytes are 0 or 1.
+inline LaneMask packLanes(const u8 (&bytes)[kWarpSize]) {
+  LaneMask mask = 0;
+  for (u32 k = 0; k < kWarpSize; k += 8) {
+    u64 eight;
+    std::memcpy(&eight, bytes + k, 8);
+    mask |= static_cast<LaneMask>(eight * 0x0102040810204080 >> 56) << k;
+  }
+  return mask;
+}
+
+inline bool isUniform(const u32* values) {
+  u32 difference = 0;
+  for (u32 l = 0; l < kWarpSize; ++l) difference |= values[l] ^ values[0];
+  return difference == 0;
 }
 
 // The fast path: a full warp is one loop that the compiler vectorises.

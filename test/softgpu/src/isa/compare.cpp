@@ -81,11 +81,9 @@ template <class Format>
 LaneMask compareLanes(Warp& w, const Instruction& i, int comparison) {
   const auto* a = lanesOf<typename Format::Stored>(w, i.slot[2]);
   const auto* b = lanesOf<typename Format::Stored>(w, i.slot[3]);
-  LaneMask yes = 0;
-  for (u32 l = 0; l < kWarpSize; ++l) {
-    yes |= static_cast<LaneMask>(compare(comparison, Format::load(a[l]), Format::load(b[l]))) << l;
-  }
-  return yes;
+  u8 yes[kWarpSize];
+  for (u32 l = 0; l < kWarpSize; ++l) yes[l] = compare(comparison, Format::load(a[l]), Format::load(b[l]));
+  return packLanes(yes);
 }
 
 LaneMask combined(Warp& w, const Instruction& i, LaneMask value) {
@@ -202,7 +200,7 @@ void selp(Decoding& d) {
               T* r = lanesOf<T>(w, i.slot[0]);
               const T *a = lanesOf<T>(w, i.slot[1]), *b = lanesOf<T>(w, i.slot[2]);
               const LaneMask p = predicateOf(w, i.slot[3]) ^ i.invert[0];
-              forLanes(lanes, [=](u32 l) { r[l] = p >> l & 1 ? a[l] : b[l]; });
+              forLanes(lanes, [=](u32 l) { r[l] = p & kLaneBits.bit[l] ? a[l] : b[l]; });
             };
           }));
 }

@@ -24,23 +24,29 @@ void shuffle(Warp& w, const Instruction& i, LaneMask lanes) {
   const u32 *a = lanesOf<u32>(w, i.slot[1]), *b = lanesOf<u32>(w, i.slot[2]), *c = lanesOf<u32>(w, i.slot[3]);
   u32 source[kWarpSize];
   std::copy(a, a + kWarpSize, source);
-  LaneMask inRange = 0;
-  for (LaneMask m = lanes; m; m &= m - 1) {
-    const u32 l = lowestLane(m);
+  LaneMask inRange = 0, missing = 0;
+  u32* result = lanesOf<u32>(w, i.slot[0]);
+  // What reductions do: all lanes, one distance, no segments.
+  if (kMode == Shuffle::kButterfly && lanes == kAllLanes && c[0] == 31 && isUniform(b) && isUniform(c)) {
+    const u32 by = b[0] & 31;
+    for (u32 l = 0; l < kWarpSize; ++l) result[l] = source[l ^ by];
+    return setPredicate(w, i.slot[5], kAllLanes, kAllLanes);
+  }
+  forLanes(lanes, [&](u32 l) {
     const u32 by = b[l] & 31, clamp = c[l] & 31, segment = c[l] >> 8 & 31;
-    const u32 highest = (l & segment) | (clamp & ~segment), lowest = l & segment;
-    i64 j = 0;
-    bool valid = false;
-    if (kMode == Shuffle::kUp) j = i64{l} - by, valid = j >= i64{highest};
-    if (kMode == Shuffle::kDown) j = i64{l} + by, valid = j <= i64{highest};
-    if (kMode == Shuffle::kButterfly) j = l ^ by, valid = j <= i64{highest};
-    if (kMode == Shuffle::kIndex) j = lowest | (by & ~segment & 31), valid = j <= i64{highest};
-    if (!valid) j = l;
-    if (!(lanes >> j & 1)) {
-      w.report(i, l, FaultKind::kWrongMemberMask, 0, 0, "reads lane " + std::to_string(j) + ", which takes no part");
-    }
-    lanesOf<u32>(w, i.slot[0])[l] = source[j];
+    const i32 bound = static_cast<i32>((l & segment) | (clamp & ~segment));
+    i32 j = static_cast<i32>(kMode == Shuffle::kUp          ? l - by
+                             : kMode == Shuffle::kDown      ? l + by
+                             : kMode == Shuffle::kButterfly ? l ^ by
+                                                            : (l & segment) | (by & ~segment));
+    const bool valid = kMode == Shuffle::kUp ? j >= bound : j <= bound;
+    j = valid ? j : static_cast<i32>(l);
+    result[l] = source[j];
     inRange |= static_cast<LaneMask>(valid) << l;
+    missing |= static_cast<LaneMask>(!(lanes >> j & 1)) << l;
+  });
+  if (missing) {
+    w.report(i, lowestLane(missing), FaultKind::kWrongMemberMask, 0, 0, "reads a lane that takes no part");
   }
   setPredicate(w, i.slot[5], lanes, inRange);
 }

@@ -40,6 +40,8 @@ std::vector<Token> tokenize(std::string_view source) {
       size_t start = at;
       while (at < size) {
         // `::` joins the parts of a modifier such as shared::cta; a single `:` ends a label.
+        // Directives may follow each other without a blank: `.reg.b32`.
+        if (source[at] == '.' && source[start] == '.' && at > start) break;
         if (source.substr(at, 2) == "::") {
           at += 2;
         } else if (isWordCharacter(source[at])) {
