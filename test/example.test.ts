@@ -36,15 +36,15 @@ beforeAll(() => {
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
 describe('the language-model example', () => {
-  const short = ['--steps', '60', '--eval-bytes', '4096', '--json'];
+  const short = ['--steps', '200', '--eval-bytes', '4096', '--json'];
   let straight: Result;
 
   it('learns, and reports what it learned on one line', async () => {
     const checkpoint = join(folder, 'made', 'straight.safetensors');
     straight = resultOf(await example([...short, '--ablate', '--checkpoint', checkpoint]));
     expect(existsSync(checkpoint)).toBe(true);
-    expect(straight.steps).toBe(60);
-    expect(straight.tokens % 60).toBe(0);
+    expect(straight.steps).toBe(200);
+    expect(straight.tokens % 200).toBe(0);
     expect(straight.seconds).toBeGreaterThan(0);
     expect(straight.lastBitsPerByte).toBeLessThan(straight.firstBitsPerByte - 2);
     expect(straight.validBitsPerByte).toBeLessThan(straight.unigramBitsPerByte);
@@ -66,11 +66,11 @@ describe('the language-model example', () => {
     });
     expect(interrupted.code, interrupted.stderr).toBe(0);
     expect(interrupted.stdout).toBe('');
-    expect(Number(interrupted.stderr.match(/Interrupted at step (\d+)/)?.[1])).toBeLessThan(60);
+    expect(Number(interrupted.stderr.match(/Interrupted at step (\d+)/)?.[1])).toBeLessThan(200);
     expect(existsSync(checkpoint)).toBe(true);
 
     const resumed = resultOf(await example(['--resume', '--checkpoint', checkpoint, '--eval-bytes', '4096', '--json']));
-    expect(resumed.steps).toBe(60);
+    expect(resumed.steps).toBe(200);
     expect(resumed.validBitsPerByte).toBe(straight.validBitsPerByte);
     expect(resumed.load).toEqual(straight.load);
   });
