@@ -1,18 +1,10 @@
 // Configurations: defaults, what is frozen, what is refused and in which words. No device but where a layer is needed.
 import { describe, expect, it } from 'vitest';
 import { resolveConfig } from '../lib/config.js';
-import { type MoEConfig, type MoEError, MoELayer, openDevice, schedules } from '../lib/index.js';
+import { type MoEConfig, MoELayer, openDevice, schedules } from '../lib/index.js';
+import { failure } from './failure.js';
 
 const sizes = { hiddenSize: 8, ffnSize: 6, numExperts: 4, topK: 2 };
-
-function failure(call: () => unknown): MoEError {
-  try {
-    call();
-  } catch (error) {
-    return error as MoEError;
-  }
-  throw new Error('the call did not throw');
-}
 
 describe('defaults', () => {
   it('are all filled in', () => {

@@ -1,19 +1,10 @@
 // Bad input: a MoEError with its code, a message that names the parameter, the expectation and the value, and everything
 // usable afterwards.
 import { describe, expect, it } from 'vitest';
-import { AdamW, add, Linear, type MoEConfig, MoEError, MoELayer, openDevice, ops } from '../lib/index.js';
+import { AdamW, add, Linear, type MoEConfig, MoELayer, openDevice, ops } from '../lib/index.js';
+import { failure } from './failure.js';
 
 const config: MoEConfig = { hiddenSize: 6, ffnSize: 5, numExperts: 4, topK: 2, seed: 1 };
-
-function failure(call: () => unknown): MoEError {
-  try {
-    call();
-  } catch (error) {
-    expect(error).toBeInstanceOf(MoEError);
-    return error as MoEError;
-  }
-  throw new Error('the call did not throw');
-}
 
 describe('a configuration', () => {
   using device = openDevice('cpu');

@@ -1,6 +1,7 @@
 // Tensors as handles: copies, views, the order of writes and reads, dtypes, disposal.
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { add, type Device, listDevices, type MoEError, openDevice, type Tensor } from '../lib/index.js';
+import { add, type Device, listDevices, openDevice, type Tensor } from '../lib/index.js';
+import { failure } from './failure.js';
 
 let device: Device;
 beforeAll(() => {
@@ -9,15 +10,6 @@ beforeAll(() => {
 afterAll(() => device.dispose());
 
 const values = async (tensor: Tensor) => [...(await tensor.data())];
-
-function failure(call: () => unknown): MoEError {
-  try {
-    call();
-  } catch (error) {
-    return error as MoEError;
-  }
-  throw new Error('the call did not throw');
-}
 
 describe('device.tensor', () => {
   it('copies before it returns', async () => {

@@ -55,7 +55,7 @@ std::vector<Mailbox::Letter> Mailbox::take() {
   return std::exchange(letters_, {});
 }
 
-Environment::Environment(Napi::Env env) : env_(env) {
+Environment::Environment(Napi::Env env) {
   napi_value name;
   napi_create_string_utf8(env, "switchyard", NAPI_AUTO_LENGTH, &name);
   if (napi_create_threadsafe_function(env, nullptr, nullptr, name, 0, 1, nullptr, nullptr, this, deliver, &wake_) !=

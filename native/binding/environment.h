@@ -72,7 +72,6 @@ class Environment {
   napi_threadsafe_function wake_ = nullptr;
   std::map<uint64_t, Waiting> waiting_;
   uint64_t nextTicket_ = 1;
-  napi_env env_;
 };
 
 }  // namespace moe::binding

@@ -40,12 +40,8 @@ void writes(Operands& operands, std::initializer_list<TensorPtr> tensors) {
     if (tensor) operands.outputs.push_back(tensor->health());
 }
 
-void checkSize(const TensorPtr& tensor, int64_t size, DType dtype, const char* name) {
-  if (!tensor) return;
-  if (tensor->size() != size)
-    throw Error(ErrorCode::Shape, std::string(name) + " must have " + std::to_string(size) + " elements, got " +
-                                      std::to_string(tensor->size()));
-  if (tensor->dtype() != dtype) throw Error(ErrorCode::DType, std::string(name) + " has the wrong dtype");
+void checkOptional(const TensorPtr& tensor, int64_t size, DType dtype, const char* name) {
+  if (tensor) checkTensor(tensor, size, dtype, name);
 }
 
 PlanRows planRows(const PlanBlock& block, int64_t tokens, int64_t rows, int experts, int topK) {
@@ -98,12 +94,12 @@ MoEPass::MoEPass(std::shared_ptr<Layer> layer, const TensorPtr& input, const For
 }
 
 void MoEPass::checkCall(const ForwardCall& call) const {
-  checkSize(input_, T_ * H_, DType::Float32, "input");
-  checkSize(call.mask, T_, DType::Int32, "mask");
-  checkSize(call.lossMask, T_, DType::Int32, "lossMask");
-  checkSize(call.routingIndices, T_ * K_, DType::Int32, "routing.indices");
-  checkSize(call.routingWeights, T_ * K_, DType::Float32, "routing.weights");
-  checkSize(call.logits, T_ * E_, DType::Float32, "logits");
+  checkTensor(input_, T_ * H_, DType::Float32, "input");
+  checkOptional(call.mask, T_, DType::Int32, "mask");
+  checkOptional(call.lossMask, T_, DType::Int32, "lossMask");
+  checkOptional(call.routingIndices, T_ * K_, DType::Int32, "routing.indices");
+  checkOptional(call.routingWeights, T_ * K_, DType::Float32, "routing.weights");
+  checkOptional(call.logits, T_ * E_, DType::Float32, "logits");
   if (T_ * K_ > INT32_MAX) throw Error(ErrorCode::Shape, "input has more tokens times choices than 2^31 - 1");
   if (losses_.sequenceLength > 0 && T_ % losses_.sequenceLength != 0)
     throw Error(ErrorCode::Shape, "input must have a multiple of losses.loadBalance.sequenceLength (" +
@@ -305,7 +301,7 @@ MoEGradients MoEPass::backward(const TensorPtr& gradOutput, float lossScale) {
   for (const auto& [tensor, version] : watched_)
     if (tensor->version != version)
       throw Error(ErrorCode::StalePass, "the input, the routing or a parameter was written since this pass's forward");
-  checkSize(gradOutput, T_ * H_, DType::Float32, "gradOutput");
+  checkTensor(gradOutput, T_ * H_, DType::Float32, "gradOutput");
   Device& device = *layer_->device;
   device.materialise(gradOutput);
   const LayerParameters& p = layer_->parameters;

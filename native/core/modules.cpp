@@ -6,17 +6,6 @@ namespace moe {
 
 namespace {
 
-void checkDType(const TensorPtr& tensor, DType dtype, const char* name) {
-  if (tensor->dtype() != dtype)
-    throw Error(ErrorCode::DType, std::string(name) + " must be " + (dtype == DType::Int32 ? "int32" : "float32"));
-}
-
-void checkSize(const TensorPtr& tensor, int64_t size, const char* name) {
-  if (tensor->size() != size)
-    throw Error(ErrorCode::Shape, std::string(name) + " must have " + std::to_string(size) + " elements, got " +
-                                      std::to_string(tensor->size()));
-}
-
 int64_t rowsOf(const TensorPtr& tensor, int width, const char* name) {
   if (tensor->size() % width != 0)
     throw Error(ErrorCode::Shape, std::string(name) + " must have rows of " + std::to_string(width) + " elements");
@@ -31,8 +20,7 @@ TensorPtr Pass::backward(const TensorPtr& gradOutput, float scale) {
     if (tensor->version != version)
       throw Error(ErrorCode::StalePass, "the input or a parameter was written since this pass's forward");
   if (gradOutput) {
-    checkDType(gradOutput, DType::Float32, "gradOutput");
-    checkSize(gradOutput, output_->size(), "gradOutput");
+    checkTensor(gradOutput, output_->size(), DType::Float32, "gradOutput");
     device_->materialise(gradOutput);
   }
   TensorPtr gradInput = queueBackward(gradOutput, scale);
@@ -46,7 +34,7 @@ TensorPtr Pass::backward(const TensorPtr& gradOutput, float scale) {
 
 LinearPass::LinearPass(const TensorPtr& input, ParameterPtr weight, ParameterPtr bias, int in, int out)
     : Pass(input->device()), input_(input), weight_(std::move(weight)), bias_(std::move(bias)), in_(in), out_(out) {
-  checkDType(input, DType::Float32, "input");
+  checkTensor(input, input->size(), DType::Float32, "input");
   rows_ = rowsOf(input, in, "input");
   device_->materialise(input);
   output_ = device_->empty(DType::Float32, rows_ * out);
@@ -87,7 +75,7 @@ TensorPtr LinearPass::queueBackward(const TensorPtr& gradOutput, float) {
 
 EmbeddingPass::EmbeddingPass(const TensorPtr& indices, ParameterPtr weight, int count, int size)
     : Pass(indices->device()), indices_(indices), weight_(std::move(weight)), count_(count), size_(size) {
-  checkDType(indices, DType::Int32, "indices");
+  checkTensor(indices, indices->size(), DType::Int32, "indices");
   device_->materialise(indices);
   output_ = device_->empty(DType::Float32, indices->size() * size);
   watch(indices_);
@@ -112,7 +100,7 @@ TensorPtr EmbeddingPass::queueBackward(const TensorPtr& gradOutput, float) {
 
 RmsNormPass::RmsNormPass(const TensorPtr& input, ParameterPtr weight, int size, float epsilon)
     : Pass(input->device()), input_(input), weight_(std::move(weight)), size_(size) {
-  checkDType(input, DType::Float32, "input");
+  checkTensor(input, input->size(), DType::Float32, "input");
   rows_ = rowsOf(input, size, "input");
   device_->materialise(input);
   output_ = device_->empty(DType::Float32, input->size());
@@ -150,10 +138,9 @@ TensorPtr RmsNormPass::queueBackward(const TensorPtr& gradOutput, float) {
 
 CrossEntropyPass::CrossEntropyPass(const TensorPtr& logits, const TensorPtr& targets, int classes)
     : Pass(logits->device()), logits_(logits), targets_(targets), classes_(classes) {
-  checkDType(logits, DType::Float32, "logits");
-  checkDType(targets, DType::Int32, "targets");
+  checkTensor(logits, logits->size(), DType::Float32, "logits");
   rows_ = rowsOf(logits, classes, "logits");
-  checkSize(targets, rows_, "targets");
+  checkTensor(targets, rows_, DType::Int32, "targets");
   device_->materialise(logits);
   device_->materialise(targets);
   logSumExp_ = device_->empty(DType::Float32, rows_);
@@ -192,9 +179,8 @@ TensorPtr CrossEntropyPass::queueBackward(const TensorPtr&, float scale) {
 
 TensorPtr add(const TensorPtr& a, const TensorPtr& b) {
   Device& device = a->device();
-  checkDType(a, DType::Float32, "a");
-  checkDType(b, DType::Float32, "b");
-  checkSize(b, a->size(), "b");
+  checkTensor(a, a->size(), DType::Float32, "a");
+  checkTensor(b, a->size(), DType::Float32, "b");
   device.materialise(a);
   device.materialise(b);
   TensorPtr output = device.empty(DType::Float32, a->size());
@@ -244,7 +230,6 @@ TensorPtr filled(Device& device, int64_t size, float value) {
   TensorPtr output = device.empty(DType::Float32, size);
   const std::vector<float> values(static_cast<size_t>(size), value);
   device.write(output, values.data());
-  output->version = 0;
   return output;
 }
 

@@ -1,16 +1,11 @@
 #include "ops.h"
 
-#include <string>
-
 namespace moe::ops {
 
 namespace {
 
 void check(const TensorPtr& tensor, int64_t size, DType dtype, const char* name) {
-  if (tensor->size() != size)
-    throw Error(ErrorCode::Shape, std::string(name) + " must have " + std::to_string(size) + " elements, got " +
-                                      std::to_string(tensor->size()));
-  if (tensor->dtype() != dtype) throw Error(ErrorCode::DType, std::string(name) + " has the wrong dtype");
+  checkTensor(tensor, size, dtype, name);
   tensor->device().materialise(tensor);
 }
 

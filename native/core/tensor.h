@@ -71,4 +71,13 @@ class Tensor {
 };
 using TensorPtr = std::shared_ptr<Tensor>;
 
+/// What memory safety needs of a tensor that an operation is given; lib/ has said it in the caller's words before.
+inline void checkTensor(const TensorPtr& tensor, int64_t size, DType dtype, const char* name) {
+  if (tensor->dtype() != dtype)
+    throw Error(ErrorCode::DType, std::string(name) + " must be " + (dtype == DType::Int32 ? "int32" : "float32"));
+  if (tensor->size() != size)
+    throw Error(ErrorCode::Shape, std::string(name) + " must have " + std::to_string(size) + " elements, got " +
+                                      std::to_string(tensor->size()));
+}
+
 }  // namespace moe

@@ -12,6 +12,8 @@ namespace moe::cpu {
 
 struct GemmKernels;
 struct RowKernels;
+struct LimitKernels;
+struct Kernels;
 
 class CpuBackend final : public Backend {
  public:
@@ -63,10 +65,13 @@ class CpuBackend final : public Backend {
   void adamwStep(const AdamWStep&) override;
 
  private:
+  CpuBackend(int threads, const Kernels& kernels);
+
   ThreadPool pool_;
-  const GemmKernels& gemm_;  // simd/gemm.h
-  const RowKernels& row_;    // simd/row.h
-  Scratch scratch_;          // of the experts stage
+  const GemmKernels& gemm_;     // simd/gemm.h
+  const RowKernels& row_;       // simd/row.h
+  const LimitKernels& limits_;  // simd/limits.h
+  Scratch scratch_;             // of the experts stage
 };
 
 }  // namespace moe::cpu

@@ -1,5 +1,4 @@
-// Which kernels a machine gets, the scratch memory of the stage, and how rows are divided. The kernels are in
-// simd/gemm.cpp.
+// The scratch memory of the stage, and how rows are divided. The kernels are in simd/gemm.cpp.
 #include "gemm.h"
 
 #include <new>
@@ -9,31 +8,6 @@
 #endif
 
 namespace moe::cpu {
-
-extern const GemmKernels gemmKernels_generic;
-#if defined(MOE_HAVE_avx2)
-extern const GemmKernels gemmKernels_avx2, gemmKernels_avx512;
-#endif
-#if defined(MOE_HAVE_neon)
-extern const GemmKernels gemmKernels_neon;
-#endif
-
-const GemmKernels& gemmKernels(Isa isa) {
-  switch (isa) {
-#if defined(MOE_HAVE_avx2)
-    case Isa::Avx2:
-      return gemmKernels_avx2;
-    case Isa::Avx512:
-      return gemmKernels_avx512;
-#endif
-#if defined(MOE_HAVE_neon)
-    case Isa::Neon:
-      return gemmKernels_neon;
-#endif
-    default:
-      return gemmKernels_generic;
-  }
-}
 
 // ------------------------------------------------------------------------------------------------ scratch
 

@@ -9,13 +9,10 @@
 #include <cstdint>
 #include <vector>
 
-#include "isa.h"
 #include "scratch.h"
 #include "simd/gemm.h"
 
 namespace moe::cpu {
-
-const GemmKernels& gemmKernels(Isa isa);
 
 constexpr int64_t rowBlock = 96;     // weight rows per pass over a chunk: whole tiles of every shape, whole cache lines
 constexpr int64_t depthBlock = 256;  // of the products whose right operand is copied: a panel of it fits L1

@@ -15,29 +15,11 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-const LimitKernels& limitKernels(Isa isa) {
-  switch (isa) {
-#if defined(MOE_HAVE_avx2)
-    case Isa::Avx2:
-      return avx2::limitKernels;
-    case Isa::Avx512:
-      return avx512::limitKernels;
-#endif
-#if defined(MOE_HAVE_neon)
-    case Isa::Neon:
-      return neon::limitKernels;
-#endif
-    default:
-      return generic::limitKernels;
-  }
-}
-
 double seconds(Clock::time_point since) { return std::chrono::duration<double>(Clock::now() - since).count(); }
 
 }  // namespace
 
 DeviceLimits CpuBackend::measureLimits() {
-  const LimitKernels& kernels = limitKernels(detectIsa());
   const int threads = pool_.threads();
   std::vector<float> keep(static_cast<size_t>(threads) * 16);
   DeviceLimits limits{};
@@ -46,8 +28,8 @@ DeviceLimits CpuBackend::measureLimits() {
   constexpr int64_t rounds = 200'000;
   for (int trial = 0; trial < 20; ++trial) {
     const auto start = Clock::now();
-    pool_.run([&](int worker) { keep[worker * 16] = kernels.multiplyAdd(rounds); });
-    const double flops = static_cast<double>(rounds * kernels.flopsPerRound * threads);
+    pool_.run([&](int worker) { keep[worker * 16] = limits_.multiplyAdd(rounds); });
+    const double flops = static_cast<double>(rounds * limits_.flopsPerRound * threads);
     limits.flopsPerSecond = std::max(limits.flopsPerSecond, flops / seconds(start));
   }
 
@@ -59,7 +41,7 @@ DeviceLimits CpuBackend::measureLimits() {
   zero(data, bytes);
   for (int trial = 0; trial < 6; ++trial) {
     const auto start = Clock::now();
-    pool_.run([&](int worker) { keep[worker * 16] += kernels.read(data + worker * share, share); });
+    pool_.run([&](int worker) { keep[worker * 16] += limits_.read(data + worker * share, share); });
     limits.readBytesPerSecond = std::max(limits.readBytesPerSecond, static_cast<double>(bytes) / seconds(start));
   }
   release(data, bytes);

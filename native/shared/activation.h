@@ -3,14 +3,8 @@
 // input that has a finite result; NaN in gives NaN out. Which rows and buffers they run over is the callers' business.
 #pragma once
 
+#include "math.h"
 #include "options.h"
-
-// Internal linkage matters on the host: this header is compiled once per instruction set into one binary.
-#if defined(__CUDACC__)
-#define MOE_HD static __host__ __device__ __forceinline__
-#else
-#define MOE_HD static inline __attribute__((always_inline))
-#endif
 
 namespace moe {
 
@@ -26,48 +20,7 @@ struct ActivationPoint {
   float value, dGate, dUp;
 };
 
-MOE_HD float floatFromBits(uint32_t bits) {
-  float value;
-  __builtin_memcpy(&value, &bits, sizeof value);
-  return value;
-}
-
-MOE_HD uint32_t bitsOfFloat(float value) {
-  uint32_t bits;
-  __builtin_memcpy(&bits, &value, sizeof bits);
-  return bits;
-}
-
-/// Written so that NaN passes, which fmin and fmax would swallow.
-MOE_HD float clampTo(float x, float low, float high) {
-  const float raised = x < low ? low : x;
-  return raised > high ? high : raised;
-}
-
-/// e^x: 0 below -104, infinity above 88.8.
-MOE_HD float expOf(float x) {
-  const float c = clampTo(x, -104.0f, 89.0f);
-  // Adding 1.5·2^23 rounds to an integer, which is then in the low bits.
-  const float shifter = 12582912.0f;
-  const float shifted = c * 1.44269504f + shifter;
-  const int32_t n = static_cast<int32_t>(bitsOfFloat(shifted) - bitsOfFloat(shifter));
-  const float rounded = shifted - shifter;
-  const float r = (c - rounded * 0.693359375f) + rounded * 2.12194440e-4f;
-  float p = 1.9875691500e-4f;
-  p = p * r + 1.3981999507e-3f;
-  p = p * r + 8.3334519073e-3f;
-  p = p * r + 4.1665795894e-2f;
-  p = p * r + 1.6666665459e-1f;
-  p = p * r + 5.0000001201e-1f;
-  p = (p * r) * r + r + 1.0f;
-  // 2^n in two factors, so that denormal and infinite results come out right.
-  const int32_t half = n >> 1;
-  const float first = floatFromBits(static_cast<uint32_t>(half + 127) << 23);
-  const float second = floatFromBits(static_cast<uint32_t>(n - half + 127) << 23);
-  return p * first * second;
-}
-
-MOE_HD float sigmoid(float x) { return 1.0f / (1.0f + expOf(-x)); }
+MOE_HD float sigmoid(float x) { return 1.0f / (1.0f + exp(-x)); }
 
 MOE_HD Curve relu(float x) {
   const float slope = x > 0.0f ? 1.0f : 0.0f;
@@ -95,7 +48,7 @@ MOE_HD Curve gelu(float x) {
   q = q * u + 0.214390779f;
   q = q * u + 0.225015269f;
   q = q * u + 0.225703676f;
-  const float bell = expOf(-0.5f * x * x);
+  const float bell = exp(-0.5f * x * x);
   const float tail = 0.5f * bell * (u * q);
   const float cdf = x < 0.0f ? tail : 1.0f - tail;
   return {x * cdf, cdf + x * (bell * 0.398942280f)};

@@ -1,6 +1,6 @@
 // exp and log in float32, to about one unit in the last place, free of branches and of libm, so that a plain loop over
-// them vectorises on every instruction set. These serve scores and losses; the random transforms, whose bits are the
-// same on every device, have their own in random.h.
+// them vectorises on every instruction set. These serve scores, losses and activations; the random transforms, whose
+// bits are the same on every device, have their own in random.h.
 #pragma once
 
 #include <cstdint>
@@ -12,28 +12,33 @@ namespace moe {
 MOE_HD uint32_t floatBits(float x) { return __builtin_bit_cast(uint32_t, x); }
 MOE_HD float bitsFloat(uint32_t bits) { return __builtin_bit_cast(float, bits); }
 
-/// e^x. 0 below -87.3 (no denormals), infinity above 88.7, NaN for NaN.
+/// Written so that NaN passes, which fmin and fmax would swallow.
+MOE_HD float clampTo(float x, float low, float high) {
+  const float raised = x < low ? low : x;
+  return raised > high ? high : raised;
+}
+
+/// e^x: 0 below -104, infinity above 88.8, NaN for NaN.
 MOE_HD float exp(float x) {
-  constexpr float lowest = -87.33654f, highest = 88.72283f;
-  const float clamped = x < lowest ? lowest : x > highest ? highest : x;
-  // x = n·ln 2 + r. Adding 1.5·2^23 rounds to an integer and leaves it in the low bits of the mantissa.
-  constexpr float rounder = 12582912.0f;
-  const float shifted = clamped * 1.44269504f + rounder;
-  const float n = shifted - rounder;
-  const float r = (clamped - n * 0.693359375f) - n * -2.12194440e-4f;
+  const float c = clampTo(x, -104.0f, 89.0f);
+  // Adding 1.5·2^23 rounds to an integer, which is then in the low bits.
+  const float shifter = 12582912.0f;
+  const float shifted = c * 1.44269504f + shifter;
+  const int32_t n = static_cast<int32_t>(floatBits(shifted) - floatBits(shifter));
+  const float rounded = shifted - shifter;
+  const float r = (c - rounded * 0.693359375f) + rounded * 2.12194440e-4f;
   float p = 1.9875691500e-4f;
   p = p * r + 1.3981999507e-3f;
   p = p * r + 8.3334519073e-3f;
   p = p * r + 4.1665795894e-2f;
   p = p * r + 1.6666665459e-1f;
   p = p * r + 5.0000001201e-1f;
-  const float value = p * (r * r) + r + 1.0f;
-  // 2^n in two factors: n reaches 128, which is past the largest exponent.
-  const uint32_t whole = floatBits(shifted) - floatBits(rounder);
-  const uint32_t half = static_cast<uint32_t>(static_cast<int32_t>(whole) >> 1);
-  const float scaled = value * bitsFloat((half + 127u) << 23) * bitsFloat((whole - half + 127u) << 23);
-  const float finite = x < lowest ? 0.0f : scaled;
-  return x > highest ? __builtin_inff() : finite;
+  p = (p * r) * r + r + 1.0f;
+  // 2^n in two factors, so that denormal and infinite results come out right.
+  const int32_t half = n >> 1;
+  const float first = bitsFloat(static_cast<uint32_t>(half + 127) << 23);
+  const float second = bitsFloat(static_cast<uint32_t>(n - half + 127) << 23);
+  return p * first * second;
 }
 
 /// ln x for positive normal x; NaN and infinity give themselves.

@@ -6,6 +6,7 @@
 
 #include "../../shared/activation.h"
 #include "gemm-tile.h"
+#include "tables.h"
 
 namespace moe::cpu {
 
@@ -255,15 +256,9 @@ void columnSums(const float* panel, int64_t rows, int columns, const float* weig
 
 }  // namespace
 
-#define MOE_NAME(prefix, isa) MOE_PASTE(prefix, isa)
-#define MOE_PASTE(prefix, isa) prefix##isa
-#define MOE_TEXT(isa) MOE_QUOTE(isa)
-#define MOE_QUOTE(isa) #isa
-
-extern const GemmKernels MOE_NAME(gemmKernels_, MOE_ISA);
-const GemmKernels MOE_NAME(gemmKernels_, MOE_ISA) = {
-    MOE_TEXT(MOE_ISA), width,      lanes,    multiply,         packTransposed,
-    unpackTransposed,  packPanels, activate, activateBackward, columnSums,
+extern const GemmKernels MOE_TABLE(gemmKernels);
+constinit const GemmKernels MOE_TABLE(gemmKernels) = {
+    width, lanes, multiply, packTransposed, unpackTransposed, packPanels, activate, activateBackward, columnSums,
 };
 
 }  // namespace moe::cpu

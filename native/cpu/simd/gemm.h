@@ -38,7 +38,6 @@ struct GemmProduct {
 };
 
 struct GemmKernels {
-  const char* name;
   int width;  // floats of a vector
   int lanes;  // floats of a panel row
 

@@ -3,8 +3,6 @@
 
 #include <cstdint>
 
-#include "../isa.h"
-
 namespace moe::cpu {
 
 struct LimitKernels {
@@ -14,18 +12,5 @@ struct LimitKernels {
   /// Reads n floats (a multiple of 256) once.
   float (*read)(const float* data, int64_t n);
 };
-
-namespace generic {
-extern const LimitKernels limitKernels;
-}
-namespace avx2 {
-extern const LimitKernels limitKernels;
-}
-namespace avx512 {
-extern const LimitKernels limitKernels;
-}
-namespace neon {
-extern const LimitKernels limitKernels;
-}
 
 }  // namespace moe::cpu

@@ -4,6 +4,7 @@
 
 #include "../../shared/math.h"
 #include "row-product.h"
+#include "tables.h"
 
 namespace moe::cpu::MOE_ISA {
 
@@ -181,10 +182,8 @@ namespace moe::cpu {
 
 using namespace MOE_ISA;
 
-#define MOE_PASTE(prefix, isa) prefix##isa
-#define MOE_NAME(prefix, isa) MOE_PASTE(prefix, isa)
-
-constinit const RowKernels MOE_NAME(rowKernels_, MOE_ISA) = {
+extern const RowKernels MOE_TABLE(rowKernels);
+constinit const RowKernels MOE_TABLE(rowKernels) = {
     product,         productInput,         productWeight, stripColumns,    softmax,   expSum,
     softmaxBackward, crossEntropyBackward, dot,           sumSquares,      addScaled, add,
     weightedSum,     scaleAndDot,          rmsNorm,       rmsNormBackward, adamw};

@@ -4,8 +4,6 @@
 
 #include <cstdint>
 
-#include "../isa.h"
-
 namespace moe::cpu {
 
 /// Of a row x: its maximum, Σ e^(x - maximum), and whether it holds neither NaN nor ±∞.
@@ -76,10 +74,5 @@ struct RowKernels {
 
   void (*adamw)(const AdamWPiece&);
 };
-
-extern const RowKernels rowKernels_generic, rowKernels_avx2, rowKernels_avx512, rowKernels_neon;
-
-/// The table of an instruction set that this build has (backend.cpp).
-const RowKernels& rowKernels(Isa isa);
 
 }  // namespace moe::cpu

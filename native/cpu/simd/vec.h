@@ -1,5 +1,5 @@
 // One vector register of floats for the instruction set that is being compiled, as a vector extension of g++ and clang.
-// Only for native/cpu/simd/row*.cpp, which are compiled once per instruction set.
+// Only for native/cpu/simd/{row*,limits}.cpp, which are compiled once per instruction set.
 #pragma once
 
 #include <cstdint>
