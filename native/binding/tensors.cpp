@@ -86,8 +86,8 @@ Napi::Value tensorZeros(const Napi::CallbackInfo& info) {
 
 Napi::Value tensorNormal(const Napi::CallbackInfo& info) {
   constexpr uint32_t purpose = 0;  // parameters use numbers from 1
-  return wrapTensor(info.Env(),
-                    randomNormal(*unwrap<Device>(info[0]), count(info[1]), seedOf(info[2]), purpose, real(info[3])));
+  return wrapTensor(info.Env(), randomNormal(*unwrap<Device>(info[0]), DType::Float32, count(info[1]), seedOf(info[2]),
+                                             purpose, real(info[3])));
 }
 
 // The alias does not count as external memory: its owner already does.
@@ -134,9 +134,9 @@ Napi::Value parameterCreate(const Napi::CallbackInfo& info) {
   const auto device = unwrap<Device>(info[0]);
   const auto init = info[2].As<Napi::Object>();
   const float std = real(init.Get("std"));
-  const TensorPtr value = std > 0 ? randomNormal(*device, count(info[1]), seedOf(init.Get("seed")),
+  const TensorPtr value = std > 0 ? randomNormal(*device, DType::Float32, count(info[1]), seedOf(init.Get("seed")),
                                                  init.Get("purpose").As<Napi::Number>().Uint32Value(), std)
-                                  : filled(*device, count(info[1]), real(init.Get("mean")));
+                                  : filled(*device, DType::Float32, count(info[1]), real(init.Get("mean")));
   const auto bytes = static_cast<int64_t>(value->bytes());
   return wrap(info.Env(), std::make_shared<Parameter>(value), bytes);
 }

@@ -33,7 +33,10 @@ Tensor::Tensor(std::shared_ptr<Device> device, DType dtype, int64_t size)
 Tensor::~Tensor() { device_->pool_.give(block_); }
 
 Device::Device(std::unique_ptr<Backend> backend, size_t memoryLimit)
-    : backend_(std::move(backend)), pool_(*backend_, memoryLimit, [this] { queue_.waitIdle(); }) {}
+    : backend_(std::move(backend)), pool_(*backend_, memoryLimit, [this] {
+        queue_.waitIdle();
+        backend_->waitIdle();
+      }) {}
 
 Device::~Device() { close(); }
 
@@ -41,6 +44,7 @@ void Device::close() {
   if (closed_) return;
   closed_ = true;
   queue_.close();
+  backend_->waitIdle();
   pool_.trim();
 }
 
@@ -69,6 +73,7 @@ void Device::enqueue(const char* name, Operands operands, std::function<void(Bac
 
 void Device::run(const char* name, const Operands& operands, const std::function<void(Backend&)>& body) {
   FailurePtr failure;
+  OutcomePtr outcome;
   for (const HealthPtr& input : operands.inputs)
     if ((failure = input->failure)) break;
   if (!failure) {
@@ -79,7 +84,9 @@ void Device::run(const char* name, const Operands& operands, const std::function
       if (failures_.size() < maxUnreported) failures_.push_back(failure);
     };
     try {
+      backend_->begin(operands);
       body(*backend_);
+      outcome = backend_->end();
     } catch (const Error& error) {
       fail(error.code(), error.what(), error.hint());
     } catch (const std::bad_alloc&) {
@@ -88,7 +95,7 @@ void Device::run(const char* name, const Operands& operands, const std::function
       fail(ErrorCode::Internal, error.what(), {});
     }
   }
-  for (const HealthPtr& output : operands.outputs) output->failure = failure;
+  for (const HealthPtr& output : operands.outputs) *output = {failure, outcome};
   if (failure)
     for (const HealthPtr& gradient : operands.gradients)
       if (!gradient->failure) gradient->failure = failure;
@@ -104,35 +111,51 @@ const TensorPtr& Device::materialise(const TensorPtr& tensor) {
 }
 
 void Device::read(const TensorPtr& tensor, void* host, Completion completion) {
+  copyOut(tensor, host, [completion = std::move(completion)](FailurePtr failure) {
+    if (failure) failure->reported = true;
+    completion(std::move(failure));
+  });
+}
+
+void Device::copyOut(const TensorPtr& tensor, void* host, Completion completion) {
   checkOpen();
   materialise(tensor);
   queue_.push(job([this, health = tensor->health(), data = tensor->data(), bytes = tensor->bytes(), host,
                    completion = std::move(completion)] {
-    if (health->failure)
-      health->failure->reported = true;
-    else
-      backend_->read(host, data, bytes);
-    completion(health->failure);
+    if (health->failure) return completion(health->failure);
+    try {
+      backend_->read(host, data, bytes, health->outcome, completion);
+    } catch (const Error& error) {
+      completion(std::make_shared<Failure>(error.code(), error.what(), error.hint()));
+    }
   }));
 }
 
 void Device::readSync(const TensorPtr& tensor, void* host) {
-  FailurePtr failure;
-  read(tensor, host, [&](FailurePtr result) { failure = std::move(result); });
-  queue_.waitIdle();
-  if (failure) rethrow(*failure);
+  struct Answer {
+    FailurePtr failure;
+    std::atomic<int32_t> given{0};
+  };
+  auto answer = std::make_shared<Answer>();
+  read(tensor, host, [answer](FailurePtr failure) {
+    answer->failure = std::move(failure);
+    answer->given.store(1, std::memory_order_release);
+    answer->given.notify_all();
+  });
+  while (answer->given.load(std::memory_order_acquire) == 0) waitWhileEqual<int32_t>(answer->given, 0);
+  if (answer->failure) rethrow(*answer->failure);
 }
 
 void Device::write(const TensorPtr& tensor, const void* host) {
   checkOpen();
   const size_t bytes = tensor->bytes();
-  std::shared_ptr<char[]> staging(new (std::nothrow) char[bytes + 1]);
+  std::shared_ptr<char[]> staging = backend_->staging(bytes);
   if (!staging) throw Error(ErrorCode::OutOfMemory, "out of host memory for the copy of the written data");
   if (bytes > 0) std::memcpy(staging.get(), host, bytes);
   ++tensor->version;
   tensor->cleared = false;
   enqueue("write", {{}, {tensor->health()}, {}},
-          [staging, data = tensor->data(), bytes](Backend& backend) { backend.write(data, staging.get(), bytes); });
+          [staging, data = tensor->data(), bytes](Backend& backend) { backend.write(data, staging, bytes); });
 }
 
 namespace {
@@ -140,7 +163,7 @@ namespace {
 /// A tensor on its way from one device's queue to another's.
 struct Transit {
   enum : int32_t { Waiting, Ready, Cancelled };
-  std::unique_ptr<char[]> bytes;
+  std::shared_ptr<char[]> bytes;
   FailurePtr failure;
   std::atomic<int32_t> state{Waiting};
 
@@ -163,19 +186,15 @@ struct Sender {
 TensorPtr Device::transfer(const TensorPtr& source) {
   Device& from = source->device();
   from.checkOpen();
-  from.materialise(source);
   TensorPtr target = empty(source->dtype(), source->size());
   auto transit = std::make_shared<Transit>();
-  transit->bytes.reset(new (std::nothrow) char[source->bytes() + 1]);
+  transit->bytes = backend_->staging(source->bytes());
   if (!transit->bytes) throw Error(ErrorCode::OutOfMemory, "out of host memory for a copy between devices");
   auto sender = std::make_shared<Sender>(transit);
-  from.queue_.push(job(
-      [&backend = *from.backend_, sender, health = source->health(), data = source->data(), bytes = source->bytes()] {
-        sender->transit->failure = health->failure;
-        if (!health->failure) backend.read(sender->transit->bytes.get(), data, bytes);
-        sender->transit->finish(Transit::Ready);
-      }));
-  sender.reset();
+  from.copyOut(source, transit->bytes.get(), [sender = std::move(sender)](FailurePtr failure) {
+    sender->transit->failure = std::move(failure);
+    sender->transit->finish(Transit::Ready);
+  });
   enqueue("to", {{}, {target->health()}, {}},
           [transit, data = target->data(), bytes = target->bytes()](Backend& backend) {
             while (transit->state.load(std::memory_order_acquire) == Transit::Waiting)
@@ -183,7 +202,7 @@ TensorPtr Device::transfer(const TensorPtr& source) {
             if (transit->state.load() == Transit::Cancelled)
               throw Error(ErrorCode::Disposed, "the source's device was disposed before the copy");
             if (transit->failure) rethrow(*transit->failure);
-            backend.write(data, transit->bytes.get(), bytes);
+            backend.write(data, transit->bytes, bytes);
           });
   return target;
 }
@@ -191,17 +210,22 @@ TensorPtr Device::transfer(const TensorPtr& source) {
 void Device::synchronize(Completion completion) {
   checkOpen();
   queue_.push(job([this, completion = std::move(completion)] {
-    FailurePtr first;
-    {
-      std::lock_guard lock(failuresMutex_);
-      for (const FailurePtr& failure : failures_)
-        if (!failure->reported.exchange(true)) {
-          first = failure;
-          break;
-        }
+    try {
+      backend_->collectFailures(
+          [this, completion](std::vector<FailurePtr> found) { completion(firstUnreported(std::move(found))); });
+    } catch (const Error& error) {
+      completion(std::make_shared<Failure>(error.code(), error.what(), error.hint()));
     }
-    completion(first);
   }));
+}
+
+FailurePtr Device::firstUnreported(std::vector<FailurePtr> found) {
+  std::lock_guard lock(failuresMutex_);
+  for (FailurePtr& failure : found)
+    if (failures_.size() < maxUnreported) failures_.push_back(std::move(failure));
+  for (const FailurePtr& failure : failures_)
+    if (!failure->reported.exchange(true)) return failure;
+  return nullptr;
 }
 
 void rethrow(const Failure& failure) { throw Error(failure.code, failure.message, failure.hint); }

@@ -14,16 +14,6 @@
 
 namespace moe {
 
-/// Told once, on the queue's thread, how a read or a synchronisation ended; null is success.
-using Completion = std::function<void(FailurePtr)>;
-
-/// The tensors of one operation. When an input is poisoned the operation does nothing; when it did nothing or failed,
-/// its outputs are poisoned; when it succeeded, they are healthy again. A gradient that is poisoned stays so until it
-/// is cleared.
-struct Operands {
-  std::vector<HealthPtr> inputs, outputs, gradients;
-};
-
 class Device : public std::enable_shared_from_this<Device> {
  public:
   Device(std::unique_ptr<Backend> backend, size_t memoryLimit);
@@ -38,6 +28,16 @@ class Device : public std::enable_shared_from_this<Device> {
 
   TensorPtr empty(DType dtype, int64_t size);
   TensorPtr zeros(DType dtype, int64_t size);
+  /// Gives `operation` the workspace that the backend asks for. The memory is free again, for what is queued later, as
+  /// soon as the answer is dropped; null when none is needed.
+  template <class Operation>
+  TensorPtr workspace(Operation& operation) {
+    const size_t bytes = backend_->workspaceBytes(operation);
+    if (bytes == 0) return nullptr;
+    TensorPtr block = empty(DType::Int32, static_cast<int64_t>((bytes + 3) / 4));
+    operation.workspace = block->data();
+    return block;
+  }
 
   /// Queues body; `name` begins the message of whatever it throws. See Operands.
   void enqueue(const char* name, Operands operands, std::function<void(Backend&)> body);
@@ -58,6 +58,8 @@ class Device : public std::enable_shared_from_this<Device> {
 
  private:
   friend class Tensor;
+  void copyOut(const TensorPtr& tensor, void* host, Completion completion);
+  FailurePtr firstUnreported(std::vector<FailurePtr> found);
   void run(const char* name, const Operands& operands, const std::function<void(Backend&)>& body);
 
   std::unique_ptr<Backend> backend_;

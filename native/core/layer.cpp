@@ -27,7 +27,8 @@ struct LossBlock {
   }
 };
 
-const float* floatsOf(const TensorPtr& tensor) { return tensor ? tensor->floats() : nullptr; }
+void* dataOf(const TensorPtr& tensor) { return tensor ? tensor->data() : nullptr; }
+float* floatsOf(const TensorPtr& tensor) { return tensor ? tensor->floats() : nullptr; }
 const int32_t* intsOf(const TensorPtr& tensor) { return tensor ? tensor->ints() : nullptr; }
 
 void reads(Operands& operands, std::initializer_list<TensorPtr> tensors) {
@@ -44,6 +45,21 @@ void checkOptional(const TensorPtr& tensor, int64_t size, DType dtype, const cha
   if (tensor) checkTensor(tensor, size, dtype, name);
 }
 
+BuildPlan planInto(const PlanBlock& block, int64_t tokens, int64_t rows, int experts, int topK) {
+  return {.T = tokens,
+          .R = rows,
+          .E = experts,
+          .K = topK,
+          .expertOffsets = block.expertOffsets,
+          .rowToken = block.rowToken,
+          .rowSlot = block.rowSlot,
+          .tokenOffsets = block.tokenOffsets,
+          .tokenRows = block.tokenRows,
+          .assigned = block.assigned,
+          .keptCounts = block.keptCounts,
+          .totals = block.totals};
+}
+
 PlanRows planRows(const PlanBlock& block, int64_t tokens, int64_t rows, int experts, int topK) {
   return {tokens,         rows, experts, topK, block.expertOffsets, block.rowToken, block.rowSlot, block.tokenOffsets,
           block.tokenRows};
@@ -55,6 +71,7 @@ PlanRows planRows(const PlanBlock& block, int64_t tokens, int64_t rows, int expe
 
 MoEPass::MoEPass(std::shared_ptr<Layer> layer, const TensorPtr& input, const ForwardCall& call)
     : layer_(std::move(layer)),
+      dtype_(layer_->config.dtype),
       H_(layer_->config.hiddenSize),
       F_(layer_->config.ffnSize),
       E_(layer_->config.numExperts),
@@ -78,7 +95,7 @@ MoEPass::MoEPass(std::shared_ptr<Layer> layer, const TensorPtr& input, const For
   for (const TensorPtr& tensor : {input_, mask_, lossMask_, call.routingIndices, call.routingWeights, call.logits})
     if (tensor) device.materialise(tensor);
 
-  output_ = device.empty(DType::Float32, T_ * H_);
+  output_ = device.empty(dtype_, T_ * H_);
   queueRoute(call);
   queueExperts(call);
   if (layer_->config.sharedSize > 0) queueShared(call);
@@ -94,7 +111,7 @@ MoEPass::MoEPass(std::shared_ptr<Layer> layer, const TensorPtr& input, const For
 }
 
 void MoEPass::checkCall(const ForwardCall& call) const {
-  checkTensor(input_, T_ * H_, DType::Float32, "input");
+  checkTensor(input_, T_ * H_, dtype_, "input");
   checkOptional(call.mask, T_, DType::Int32, "mask");
   checkOptional(call.lossMask, T_, DType::Int32, "lossMask");
   checkOptional(call.routingIndices, T_ * K_, DType::Int32, "routing.indices");
@@ -126,47 +143,38 @@ void MoEPass::queueRoute(const ForwardCall& call) {
   statistics_.capacity = capacity_.slots;
 
   const bool product = ranRouter_ && !givenLogits_;
-  RouteForward route{router_,
-                     losses_,
-                     T_,
-                     H_,
-                     E_,
-                     K_,
-                     product ? input_->floats() : nullptr,
-                     product ? valueOf(p.routerWeight) : nullptr,
-                     ranRouter_ ? valueOf(p.routerBias) : nullptr,
-                     floatsOf(call.logits),
-                     intsOf(call.routingIndices),
-                     floatsOf(call.routingWeights),
-                     intsOf(mask_),
-                     intsOf(lossMask_),
-                     ranRouter_ ? logits_->floats() : nullptr,
-                     indices_->ints(),
-                     scores_->floats(),
-                     weights_->floats(),
-                     loss.counts,
-                     loss.tokens,
-                     loss.importance,
-                     statistics_.values->floats()};
-  const PlanBlock& block = statistics_.block;
-  BuildPlan plan{T_,
-                 R_,
-                 E_,
-                 K_,
-                 capacity_,
-                 indices_->ints(),
-                 intsOf(mask_),
-                 scores_->floats(),
-                 weights_->floats(),
-                 kept_->ints(),
-                 block.expertOffsets,
-                 block.rowToken,
-                 block.rowSlot,
-                 block.tokenOffsets,
-                 block.tokenRows,
-                 block.assigned,
-                 block.keptCounts,
-                 block.totals};
+  RouteForward route{.dtype = dtype_,
+                     .router = router_,
+                     .losses = losses_,
+                     .T = T_,
+                     .H = H_,
+                     .E = E_,
+                     .K = K_,
+                     .input = product ? input_->data() : nullptr,
+                     .weight = product ? floatsOf(p.routerWeight) : nullptr,
+                     .bias = ranRouter_ ? floatsOf(p.routerBias) : nullptr,
+                     .givenLogits = floatsOf(call.logits),
+                     .givenIndices = intsOf(call.routingIndices),
+                     .givenWeights = floatsOf(call.routingWeights),
+                     .mask = intsOf(mask_),
+                     .lossMask = intsOf(lossMask_),
+                     .logits = floatsOf(logits_),
+                     .indices = indices_->ints(),
+                     .scores = scores_->floats(),
+                     .weights = weights_->floats(),
+                     .lossCounts = loss.counts,
+                     .lossTokens = loss.tokens,
+                     .importance = loss.importance,
+                     .values = statistics_.values->floats()};
+  BuildPlan plan = planInto(statistics_.block, T_, R_, E_, K_);
+  plan.capacity = capacity_;
+  plan.indices = indices_->ints();
+  plan.mask = intsOf(mask_);
+  plan.scores = scores_->floats();
+  plan.weights = weights_->floats();
+  plan.kept = kept_->ints();
+  device.workspace(route);
+  device.workspace(plan);
   Operands operands;
   reads(operands, {input_, mask_, lossMask_, call.routingIndices, call.routingWeights, call.logits});
   if (ranRouter_)
@@ -184,25 +192,33 @@ void MoEPass::queueExperts(const ForwardCall& call) {
   const LayerParameters& p = layer_->parameters;
   const ActivationOptions& activation = layer_->config.activation;
   if (call.training) {
-    if (activation.gated()) savedGate_ = device.empty(DType::Float32, R_ * F_);
-    savedUp_ = device.empty(DType::Float32, R_ * F_);
+    if (activation.gated()) savedGate_ = device.empty(dtype_, R_ * F_);
+    savedUp_ = device.empty(dtype_, R_ * F_);
   }
-  const TensorPtr expertRows = device.empty(DType::Float32, R_ * H_);
-  ExpertsForward experts{rows(),
-                         activation,
-                         H_,
-                         F_,
-                         input_->floats(),
-                         valueOf(p.gate),
-                         valueOf(p.up),
-                         valueOf(p.down),
-                         valueOf(p.gateBias),
-                         valueOf(p.upBias),
-                         valueOf(p.downBias),
-                         savedGate_ ? savedGate_->floats() : nullptr,
-                         savedUp_ ? savedUp_->floats() : nullptr,
-                         expertRows->floats()};
-  Combine combine{rows(), H_, expertRows->floats(), weights_->floats(), output_->floats(), false};
+  const TensorPtr expertRows = device.empty(dtype_, R_ * H_);
+  ExpertsForward experts{.dtype = dtype_,
+                         .plan = rows(),
+                         .activation = activation,
+                         .H = H_,
+                         .F = F_,
+                         .input = input_->data(),
+                         .gate = dataOf(p.gate),
+                         .up = dataOf(p.up),
+                         .down = dataOf(p.down),
+                         .gateBias = dataOf(p.gateBias),
+                         .upBias = dataOf(p.upBias),
+                         .downBias = dataOf(p.downBias),
+                         .savedGate = dataOf(savedGate_),
+                         .savedUp = dataOf(savedUp_),
+                         .rows = expertRows->data()};
+  const Combine combine{.dtype = dtype_,
+                        .plan = rows(),
+                        .H = H_,
+                        .rows = expertRows->data(),
+                        .weights = weights_->floats(),
+                        .output = output_->data(),
+                        .accumulate = false};
+  device.workspace(experts);
   Operands operands;
   reads(operands, {input_, weights_, statistics_.plan});
   for (const ParameterPtr& parameter : {p.gate, p.up, p.down, p.gateBias, p.upBias, p.downBias})
@@ -224,47 +240,41 @@ void MoEPass::queueShared(const ForwardCall& call) {
   sharedBlock_.carve(sharedPlan_->ints(), T_, 1, T_);
   if (p.sharedOutputGate) sharedGates_ = device.empty(DType::Float32, T_);
   if (call.training) {
-    if (activation.gated()) sharedSavedGate_ = device.empty(DType::Float32, T_ * S);
-    sharedSavedUp_ = device.empty(DType::Float32, T_ * S);
+    if (activation.gated()) sharedSavedGate_ = device.empty(dtype_, T_ * S);
+    sharedSavedUp_ = device.empty(dtype_, T_ * S);
   }
-  const TensorPtr expertRows = device.empty(DType::Float32, T_ * H_);
-  float* gates = sharedGates_ ? sharedGates_->floats() : nullptr;
-
-  const PlanBlock& block = sharedBlock_;
-  BuildPlan plan{T_,
-                 T_,
-                 1,
-                 1,
-                 {},
-                 nullptr,
-                 intsOf(mask_),
-                 nullptr,
-                 nullptr,
-                 nullptr,
-                 block.expertOffsets,
-                 block.rowToken,
-                 block.rowSlot,
-                 block.tokenOffsets,
-                 block.tokenRows,
-                 block.assigned,
-                 block.keptCounts,
-                 block.totals};
-  SigmoidGateForward gate{T_, H_, input_->floats(), valueOf(p.sharedOutputGate), intsOf(mask_), gates};
-  ExpertsForward experts{sharedRows(),
-                         activation,
-                         H_,
-                         S,
-                         input_->floats(),
-                         valueOf(p.sharedGate),
-                         valueOf(p.sharedUp),
-                         valueOf(p.sharedDown),
-                         nullptr,
-                         nullptr,
-                         nullptr,
-                         sharedSavedGate_ ? sharedSavedGate_->floats() : nullptr,
-                         sharedSavedUp_ ? sharedSavedUp_->floats() : nullptr,
-                         expertRows->floats()};
-  Combine combine{sharedRows(), H_, expertRows->floats(), gates, output_->floats(), true};
+  const TensorPtr expertRows = device.empty(dtype_, T_ * H_);
+  float* gates = floatsOf(sharedGates_);
+  BuildPlan plan = planInto(sharedBlock_, T_, T_, 1, 1);
+  plan.mask = intsOf(mask_);
+  const SigmoidGateForward gate{.dtype = dtype_,
+                                .T = T_,
+                                .H = H_,
+                                .input = input_->data(),
+                                .weight = dataOf(p.sharedOutputGate),
+                                .mask = intsOf(mask_),
+                                .gates = gates};
+  ExpertsForward experts{.dtype = dtype_,
+                         .plan = sharedRows(),
+                         .activation = activation,
+                         .H = H_,
+                         .F = S,
+                         .input = input_->data(),
+                         .gate = dataOf(p.sharedGate),
+                         .up = dataOf(p.sharedUp),
+                         .down = dataOf(p.sharedDown),
+                         .savedGate = dataOf(sharedSavedGate_),
+                         .savedUp = dataOf(sharedSavedUp_),
+                         .rows = expertRows->data()};
+  const Combine combine{.dtype = dtype_,
+                        .plan = sharedRows(),
+                        .H = H_,
+                        .rows = expertRows->data(),
+                        .weights = gates,
+                        .output = output_->data(),
+                        .accumulate = true};
+  device.workspace(plan);
+  device.workspace(experts);
   Operands operands;
   reads(operands, {input_, mask_, output_});
   for (const ParameterPtr& parameter : {p.sharedGate, p.sharedUp, p.sharedDown, p.sharedOutputGate})
@@ -301,7 +311,7 @@ MoEGradients MoEPass::backward(const TensorPtr& gradOutput, float lossScale) {
   for (const auto& [tensor, version] : watched_)
     if (tensor->version != version)
       throw Error(ErrorCode::StalePass, "the input, the routing or a parameter was written since this pass's forward");
-  checkTensor(gradOutput, T_ * H_, DType::Float32, "gradOutput");
+  checkTensor(gradOutput, T_ * H_, dtype_, "gradOutput");
   Device& device = *layer_->device;
   device.materialise(gradOutput);
   const LayerParameters& p = layer_->parameters;
@@ -309,12 +319,12 @@ MoEGradients MoEPass::backward(const TensorPtr& gradOutput, float lossScale) {
   const int S = config.sharedSize;
 
   MoEGradients gradients;
-  gradients.input = device.empty(DType::Float32, T_ * H_);
+  gradients.input = device.empty(dtype_, T_ * H_);
   const TensorPtr gradWeights = device.empty(DType::Float32, T_ * K_);
-  const TensorPtr gradRows = device.empty(DType::Float32, R_ * H_);
+  const TensorPtr gradRows = device.empty(dtype_, R_ * H_);
   const TensorPtr gradLogits = ranRouter_ ? device.empty(DType::Float32, T_ * E_) : nullptr;
   TensorPtr sharedGradRows, sharedGradGates;
-  if (S > 0) sharedGradRows = device.empty(DType::Float32, T_ * H_);
+  if (S > 0) sharedGradRows = device.empty(dtype_, T_ * H_);
   if (sharedGates_) sharedGradGates = device.empty(DType::Float32, T_);
   makeGrads({p.gate, p.up, p.down, p.gateBias, p.upBias, p.downBias, p.sharedGate, p.sharedUp, p.sharedDown,
              p.sharedOutputGate});
@@ -336,77 +346,73 @@ MoEGradients MoEPass::backward(const TensorPtr& gradOutput, float lossScale) {
     const GradTarget up = gradTarget(p.sharedUp, operands), down = gradTarget(p.sharedDown, operands),
                      gateWeight = gradTarget(p.sharedGate, operands),
                      outputGate = gradTarget(p.sharedOutputGate, operands);
-    shared = {sharedRows(),
-              config.activation,
-              H_,
-              S,
-              input_->floats(),
-              gradOutput->floats(),
-              floatsOf(sharedGates_),
-              valueOf(p.sharedGate),
-              valueOf(p.sharedUp),
-              valueOf(p.sharedDown),
-              nullptr,
-              floatsOf(sharedSavedGate_),
-              floatsOf(sharedSavedUp_),
-              sharedGradRows->floats(),
-              sharedGradGates ? sharedGradGates->floats() : nullptr,
-              gateWeight.data,
-              up.data,
-              down.data,
-              nullptr,
-              nullptr,
-              nullptr,
-              gateWeight.accumulate,
-              up.accumulate,
-              down.accumulate,
-              false,
-              false,
-              false};
+    shared = {.dtype = dtype_,
+              .plan = sharedRows(),
+              .activation = config.activation,
+              .H = H_,
+              .F = S,
+              .input = input_->data(),
+              .gradOutput = gradOutput->data(),
+              .weights = floatsOf(sharedGates_),
+              .gate = dataOf(p.sharedGate),
+              .up = dataOf(p.sharedUp),
+              .down = dataOf(p.sharedDown),
+              .savedGate = dataOf(sharedSavedGate_),
+              .savedUp = dataOf(sharedSavedUp_),
+              .gradRows = sharedGradRows->data(),
+              .gradWeights = floatsOf(sharedGradGates),
+              .gradGate = gateWeight.data,
+              .gradUp = up.data,
+              .gradDown = down.data,
+              .accumulateGate = gateWeight.accumulate,
+              .accumulateUp = up.accumulate,
+              .accumulateDown = down.accumulate};
     if (sharedGates_)
-      gate = {T_,
-              H_,
-              input_->floats(),
-              valueOf(p.sharedOutputGate),
-              intsOf(mask_),
-              sharedGates_->floats(),
-              sharedGradGates->floats(),
-              gradients.input->floats(),
-              outputGate.data,
-              outputGate.accumulate};
+      gate = {.dtype = dtype_,
+              .T = T_,
+              .H = H_,
+              .input = input_->data(),
+              .weight = dataOf(p.sharedOutputGate),
+              .mask = intsOf(mask_),
+              .gates = sharedGates_->floats(),
+              .gradGates = sharedGradGates->floats(),
+              .gradInput = gradients.input->data(),
+              .gradWeight = outputGate.data,
+              .accumulateWeight = outputGate.accumulate};
   }
 
   // Routed experts.
   const GradTarget gateWeight = gradTarget(p.gate, operands), up = gradTarget(p.up, operands),
                    down = gradTarget(p.down, operands), gateBias = gradTarget(p.gateBias, operands),
                    upBias = gradTarget(p.upBias, operands), downBias = gradTarget(p.downBias, operands);
-  const ExpertsBackward experts{rows(),
-                                config.activation,
-                                H_,
-                                F_,
-                                input_->floats(),
-                                gradOutput->floats(),
-                                weights_->floats(),
-                                valueOf(p.gate),
-                                valueOf(p.up),
-                                valueOf(p.down),
-                                valueOf(p.downBias),
-                                floatsOf(savedGate_),
-                                floatsOf(savedUp_),
-                                gradRows->floats(),
-                                gradWeights->floats(),
-                                gateWeight.data,
-                                up.data,
-                                down.data,
-                                gateBias.data,
-                                upBias.data,
-                                downBias.data,
-                                gateWeight.accumulate,
-                                up.accumulate,
-                                down.accumulate,
-                                gateBias.accumulate,
-                                upBias.accumulate,
-                                downBias.accumulate};
+  ExpertsBackward experts{.dtype = dtype_,
+                          .plan = rows(),
+                          .activation = config.activation,
+                          .H = H_,
+                          .F = F_,
+                          .input = input_->data(),
+                          .gradOutput = gradOutput->data(),
+                          .weights = weights_->floats(),
+                          .gate = dataOf(p.gate),
+                          .up = dataOf(p.up),
+                          .down = dataOf(p.down),
+                          .downBias = dataOf(p.downBias),
+                          .savedGate = dataOf(savedGate_),
+                          .savedUp = dataOf(savedUp_),
+                          .gradRows = gradRows->data(),
+                          .gradWeights = gradWeights->floats(),
+                          .gradGate = gateWeight.data,
+                          .gradUp = up.data,
+                          .gradDown = down.data,
+                          .gradGateBias = gateBias.data,
+                          .gradUpBias = upBias.data,
+                          .gradDownBias = downBias.data,
+                          .accumulateGate = gateWeight.accumulate,
+                          .accumulateUp = up.accumulate,
+                          .accumulateDown = down.accumulate,
+                          .accumulateGateBias = gateBias.accumulate,
+                          .accumulateUpBias = upBias.accumulate,
+                          .accumulateDownBias = downBias.accumulate};
 
   // Router.
   RouteBackward route{};
@@ -421,34 +427,48 @@ MoEGradients MoEPass::backward(const TensorPtr& gradOutput, float lossScale) {
     const GradTarget bias = gradTarget(p.routerBias, operands);
     writes(operands, {gradLogits});
     if (givenLogits_) gradients.routingLogits = gradLogits;
-    route = {router_,
-             losses,
-             T_,
-             H_,
-             E_,
-             K_,
-             givenLogits_ ? nullptr : input_->floats(),
-             givenLogits_ ? nullptr : valueOf(p.routerWeight),
-             intsOf(mask_),
-             intsOf(lossMask_),
-             logits_->floats(),
-             indices_->ints(),
-             scores_->floats(),
-             loss.counts,
-             loss.tokens,
-             loss.importance,
-             statistics_.values->floats(),
-             gradWeights->floats(),
-             gradLogits->floats(),
-             givenLogits_ ? nullptr : gradients.input->floats(),
-             weight.data,
-             bias.data,
-             weight.accumulate,
-             bias.accumulate};
+    route = {.dtype = dtype_,
+             .router = router_,
+             .losses = losses,
+             .T = T_,
+             .H = H_,
+             .E = E_,
+             .K = K_,
+             .input = givenLogits_ ? nullptr : input_->data(),
+             .weight = givenLogits_ ? nullptr : floatsOf(p.routerWeight),
+             .mask = intsOf(mask_),
+             .lossMask = intsOf(lossMask_),
+             .logits = logits_->floats(),
+             .indices = indices_->ints(),
+             .scores = scores_->floats(),
+             .lossCounts = loss.counts,
+             .lossTokens = loss.tokens,
+             .importance = loss.importance,
+             .values = statistics_.values->floats(),
+             .gradWeights = gradWeights->floats(),
+             .gradLogits = gradLogits->floats(),
+             .gradInput = givenLogits_ ? nullptr : gradients.input->data(),
+             .gradWeight = weight.data,
+             .gradBias = bias.data,
+             .accumulateWeight = weight.accumulate,
+             .accumulateBias = bias.accumulate};
   }
 
-  const Combine combine{rows(), H_, gradRows->floats(), nullptr, gradients.input->floats(), false};
-  const Combine combineShared{sharedRows(), H_, shared.gradRows, nullptr, gradients.input->floats(), true};
+  const auto combineInto = [&](const PlanRows& plan, const void* rows, bool accumulate) {
+    return Combine{.dtype = dtype_,
+                   .plan = plan,
+                   .H = H_,
+                   .rows = rows,
+                   .weights = nullptr,
+                   .output = gradients.input->data(),
+                   .accumulate = accumulate};
+  };
+  const Combine combine = combineInto(rows(), gradRows->data(), false);
+  const Combine combineShared = combineInto(sharedRows(), shared.gradRows, true);
+  device.workspace(experts);
+  if (shared.gradRows) device.workspace(shared);
+  if (gate.gates) device.workspace(gate);
+  if (route.gradLogits) device.workspace(route);
   device.enqueue("MoELayer.backward", std::move(operands),
                  [shared, gate, experts, route, combine, combineShared](Backend& backend) {
                    backend.expertsBackward(experts);

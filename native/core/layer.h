@@ -12,6 +12,7 @@
 namespace moe {
 
 struct LayerConfig {
+  DType dtype;
   int hiddenSize, ffnSize, numExperts, topK;
   RouterOptions router;
   CapacityRule capacity;
@@ -87,6 +88,7 @@ class MoEPass {
   PlanRows sharedRows() const;
 
   std::shared_ptr<Layer> layer_;
+  DType dtype_;
   int64_t T_, R_ = 0;
   int H_, F_, E_, K_;
   bool training_, ranRouter_, givenLogits_;

@@ -12,6 +12,11 @@ int64_t rowsOf(const TensorPtr& tensor, int width, const char* name) {
   return tensor->size() / width;
 }
 
+void checkFloat(const TensorPtr& tensor, const char* name) {
+  if (tensor->dtype() == DType::Int32)
+    throw Error(ErrorCode::DType, std::string(name) + " must be of a float dtype, got int32");
+}
+
 }  // namespace
 
 TensorPtr Pass::backward(const TensorPtr& gradOutput, float scale) {
@@ -20,7 +25,7 @@ TensorPtr Pass::backward(const TensorPtr& gradOutput, float scale) {
     if (tensor->version != version)
       throw Error(ErrorCode::StalePass, "the input or a parameter was written since this pass's forward");
   if (gradOutput) {
-    checkTensor(gradOutput, output_->size(), DType::Float32, "gradOutput");
+    checkTensor(gradOutput, output_->size(), output_->dtype(), "gradOutput");
     device_->materialise(gradOutput);
   }
   TensorPtr gradInput = queueBackward(gradOutput, scale);
@@ -34,14 +39,23 @@ TensorPtr Pass::backward(const TensorPtr& gradOutput, float scale) {
 
 LinearPass::LinearPass(const TensorPtr& input, ParameterPtr weight, ParameterPtr bias, int in, int out)
     : Pass(input->device()), input_(input), weight_(std::move(weight)), bias_(std::move(bias)), in_(in), out_(out) {
-  checkTensor(input, input->size(), DType::Float32, "input");
+  const DType dtype = weight_->value()->dtype();
+  checkTensor(input, input->size(), dtype, "input");
   rows_ = rowsOf(input, in, "input");
   device_->materialise(input);
-  output_ = device_->empty(DType::Float32, rows_ * out);
+  output_ = device_->empty(dtype, rows_ * out);
   watch(input_);
   watch(weight_->value());
-  const GroupedGemmForward gemm{
-      rows_, 1, in_, out_, nullptr, input_->floats(), valueOf(weight_), valueOf(bias_), output_->floats()};
+  GroupedGemmForward gemm{.dtype = dtype,
+                          .R = rows_,
+                          .E = 1,
+                          .in = in_,
+                          .out = out_,
+                          .input = input_->data(),
+                          .weight = dataOf(weight_),
+                          .bias = dataOf(bias_),
+                          .output = output_->data()};
+  device_->workspace(gemm);
   Operands operands{{input_->health(), weight_->value()->health()}, {output_->health()}, {}};
   if (bias_) operands.inputs.push_back(bias_->value()->health());
   device_->enqueue("Linear.forward", std::move(operands),
@@ -49,23 +63,24 @@ LinearPass::LinearPass(const TensorPtr& input, ParameterPtr weight, ParameterPtr
 }
 
 TensorPtr LinearPass::queueBackward(const TensorPtr& gradOutput, float) {
-  TensorPtr gradInput = device_->empty(DType::Float32, rows_ * in_);
+  TensorPtr gradInput = device_->empty(input_->dtype(), rows_ * in_);
   makeGrads({weight_, bias_});
   Operands operands{{gradOutput->health(), input_->health(), weight_->value()->health()}, {gradInput->health()}, {}};
   const GradTarget weight = gradTarget(weight_, operands), bias = gradTarget(bias_, operands);
-  const GroupedGemmBackward gemm{rows_,
-                                 1,
-                                 in_,
-                                 out_,
-                                 nullptr,
-                                 input_->floats(),
-                                 valueOf(weight_),
-                                 gradOutput->floats(),
-                                 gradInput->floats(),
-                                 weight.data,
-                                 bias.data,
-                                 weight.accumulate,
-                                 bias.accumulate};
+  GroupedGemmBackward gemm{.dtype = input_->dtype(),
+                           .R = rows_,
+                           .E = 1,
+                           .in = in_,
+                           .out = out_,
+                           .input = input_->data(),
+                           .weight = dataOf(weight_),
+                           .gradOutput = gradOutput->data(),
+                           .gradInput = gradInput->data(),
+                           .gradWeight = weight.data,
+                           .gradBias = bias.data,
+                           .accumulateWeight = weight.accumulate,
+                           .accumulateBias = bias.accumulate};
+  device_->workspace(gemm);
   device_->enqueue("Linear.backward", std::move(operands),
                    [gemm](Backend& backend) { backend.groupedGemmBackward(gemm); });
   return gradInput;
@@ -77,10 +92,15 @@ EmbeddingPass::EmbeddingPass(const TensorPtr& indices, ParameterPtr weight, int 
     : Pass(indices->device()), indices_(indices), weight_(std::move(weight)), count_(count), size_(size) {
   checkTensor(indices, indices->size(), DType::Int32, "indices");
   device_->materialise(indices);
-  output_ = device_->empty(DType::Float32, indices->size() * size);
+  output_ = device_->empty(weight_->value()->dtype(), indices->size() * size);
   watch(indices_);
-  const EmbeddingForward embedding{indices_->size(), count_,           size_,
-                                   indices_->ints(), valueOf(weight_), output_->floats()};
+  const EmbeddingForward embedding{.dtype = output_->dtype(),
+                                   .N = indices_->size(),
+                                   .count = count_,
+                                   .size = size_,
+                                   .indices = indices_->ints(),
+                                   .weight = dataOf(weight_),
+                                   .output = output_->data()};
   device_->enqueue("Embedding.forward", {{indices_->health(), weight_->value()->health()}, {output_->health()}, {}},
                    [embedding](Backend& backend) { backend.embeddingForward(embedding); });
 }
@@ -89,8 +109,15 @@ TensorPtr EmbeddingPass::queueBackward(const TensorPtr& gradOutput, float) {
   Operands operands{{gradOutput->health(), indices_->health(), output_->health()}, {}, {}};
   const GradTarget weight = gradTarget(weight_, operands);
   if (!weight.data) return nullptr;
-  const EmbeddingBackward embedding{indices_->size(), count_,           size_, indices_->ints(), gradOutput->floats(),
-                                    weight.data,      weight.accumulate};
+  EmbeddingBackward embedding{.dtype = gradOutput->dtype(),
+                              .N = indices_->size(),
+                              .count = count_,
+                              .size = size_,
+                              .indices = indices_->ints(),
+                              .gradOutput = gradOutput->data(),
+                              .gradWeight = weight.data,
+                              .accumulateWeight = weight.accumulate};
+  device_->workspace(embedding);
   device_->enqueue("Embedding.backward", std::move(operands),
                    [embedding](Backend& backend) { backend.embeddingBackward(embedding); });
   return nullptr;
@@ -100,35 +127,44 @@ TensorPtr EmbeddingPass::queueBackward(const TensorPtr& gradOutput, float) {
 
 RmsNormPass::RmsNormPass(const TensorPtr& input, ParameterPtr weight, int size, float epsilon)
     : Pass(input->device()), input_(input), weight_(std::move(weight)), size_(size) {
-  checkTensor(input, input->size(), DType::Float32, "input");
+  const DType dtype = weight_->value()->dtype();
+  checkTensor(input, input->size(), dtype, "input");
   rows_ = rowsOf(input, size, "input");
   device_->materialise(input);
-  output_ = device_->empty(DType::Float32, input->size());
+  output_ = device_->empty(dtype, input->size());
   inverseRms_ = device_->empty(DType::Float32, rows_);
   watch(input_);
   watch(weight_->value());
-  const RmsNormForward norm{
-      rows_, size_, epsilon, input_->floats(), valueOf(weight_), output_->floats(), inverseRms_->floats()};
+  const RmsNormForward norm{.dtype = dtype,
+                            .N = rows_,
+                            .size = size_,
+                            .epsilon = epsilon,
+                            .input = input_->data(),
+                            .weight = dataOf(weight_),
+                            .output = output_->data(),
+                            .inverseRms = inverseRms_->floats()};
   device_->enqueue("RMSNorm.forward",
                    {{input_->health(), weight_->value()->health()}, {output_->health(), inverseRms_->health()}, {}},
                    [norm](Backend& backend) { backend.rmsNormForward(norm); });
 }
 
 TensorPtr RmsNormPass::queueBackward(const TensorPtr& gradOutput, float) {
-  TensorPtr gradInput = device_->empty(DType::Float32, input_->size());
+  TensorPtr gradInput = device_->empty(input_->dtype(), input_->size());
   Operands operands{{gradOutput->health(), input_->health(), inverseRms_->health(), weight_->value()->health()},
                     {gradInput->health()},
                     {}};
   const GradTarget weight = gradTarget(weight_, operands);
-  const RmsNormBackward norm{rows_,
-                             size_,
-                             input_->floats(),
-                             valueOf(weight_),
-                             inverseRms_->floats(),
-                             gradOutput->floats(),
-                             gradInput->floats(),
-                             weight.data,
-                             weight.accumulate};
+  RmsNormBackward norm{.dtype = input_->dtype(),
+                       .N = rows_,
+                       .size = size_,
+                       .input = input_->data(),
+                       .weight = dataOf(weight_),
+                       .inverseRms = inverseRms_->floats(),
+                       .gradOutput = gradOutput->data(),
+                       .gradInput = gradInput->data(),
+                       .gradWeight = weight.data,
+                       .accumulateWeight = weight.accumulate};
+  device_->workspace(norm);
   device_->enqueue("RMSNorm.backward", std::move(operands),
                    [norm](Backend& backend) { backend.rmsNormBackward(norm); });
   return gradInput;
@@ -138,7 +174,7 @@ TensorPtr RmsNormPass::queueBackward(const TensorPtr& gradOutput, float) {
 
 CrossEntropyPass::CrossEntropyPass(const TensorPtr& logits, const TensorPtr& targets, int classes)
     : Pass(logits->device()), logits_(logits), targets_(targets), classes_(classes) {
-  checkTensor(logits, logits->size(), DType::Float32, "logits");
+  checkFloat(logits, "logits");
   rows_ = rowsOf(logits, classes, "logits");
   checkTensor(targets, rows_, DType::Int32, "targets");
   device_->materialise(logits);
@@ -148,8 +184,14 @@ CrossEntropyPass::CrossEntropyPass(const TensorPtr& logits, const TensorPtr& tar
   output_ = device_->empty(DType::Float32, 1);
   watch(logits_);
   watch(targets_);
-  const CrossEntropyForward loss{
-      rows_, classes_, logits_->floats(), targets_->ints(), logSumExp_->floats(), meanAndCount_->floats()};
+  CrossEntropyForward loss{.dtype = logits_->dtype(),
+                           .N = rows_,
+                           .classes = classes_,
+                           .logits = logits_->data(),
+                           .targets = targets_->ints(),
+                           .logSumExp = logSumExp_->floats(),
+                           .loss = meanAndCount_->floats()};
+  device_->workspace(loss);
   device_->enqueue(
       "crossEntropy",
       {{logits_->health(), targets_->health()}, {logSumExp_->health(), meanAndCount_->health(), output_->health()}, {}},
@@ -160,15 +202,16 @@ CrossEntropyPass::CrossEntropyPass(const TensorPtr& logits, const TensorPtr& tar
 }
 
 TensorPtr CrossEntropyPass::queueBackward(const TensorPtr&, float scale) {
-  TensorPtr gradLogits = device_->empty(DType::Float32, logits_->size());
-  const CrossEntropyBackward loss{rows_,
-                                  classes_,
-                                  scale,
-                                  logits_->floats(),
-                                  targets_->ints(),
-                                  logSumExp_->floats(),
-                                  meanAndCount_->floats(),
-                                  gradLogits->floats()};
+  TensorPtr gradLogits = device_->empty(logits_->dtype(), logits_->size());
+  const CrossEntropyBackward loss{.dtype = logits_->dtype(),
+                                  .N = rows_,
+                                  .classes = classes_,
+                                  .scale = scale,
+                                  .logits = logits_->data(),
+                                  .targets = targets_->ints(),
+                                  .logSumExp = logSumExp_->floats(),
+                                  .loss = meanAndCount_->floats(),
+                                  .gradLogits = gradLogits->data()};
   device_->enqueue("crossEntropy.backward",
                    {{logits_->health(), targets_->health(), meanAndCount_->health()}, {gradLogits->health()}, {}},
                    [loss](Backend& backend) { backend.crossEntropyBackward(loss); });
@@ -179,14 +222,14 @@ TensorPtr CrossEntropyPass::queueBackward(const TensorPtr&, float scale) {
 
 TensorPtr add(const TensorPtr& a, const TensorPtr& b) {
   Device& device = a->device();
-  checkTensor(a, a->size(), DType::Float32, "a");
-  checkTensor(b, a->size(), DType::Float32, "b");
+  checkFloat(a, "a");
+  checkTensor(b, a->size(), a->dtype(), "b");
   device.materialise(a);
   device.materialise(b);
-  TensorPtr output = device.empty(DType::Float32, a->size());
-  device.enqueue(
-      "add", {{a->health(), b->health()}, {output->health()}, {}},
-      [op = Add{a->size(), a->floats(), b->floats(), output->floats()}](Backend& backend) { backend.add(op); });
+  TensorPtr output = device.empty(a->dtype(), a->size());
+  const Add op{.dtype = a->dtype(), .n = a->size(), .a = a->data(), .b = b->data(), .output = output->data()};
+  device.enqueue("add", {{a->health(), b->health()}, {output->health()}, {}},
+                 [op](Backend& backend) { backend.add(op); });
   return output;
 }
 
@@ -203,34 +246,36 @@ TensorPtr clone(const TensorPtr& tensor) {
 
 TensorPtr convert(const TensorPtr& tensor, DType dtype) {
   if (tensor->dtype() == dtype) return clone(tensor);
+  TensorPtr output = tensor->device().empty(dtype, tensor->size());
+  convertInto(tensor, output);
+  return output;
+}
+
+void convertInto(const TensorPtr& tensor, const TensorPtr& output) {
   Device& device = tensor->device();
   device.materialise(tensor);
-  TensorPtr output = device.empty(dtype, tensor->size());
-  device.enqueue("to", {{tensor->health()}, {output->health()}, {}},
-                 [dtype, from = tensor->data(), to = output->data(), n = tensor->size()](Backend& backend) {
-                   if (dtype == DType::Float32)
-                     backend.toFloat(static_cast<float*>(to), static_cast<const int32_t*>(from), n);
-                   else
-                     backend.toInt(static_cast<int32_t*>(to), static_cast<const float*>(from), n);
-                 });
+  const Convert op{.from = tensor->dtype(),
+                   .to = output->dtype(),
+                   .n = tensor->size(),
+                   .input = tensor->data(),
+                   .output = output->data()};
+  device.enqueue("to", {{tensor->health()}, {output->health()}, {}}, [op](Backend& backend) { backend.convert(op); });
+}
+
+TensorPtr randomNormal(Device& device, DType dtype, int64_t size, uint64_t seed, uint32_t purpose, float std) {
+  TensorPtr output = device.empty(dtype, size);
+  const RandomNormal op{
+      .dtype = dtype, .n = size, .seed = seed, .purpose = purpose, .std = std, .output = output->data()};
+  device.enqueue("randn", {{}, {output->health()}, {}}, [op](Backend& backend) { backend.randomNormal(op); });
   return output;
 }
 
-TensorPtr randomNormal(Device& device, int64_t size, uint64_t seed, uint32_t purpose, float std) {
-  TensorPtr output = device.empty(DType::Float32, size);
-  device.enqueue("randn", {{}, {output->health()}, {}},
-                 [data = output->floats(), size, seed, purpose, std](Backend& backend) {
-                   backend.randomNormal(data, size, seed, purpose, std);
-                 });
-  return output;
-}
-
-TensorPtr filled(Device& device, int64_t size, float value) {
-  if (value == 0) return device.zeros(DType::Float32, size);
+TensorPtr filled(Device& device, DType dtype, int64_t size, float value) {
+  if (value == 0) return device.zeros(dtype, size);
   TensorPtr output = device.empty(DType::Float32, size);
   const std::vector<float> values(static_cast<size_t>(size), value);
   device.write(output, values.data());
-  return output;
+  return dtype == DType::Float32 ? output : convert(output, dtype);
 }
 
 }  // namespace moe

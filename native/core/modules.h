@@ -103,7 +103,9 @@ class CrossEntropyPass final : public Pass {
 TensorPtr add(const TensorPtr& a, const TensorPtr& b);
 TensorPtr clone(const TensorPtr& tensor);
 TensorPtr convert(const TensorPtr& tensor, DType dtype);
-TensorPtr randomNormal(Device& device, int64_t size, uint64_t seed, uint32_t purpose, float std);
-TensorPtr filled(Device& device, int64_t size, float value);
+/// Of the same size; replaces what `output` holds.
+void convertInto(const TensorPtr& tensor, const TensorPtr& output);
+TensorPtr randomNormal(Device& device, DType dtype, int64_t size, uint64_t seed, uint32_t purpose, float std);
+TensorPtr filled(Device& device, DType dtype, int64_t size, float value);
 
 }  // namespace moe

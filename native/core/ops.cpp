@@ -20,24 +20,26 @@ Operands operands(std::initializer_list<TensorPtr> inputs, std::initializer_list
 
 Routing route(const TensorPtr& input, const TensorPtr& weight, const RouteShape& s, const RouterOptions& router) {
   Device& device = input->device();
-  check(input, s.T * s.H, DType::Float32, "input");
+  check(input, s.T * s.H, input->dtype(), "input");
   check(weight, int64_t{s.E} * s.H, DType::Float32, "weight");
   const Routing routing{device.empty(DType::Int32, s.T * s.K), device.empty(DType::Float32, s.T * s.K),
                         device.empty(DType::Float32, s.T * s.E), device.empty(DType::Float32, s.T * s.K)};
   const TensorPtr values = device.empty(DType::Float32, RouteValue::count);
   RouteForward op{};
+  op.dtype = input->dtype();
   op.router = router;
   op.T = s.T;
   op.H = s.H;
   op.E = s.E;
   op.K = s.K;
-  op.input = input->floats();
+  op.input = input->data();
   op.weight = weight->floats();
   op.logits = routing.logits->floats();
   op.indices = routing.indices->ints();
   op.scores = routing.scores->floats();
   op.weights = routing.weights->floats();
   op.values = values->floats();
+  device.workspace(op);
   device.enqueue("ops.route",
                  operands({input, weight}, {routing.indices, routing.weights, routing.logits, routing.scores}),
                  [op](Backend& backend) { backend.routeForward(op); });
@@ -47,22 +49,23 @@ Routing route(const TensorPtr& input, const TensorPtr& weight, const RouteShape&
 Gradients routeBackward(const TensorPtr& input, const TensorPtr& weight, const RouteShape& s,
                         const RouterOptions& router, const Routing& routing, const TensorPtr& gradWeights) {
   Device& device = input->device();
-  check(input, s.T * s.H, DType::Float32, "input");
+  check(input, s.T * s.H, input->dtype(), "input");
   check(weight, int64_t{s.E} * s.H, DType::Float32, "weight");
   check(routing.logits, s.T * s.E, DType::Float32, "logits");
   check(routing.indices, s.T * s.K, DType::Int32, "indices");
   check(routing.scores, s.T * s.K, DType::Float32, "scores");
   check(gradWeights, s.T * s.K, DType::Float32, "gradWeights");
-  const Gradients gradients{device.empty(DType::Float32, s.T * s.H), device.empty(DType::Float32, int64_t{s.E} * s.H)};
+  const Gradients gradients{device.empty(input->dtype(), s.T * s.H), device.empty(DType::Float32, int64_t{s.E} * s.H)};
   const TensorPtr gradLogits = device.empty(DType::Float32, s.T * s.E);
   const TensorPtr values = device.empty(DType::Float32, RouteValue::count);
   RouteBackward op{};
+  op.dtype = input->dtype();
   op.router = router;
   op.T = s.T;
   op.H = s.H;
   op.E = s.E;
   op.K = s.K;
-  op.input = input->floats();
+  op.input = input->data();
   op.weight = weight->floats();
   op.logits = routing.logits->floats();
   op.indices = routing.indices->ints();
@@ -70,8 +73,9 @@ Gradients routeBackward(const TensorPtr& input, const TensorPtr& weight, const R
   op.values = values->floats();
   op.gradWeights = gradWeights->floats();
   op.gradLogits = gradLogits->floats();
-  op.gradInput = gradients.first->floats();
+  op.gradInput = gradients.first->data();
   op.gradWeight = gradients.second->floats();
+  device.workspace(op);
   device.enqueue("ops.route.backward",
                  operands({input, weight, routing.logits, routing.indices, routing.scores, gradWeights},
                           {gradients.first, gradients.second}),
@@ -105,24 +109,24 @@ PlanPtr plan(const TensorPtr& indices, const TensorPtr& weights, int64_t T, int 
   p.offsets = device.empty(DType::Int32, E + 1);
   p.tokens = device.empty(DType::Int32, p.R);
   const TensorPtr kept = device.empty(DType::Int32, T * K);
-  const BuildPlan op{T,
-                     p.R,
-                     E,
-                     K,
-                     capacity,
-                     indices->ints(),
-                     nullptr,
-                     weights->floats(),
-                     p.weights->floats(),
-                     kept->ints(),
-                     p.block.expertOffsets,
-                     p.block.rowToken,
-                     p.block.rowSlot,
-                     p.block.tokenOffsets,
-                     p.block.tokenRows,
-                     p.block.assigned,
-                     p.block.keptCounts,
-                     p.block.totals};
+  BuildPlan op{.T = T,
+               .R = p.R,
+               .E = E,
+               .K = K,
+               .capacity = capacity,
+               .indices = indices->ints(),
+               .scores = weights->floats(),
+               .weights = p.weights->floats(),
+               .kept = kept->ints(),
+               .expertOffsets = p.block.expertOffsets,
+               .rowToken = p.block.rowToken,
+               .rowSlot = p.block.rowSlot,
+               .tokenOffsets = p.block.tokenOffsets,
+               .tokenRows = p.block.tokenRows,
+               .assigned = p.block.assigned,
+               .keptCounts = p.block.keptCounts,
+               .totals = p.block.totals};
+  device.workspace(op);
   device.enqueue(
       "ops.plan", operands({indices, weights}, {p.weights, p.ints, p.offsets, p.tokens}),
       [op, offsets = p.offsets->ints(), tokens = p.tokens->ints(), bytes = weights->bytes()](Backend& backend) {
@@ -136,73 +140,106 @@ PlanPtr plan(const TensorPtr& indices, const TensorPtr& weights, int64_t T, int 
 
 TensorPtr dispatch(const TensorPtr& input, const Plan& plan, int H) {
   Device& device = input->device();
-  check(input, plan.T * H, DType::Float32, "input");
-  const TensorPtr rows = device.empty(DType::Float32, plan.R * H);
-  device.enqueue(
-      "ops.dispatch", operands({input, plan.ints}, {rows}),
-      [op = Dispatch{plan.rows(), H, input->floats(), rows->floats()}](Backend& backend) { backend.dispatch(op); });
+  check(input, plan.T * H, input->dtype(), "input");
+  const TensorPtr rows = device.empty(input->dtype(), plan.R * H);
+  const Dispatch op{.dtype = input->dtype(), .plan = plan.rows(), .H = H, .input = input->data(), .rows = rows->data()};
+  device.enqueue("ops.dispatch", operands({input, plan.ints}, {rows}),
+                 [op](Backend& backend) { backend.dispatch(op); });
   return rows;
 }
 
+namespace {
+
+TensorPtr queueCombine(const char* name, const TensorPtr& rows, const TensorPtr& weights, const Plan& plan, int H) {
+  Device& device = rows->device();
+  const TensorPtr output = device.empty(rows->dtype(), plan.T * H);
+  const Combine op{.dtype = rows->dtype(),
+                   .plan = plan.rows(),
+                   .H = H,
+                   .rows = rows->data(),
+                   .weights = weights ? weights->floats() : nullptr,
+                   .output = output->data(),
+                   .accumulate = false};
+  Operands read = operands({rows, plan.ints}, {output});
+  if (weights) read.inputs.push_back(weights->health());
+  device.enqueue(name, std::move(read), [op](Backend& backend) { backend.combine(op); });
+  return output;
+}
+
+}  // namespace
+
 TensorPtr dispatchBackward(const TensorPtr& gradRows, const Plan& plan, int H) {
-  Device& device = gradRows->device();
-  check(gradRows, plan.R * H, DType::Float32, "gradRows");
-  const TensorPtr gradInput = device.empty(DType::Float32, plan.T * H);
-  device.enqueue("ops.dispatch.backward", operands({gradRows, plan.ints}, {gradInput}),
-                 [op = Combine{plan.rows(), H, gradRows->floats(), nullptr, gradInput->floats(), false}](
-                     Backend& backend) { backend.combine(op); });
-  return gradInput;
+  check(gradRows, plan.R * H, gradRows->dtype(), "gradRows");
+  return queueCombine("ops.dispatch.backward", gradRows, nullptr, plan, H);
 }
 
 TensorPtr combine(const TensorPtr& rows, const Plan& plan, int H) {
-  Device& device = rows->device();
-  check(rows, plan.R * H, DType::Float32, "rows");
-  const TensorPtr output = device.empty(DType::Float32, plan.T * H);
-  device.enqueue("ops.combine", operands({rows, plan.ints, plan.weights}, {output}),
-                 [op = Combine{plan.rows(), H, rows->floats(), plan.weights->floats(), output->floats(), false}](
-                     Backend& backend) { backend.combine(op); });
-  return output;
+  check(rows, plan.R * H, rows->dtype(), "rows");
+  return queueCombine("ops.combine", rows, plan.weights, plan, H);
 }
 
 Gradients combineBackward(const TensorPtr& rows, const TensorPtr& gradOutput, const Plan& plan, int H) {
   Device& device = rows->device();
-  check(rows, plan.R * H, DType::Float32, "rows");
-  check(gradOutput, plan.T * H, DType::Float32, "gradOutput");
-  const Gradients gradients{device.empty(DType::Float32, plan.R * H), device.empty(DType::Float32, plan.T * plan.K)};
+  check(rows, plan.R * H, rows->dtype(), "rows");
+  check(gradOutput, plan.T * H, rows->dtype(), "gradOutput");
+  const Gradients gradients{device.empty(rows->dtype(), plan.R * H), device.empty(DType::Float32, plan.T * plan.K)};
+  const CombineBackward op{.dtype = rows->dtype(),
+                           .plan = plan.rows(),
+                           .H = H,
+                           .gradOutput = gradOutput->data(),
+                           .rows = rows->data(),
+                           .weights = plan.weights->floats(),
+                           .gradRows = gradients.first->data(),
+                           .gradWeights = gradients.second->floats()};
   device.enqueue("ops.combine.backward",
                  operands({rows, gradOutput, plan.ints, plan.weights}, {gradients.first, gradients.second}),
-                 [op = CombineBackward{plan.rows(), H, gradOutput->floats(), rows->floats(), plan.weights->floats(),
-                                       gradients.first->floats(), gradients.second->floats()}](Backend& backend) {
-                   backend.combineBackward(op);
-                 });
+                 [op](Backend& backend) { backend.combineBackward(op); });
   return gradients;
 }
 
 TensorPtr groupedGemm(const TensorPtr& rows, const TensorPtr& weight, const Plan& plan, int in, int out) {
   Device& device = rows->device();
-  check(rows, plan.R * in, DType::Float32, "rows");
-  check(weight, int64_t{plan.E} * in * out, DType::Float32, "weight");
-  const TensorPtr output = device.empty(DType::Float32, plan.R * out);
-  device.enqueue(
-      "ops.groupedGemm", operands({rows, weight, plan.ints}, {output}),
-      [op = GroupedGemmForward{plan.R, plan.E, in, out, plan.block.expertOffsets, rows->floats(), weight->floats(),
-                               nullptr, output->floats()}](Backend& backend) { backend.groupedGemmForward(op); });
+  check(rows, plan.R * in, rows->dtype(), "rows");
+  check(weight, int64_t{plan.E} * in * out, rows->dtype(), "weight");
+  const TensorPtr output = device.empty(rows->dtype(), plan.R * out);
+  GroupedGemmForward op{.dtype = rows->dtype(),
+                        .R = plan.R,
+                        .E = plan.E,
+                        .in = in,
+                        .out = out,
+                        .expertOffsets = plan.block.expertOffsets,
+                        .input = rows->data(),
+                        .weight = weight->data(),
+                        .output = output->data()};
+  device.workspace(op);
+  device.enqueue("ops.groupedGemm", operands({rows, weight, plan.ints}, {output}),
+                 [op](Backend& backend) { backend.groupedGemmForward(op); });
   return output;
 }
 
 Gradients groupedGemmBackward(const TensorPtr& rows, const TensorPtr& weight, const TensorPtr& gradOutput,
                               const Plan& plan, int in, int out) {
   Device& device = rows->device();
-  check(rows, plan.R * in, DType::Float32, "rows");
-  check(weight, int64_t{plan.E} * in * out, DType::Float32, "weight");
-  check(gradOutput, plan.R * out, DType::Float32, "gradOutput");
-  const Gradients gradients{device.empty(DType::Float32, plan.R * in),
+  check(rows, plan.R * in, rows->dtype(), "rows");
+  check(weight, int64_t{plan.E} * in * out, rows->dtype(), "weight");
+  check(gradOutput, plan.R * out, rows->dtype(), "gradOutput");
+  const Gradients gradients{device.empty(rows->dtype(), plan.R * in),
                             device.empty(DType::Float32, int64_t{plan.E} * in * out)};
-  device.enqueue(
-      "ops.groupedGemm.backward", operands({rows, weight, gradOutput, plan.ints}, {gradients.first, gradients.second}),
-      [op = GroupedGemmBackward{plan.R, plan.E, in, out, plan.block.expertOffsets, rows->floats(), weight->floats(),
-                                gradOutput->floats(), gradients.first->floats(), gradients.second->floats(), nullptr,
-                                false, false}](Backend& backend) { backend.groupedGemmBackward(op); });
+  GroupedGemmBackward op{.dtype = rows->dtype(),
+                         .R = plan.R,
+                         .E = plan.E,
+                         .in = in,
+                         .out = out,
+                         .expertOffsets = plan.block.expertOffsets,
+                         .input = rows->data(),
+                         .weight = weight->data(),
+                         .gradOutput = gradOutput->data(),
+                         .gradInput = gradients.first->data(),
+                         .gradWeight = gradients.second->floats()};
+  device.workspace(op);
+  device.enqueue("ops.groupedGemm.backward",
+                 operands({rows, weight, gradOutput, plan.ints}, {gradients.first, gradients.second}),
+                 [op](Backend& backend) { backend.groupedGemmBackward(op); });
   return gradients;
 }
 

@@ -1,13 +1,18 @@
 #include "optim.h"
 
+#include "modules.h"
+
 namespace moe {
 
 AdamW::AdamW(std::shared_ptr<Device> device, std::vector<ParameterPtr> parameters)
     : device_(std::move(device)), parameters_(std::move(parameters)) {
   for (const ParameterPtr& parameter : parameters_) {
-    means_.push_back(device_->zeros(DType::Float32, parameter->value()->size()));
-    variances_.push_back(device_->zeros(DType::Float32, parameter->value()->size()));
+    const TensorPtr& value = parameter->value();
+    means_.push_back(device_->zeros(DType::Float32, value->size()));
+    variances_.push_back(device_->zeros(DType::Float32, value->size()));
     steps_.push_back(device_->zeros(DType::Int32, 1));
+    masters_.push_back(value->dtype() == DType::Float32 ? nullptr : convert(value, DType::Float32));
+    masterVersions_.push_back(value->version);
   }
   skipped_ = device_->zeros(DType::Int32, 1);
   gradNorm_ = device_->zeros(DType::Float32, 1);
@@ -20,20 +25,35 @@ void AdamW::step(const AdamWOptions& options) {
     Parameter& parameter = *parameters_[i];
     if (!parameter.trainable || !parameter.hasGrad()) continue;
     const TensorPtr& value = parameter.value();
+    if (masters_[i] && masterVersions_[i] != value->version) convertInto(value, masters_[i]);
     operands.inputs.push_back(parameter.grad()->health());
     operands.inputs.push_back(value->health());
-    tensors.push_back({value->size(), value->floats(), parameter.grad()->floats(), means_[i]->floats(),
-                       variances_[i]->floats(), steps_[i]->ints()});
-    ++value->version;
+    tensors.push_back({.dtype = value->dtype(),
+                       .n = value->size(),
+                       .value = value->data(),
+                       .master = masters_[i] ? masters_[i]->floats() : nullptr,
+                       .grad = parameter.grad()->floats(),
+                       .mean = means_[i]->floats(),
+                       .variance = variances_[i]->floats(),
+                       .steps = steps_[i]->ints()});
+    masterVersions_[i] = ++value->version;
     parameter.grad()->cleared = true;
   }
-  device_->enqueue("AdamW.step", std::move(operands),
-                   [options, tensors = std::move(tensors), skipped = skipped_->ints(),
-                    gradNorm = gradNorm_->floats()](Backend& backend) {
-                     backend.adamwStep({tensors.data(), static_cast<int>(tensors.size()), options.learningRate,
-                                        options.beta1, options.beta2, options.epsilon, options.weightDecay,
-                                        options.maxGradNorm, skipped, gradNorm});
-                   });
+  AdamWStep step{.tensors = tensors.data(),
+                 .count = static_cast<int>(tensors.size()),
+                 .learningRate = options.learningRate,
+                 .beta1 = options.beta1,
+                 .beta2 = options.beta2,
+                 .epsilon = options.epsilon,
+                 .weightDecay = options.weightDecay,
+                 .maxGradNorm = options.maxGradNorm,
+                 .skipped = skipped_->ints(),
+                 .gradNorm = gradNorm_->floats()};
+  device_->workspace(step);
+  device_->enqueue("AdamW.step", std::move(operands), [step, tensors = std::move(tensors)](Backend& backend) mutable {
+    step.tensors = tensors.data();
+    backend.adamwStep(step);
+  });
 }
 
 }  // namespace moe

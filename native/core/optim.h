@@ -31,6 +31,8 @@ class AdamW {
   std::shared_ptr<Device> device_;
   std::vector<ParameterPtr> parameters_;
   std::vector<TensorPtr> means_, variances_, steps_;
+  std::vector<TensorPtr> masters_;        // null for float32 parameters
+  std::vector<uint64_t> masterVersions_;  // of the value that each master belongs to
   TensorPtr skipped_, gradNorm_;
 };
 

@@ -63,8 +63,8 @@ inline GradTarget gradTarget(const ParameterPtr& parameter, Operands& operands) 
   return parameter ? parameter->target(operands) : GradTarget{};
 }
 
-inline const float* valueOf(const ParameterPtr& parameter) {
-  return parameter ? parameter->value()->floats() : nullptr;
-}
+inline void* dataOf(const ParameterPtr& parameter) { return parameter ? parameter->value()->data() : nullptr; }
+
+inline float* floatsOf(const ParameterPtr& parameter) { return parameter ? parameter->value()->floats() : nullptr; }
 
 }  // namespace moe

@@ -6,38 +6,16 @@
 // raw pointers and the Health of what it touches, never a Tensor.
 #pragma once
 
-#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <string>
 
-#include "error.h"
+#include "../shared/dtype.h"
+#include "health.h"
 #include "pool.h"
 
 namespace moe {
-
-enum class DType : int32_t { Float32, BFloat16, Float16, Int32 };
-
-inline size_t dtypeSize(DType dtype) { return dtype == DType::BFloat16 || dtype == DType::Float16 ? 2 : 4; }
-
-/// Why an operation failed. One object per failure, shared by everything it poisoned.
-struct Failure {
-  Failure(ErrorCode code, std::string message, std::string hint)
-      : code(code), message(std::move(message)), hint(std::move(hint)) {}
-
-  const ErrorCode code;
-  const std::string message;
-  const std::string hint;
-  std::atomic<bool> reported{false};
-};
-using FailurePtr = std::shared_ptr<Failure>;
-
-/// Whether a tensor's contents can be trusted at this point of the queue. Only the queue's thread touches it.
-struct Health {
-  FailurePtr failure;
-};
-using HealthPtr = std::shared_ptr<Health>;
 
 class Device;
 
@@ -74,7 +52,8 @@ using TensorPtr = std::shared_ptr<Tensor>;
 /// What memory safety needs of a tensor that an operation is given; lib/ has said it in the caller's words before.
 inline void checkTensor(const TensorPtr& tensor, int64_t size, DType dtype, const char* name) {
   if (tensor->dtype() != dtype)
-    throw Error(ErrorCode::DType, std::string(name) + " must be " + (dtype == DType::Int32 ? "int32" : "float32"));
+    throw Error(ErrorCode::DType,
+                std::string(name) + " must be " + dtypeName(dtype) + ", got " + dtypeName(tensor->dtype()));
   if (tensor->size() != size)
     throw Error(ErrorCode::Shape, std::string(name) + " must have " + std::to_string(size) + " elements, got " +
                                       std::to_string(tensor->size()));

@@ -23,13 +23,13 @@ class CpuBackend final : public Backend {
   // memory.cpp
   void* allocate(size_t bytes) override;
   void release(void* block, size_t bytes) override;
-  void write(void* device, const void* host, size_t bytes) override;
-  void read(void* host, const void* device, size_t bytes) override;
+  std::shared_ptr<char[]> staging(size_t bytes) override;
+  void write(void* device, const std::shared_ptr<char[]>& staging, size_t bytes) override;
+  void read(void* host, const void* device, size_t bytes, const OutcomePtr&, Completion completion) override;
   void copy(void* to, const void* from, size_t bytes) override;
   void zero(void* block, size_t bytes) override;
-  void randomNormal(float* out, int64_t n, uint64_t seed, uint32_t purpose, float std) override;
-  void toFloat(float* out, const int32_t* in, int64_t n) override;
-  void toInt(int32_t* out, const float* in, int64_t n) override;
+  void convert(const Convert&) override;
+  void randomNormal(const RandomNormal&) override;
 
   // limits.cpp
   DeviceLimits measureLimits() override;

@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "backend.h"
+#include "floats.h"
 #include "gemm.h"
 
 namespace moe::cpu {
@@ -43,17 +44,18 @@ void CpuBackend::groupedGemmForward(const GroupedGemmForward& p) {
     const int64_t size = std::min(batch, count - first);
     pool_.parallelFor(size, [&](int64_t i, int) {
       const TokenChunk& chunk = chunks[first + i];
-      gemm_.packTransposed(p.input + chunk.row * in, in, nullptr, chunk.count, in, packed + i * in * lanes);
+      gemm_.packTransposed(floats(p.input) + chunk.row * in, in, nullptr, chunk.count, in, packed + i * in * lanes);
     });
     pool_.parallelFor(size * pieces, [&](int64_t item, int worker) {
       const TokenChunk& chunk = chunks[first + item / pieces];
       const int64_t from = item % pieces * piece;
-      projectTransposed(gemm_, chunk, packed + item / pieces * in * lanes, in, p.weight + chunk.expert * out * in,
-                        p.bias ? p.bias + chunk.expert * out : nullptr, from, std::min(from + piece, out),
-                        stages[worker], p.output + chunk.row * out, out);
+      projectTransposed(gemm_, chunk, packed + item / pieces * in * lanes, in,
+                        floats(p.weight) + chunk.expert * out * in,
+                        floats(p.bias) ? floats(p.bias) + chunk.expert * out : nullptr, from,
+                        std::min(from + piece, out), stages[worker], floats(p.output) + chunk.row * out, out);
     });
   }
-  clearTail(p.output, groups, out);
+  clearTail(floats(p.output), groups, out);
 }
 
 // ------------------------------------------------------------------------------------------------ backward
@@ -76,17 +78,18 @@ class Backward {
     left.rows = rows;
     left.depth = p_.out;
     left.left = Left::Rows;
-    left.a = p_.gradOutput + row * p_.out;
+    left.a = floats(p_.gradOutput) + row * p_.out;
     left.aRow = p_.out;
-    inputGradient(gemm_, left, p_.weight + expert * p_.out * p_.in + column, p_.in,
-                  std::min<int64_t>(wideColumnBlock, p_.in - column), copy, p_.gradInput + row * p_.in + column, false);
+    inputGradient(gemm_, left, floats(p_.weight) + expert * p_.out * p_.in + column, p_.in,
+                  std::min<int64_t>(wideColumnBlock, p_.in - column), copy, floats(p_.gradInput) + row * p_.in + column,
+                  false);
   }
 
   /// x [inp/L][rows][L] and dO [outp/L][rows][L] of a part.
   void pack(const Part& part, float* x, float* dO) const {
     const int64_t panel = part.rows * L_;
-    gemm_.packPanels(p_.input + part.row * p_.in, p_.in, nullptr, part.rows, p_.in, x, panel);
-    gemm_.packPanels(p_.gradOutput + part.row * p_.out, p_.out, nullptr, part.rows, p_.out, dO, panel);
+    gemm_.packPanels(floats(p_.input) + part.row * p_.in, p_.in, nullptr, part.rows, p_.in, x, panel);
+    gemm_.packPanels(floats(p_.gradOutput) + part.row * p_.out, p_.out, nullptr, part.rows, p_.out, dO, panel);
   }
 
   /// Rows [outBlock·columnBlock, ...) by columns [inBlock·wideColumnBlock, ...) of a part's share of gradWeight, and
@@ -134,7 +137,7 @@ void CpuBackend::groupedGemmBackward(const GroupedGemmBackward& p) {
   const int64_t columnBlocks = backward.columnBlocks(), outputBlocks = backward.outputBlocks();
   for (const Wave& wave : all) {
     const int64_t parts = static_cast<int64_t>(wave.parts.size());
-    if (p.gradInput)
+    if (floats(p.gradInput))
       pool_.parallelFor(parts * columnBlocks, [&](int64_t i, int worker) {
         const Part& part = wave.parts[i / columnBlocks];
         backward.inputs(part.expert, part.row, part.rows, i % columnBlocks, copies[worker]);
@@ -151,7 +154,7 @@ void CpuBackend::groupedGemmBackward(const GroupedGemmBackward& p) {
     });
   }
 
-  if (p.gradInput) clearTail(p.gradInput, groups, p.in);
+  if (floats(p.gradInput)) clearTail(floats(p.gradInput), groups, p.in);
   for (int64_t e = 0; e < groups.count; ++e) {
     if (groups.begin(static_cast<int>(e)) != groups.begin(static_cast<int>(e) + 1)) continue;
     const int64_t n = int64_t{p.out} * p.in;

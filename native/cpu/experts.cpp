@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "backend.h"
+#include "floats.h"
 #include "gemm.h"
 
 namespace moe::cpu {
@@ -25,7 +26,7 @@ class Forward {
   Forward(const ExpertsForward& p, const GemmKernels& gemm) : p_(p), gemm_(gemm) {}
 
   void pack(const TokenChunk& chunk, const ChunkBuffers& buffers) const {
-    gemm_.packTransposed(p_.input, p_.H, p_.plan.rowToken + chunk.row, chunk.count, p_.H, buffers.x);
+    gemm_.packTransposed(floats(p_.input), p_.H, p_.plan.rowToken + chunk.row, chunk.count, p_.H, buffers.x);
   }
 
   /// Features [from, to) of a; stage [panels][rowBlock][L] holds the gate.
@@ -35,14 +36,15 @@ class Forward {
     for (int64_t f = from; f < to; f += rowBlock) {
       const int64_t rows = std::min(rowBlock, to - f), weightRow = chunk.expert * F + f;
       float* a = buffers.a + f * L;
-      multiplyWeight(gemm_, chunk, buffers.x, H, p_.up + weightRow * H, p_.upBias ? p_.upBias + weightRow : nullptr,
-                     rows, a, aPanel);
-      if (p_.savedUp) gemm_.unpackTransposed(a, aPanel, chunk.count, rows, p_.savedUp + chunk.row * F + f, F);
+      multiplyWeight(gemm_, chunk, buffers.x, H, floats(p_.up) + weightRow * H,
+                     floats(p_.upBias) ? floats(p_.upBias) + weightRow : nullptr, rows, a, aPanel);
+      if (floats(p_.savedUp))
+        gemm_.unpackTransposed(a, aPanel, chunk.count, rows, floats(p_.savedUp) + chunk.row * F + f, F);
       if (gated) {
-        multiplyWeight(gemm_, chunk, buffers.x, H, p_.gate + weightRow * H,
-                       p_.gateBias ? p_.gateBias + weightRow : nullptr, rows, stage, stagePanel);
-        if (p_.savedGate)
-          gemm_.unpackTransposed(stage, stagePanel, chunk.count, rows, p_.savedGate + chunk.row * F + f, F);
+        multiplyWeight(gemm_, chunk, buffers.x, H, floats(p_.gate) + weightRow * H,
+                       floats(p_.gateBias) ? floats(p_.gateBias) + weightRow : nullptr, rows, stage, stagePanel);
+        if (floats(p_.savedGate))
+          gemm_.unpackTransposed(stage, stagePanel, chunk.count, rows, floats(p_.savedGate) + chunk.row * F + f, F);
       }
       for (int64_t panel = 0; panel * L < chunk.count; ++panel)
         gemm_.activate(p_.activation, rows, static_cast<int>(std::min(L, chunk.count - panel * L)),
@@ -53,9 +55,9 @@ class Forward {
   /// Columns [from, to) of the chunk's rows.
   void down(const TokenChunk& chunk, const ChunkBuffers& buffers, int64_t from, int64_t to, float* stage) const {
     const int64_t H = p_.H, F = p_.F;
-    projectTransposed(gemm_, chunk, buffers.a, F, p_.down + chunk.expert * H * F,
-                      p_.downBias ? p_.downBias + chunk.expert * H : nullptr, from, to, stage, p_.rows + chunk.row * H,
-                      H);
+    projectTransposed(gemm_, chunk, buffers.a, F, floats(p_.down) + chunk.expert * H * F,
+                      floats(p_.downBias) ? floats(p_.downBias) + chunk.expert * H : nullptr, from, to, stage,
+                      floats(p_.rows) + chunk.row * H, H);
   }
 
  private:
@@ -133,11 +135,11 @@ class Backward {
         Fp_(roundUp(p.F, L_)),
         gated_(p.activation.gated()),
         needX_(p.gradGate || p.gradUp),
-        needDz_(p.gradRows || p.gradGate || p.gradUp || p.gradGateBias || p.gradUpBias),
+        needDz_(floats(p.gradRows) || p.gradGate || p.gradUp || p.gradGateBias || p.gradUpBias),
         needDots_(p.gradWeights) {}
 
   int64_t featureBlocks() const { return needDz_ || needDots_ || p_.gradDown ? ceilDiv(p_.F, columnBlock) : 0; }
-  int64_t inputBlocks() const { return p_.gradRows ? ceilDiv(p_.H, wideColumnBlock) : 0; }
+  int64_t inputBlocks() const { return floats(p_.gradRows) ? ceilDiv(p_.H, wideColumnBlock) : 0; }
   int64_t waveRows() const { return cpu::waveRows(2 * Hp_ + (gated_ ? 2 : 1) * Fp_); }
 
   WaveBuffers carveShared(Carver& carver, int64_t rows) const {
@@ -160,8 +162,8 @@ class Backward {
   void gather(const Wave& wave, const Part& part, const WaveBuffers& b, int64_t from, int64_t to) const {
     const int64_t start = part.row - wave.row, panel = part.rows * L_;
     const int32_t* token = p_.plan.rowToken + part.row + from;
-    if (needX_) gemm_.packPanels(p_.input, p_.H, token, to - from, p_.H, b.x + start * Hp_ + from * L_, panel);
-    gemm_.packPanels(p_.gradOutput, p_.H, token, to - from, p_.H, b.dO + start * Hp_ + from * L_, panel);
+    if (needX_) gemm_.packPanels(floats(p_.input), p_.H, token, to - from, p_.H, b.x + start * Hp_ + from * L_, panel);
+    gemm_.packPanels(floats(p_.gradOutput), p_.H, token, to - from, p_.H, b.dO + start * Hp_ + from * L_, panel);
     for (int64_t r = from; r < to; ++r)
       b.weights[start + r] = p_.weights ? p_.weights[p_.plan.rowSlot[part.row + r]] : 1.0f;
   }
@@ -177,7 +179,7 @@ class Backward {
     float* dGate = gated_ ? b.dGate + start * Fp_ + f * part.rows : nullptr;
 
     const bool needDA = needDz_ || needDots_;
-    if (needDA) gemm_.packPanels(p_.down + e * H * F + f, F, nullptr, H, columns, own.copy, H * L_);
+    if (needDA) gemm_.packPanels(floats(p_.down) + e * H * F + f, F, nullptr, H, columns, own.copy, H * L_);
     float* dots = b.dots + block * wave.rows + start;
     std::memset(dots, 0, sizeof(float) * part.rows);
 
@@ -189,8 +191,8 @@ class Backward {
         std::memset(own.dA, 0, sizeof(float) * rows * roundUp(columns, L_));
       }
       const int64_t saved = (part.row + row) * F + f;
-      gemm_.packPanels(p_.savedUp + saved, F, nullptr, rows, columns, dUp + at, panel);
-      if (gated_) gemm_.packPanels(p_.savedGate + saved, F, nullptr, rows, columns, dGate + at, panel);
+      gemm_.packPanels(floats(p_.savedUp) + saved, F, nullptr, rows, columns, dUp + at, panel);
+      if (gated_) gemm_.packPanels(floats(p_.savedGate) + saved, F, nullptr, rows, columns, dGate + at, panel);
       for (int64_t i = 0; i * L_ < columns; ++i)
         gemm_.activateBackward(p_.activation, rows, static_cast<int>(std::min(L_, columns - i * L_)),
                                b.weights + start + row, gated_ ? dGate + at + i * panel : nullptr, dUp + at + i * panel,
@@ -223,14 +225,14 @@ class Backward {
     left.depth = F;
     left.left = Left::PanelRows;
     left.aPanel = part.rows * L_;
-    float* gradient = p_.gradRows + part.row * H + h;
+    float* gradient = floats(p_.gradRows) + part.row * H + h;
     const int64_t start = (part.row - wave.row) * Fp_, weight = part.expert * F * H + h;
     if (gated_) {
       left.a = b.dGate + start;
-      inputGradient(gemm_, left, p_.gate + weight, H, columns, own.copy, gradient, false);
+      inputGradient(gemm_, left, floats(p_.gate) + weight, H, columns, own.copy, gradient, false);
     }
     left.a = b.dUp + start;
-    inputGradient(gemm_, left, p_.up + weight, H, columns, own.copy, gradient, gated_);
+    inputGradient(gemm_, left, floats(p_.up) + weight, H, columns, own.copy, gradient, gated_);
   }
 
   /// What needs all features of a part: the gradients of the routing weights, and of the down bias.
@@ -241,7 +243,7 @@ class Backward {
       sumColumns(dO, panel, part.rows, H, b.weights + start, p_.gradDownBias + part.expert * H,
                  p_.accumulateDownBias || !part.first);
     if (!needDots_) return;
-    const float* bias = p_.downBias ? p_.downBias + part.expert * H : nullptr;
+    const float* bias = floats(p_.downBias) ? floats(p_.downBias) + part.expert * H : nullptr;
     for (int64_t r = 0; r < part.rows; ++r) {
       float sum = 0;
       for (int64_t block = 0; block < featureBlocks(); ++block) sum += b.dots[block * wave.rows + start + r];

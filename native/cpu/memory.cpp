@@ -3,6 +3,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <limits>
+#include <new>
 
 #if defined(__linux__)
 #include <sys/mman.h>
@@ -41,9 +42,18 @@ void* CpuBackend::allocate(size_t bytes) {
 
 void CpuBackend::release(void* block, size_t) { std::free(block); }
 
-void CpuBackend::write(void* device, const void* host, size_t bytes) { copyBytes(pool_, device, host, bytes); }
+std::shared_ptr<char[]> CpuBackend::staging(size_t bytes) {
+  return std::shared_ptr<char[]>(new (std::nothrow) char[bytes + 1]);
+}
 
-void CpuBackend::read(void* host, const void* device, size_t bytes) { copyBytes(pool_, host, device, bytes); }
+void CpuBackend::write(void* device, const std::shared_ptr<char[]>& staging, size_t bytes) {
+  copyBytes(pool_, device, staging.get(), bytes);
+}
+
+void CpuBackend::read(void* host, const void* device, size_t bytes, const OutcomePtr&, Completion completion) {
+  copyBytes(pool_, host, device, bytes);
+  completion(nullptr);
+}
 
 void CpuBackend::copy(void* to, const void* from, size_t bytes) { copyBytes(pool_, to, from, bytes); }
 
@@ -53,27 +63,30 @@ void CpuBackend::zero(void* block, size_t bytes) {
   });
 }
 
-void CpuBackend::randomNormal(float* out, int64_t n, uint64_t seed, uint32_t purpose, float std) {
-  pool_.parallelRanges(n, elementsPerPiece, [&](int64_t begin, int64_t end, int) {
+void CpuBackend::randomNormal(const RandomNormal& r) {
+  float* out = static_cast<float*>(r.output);
+  pool_.parallelRanges(r.n, elementsPerPiece, [&](int64_t begin, int64_t end, int) {
     for (int64_t i = begin; i < end; i += 4) {
-      const Normal4 draws = randomNormals(seed, purpose, static_cast<uint64_t>(i) / 4);
-      for (int64_t j = 0; j < 4 && i + j < end; ++j) out[i + j] = std * draws.value[j];
+      const Normal4 draws = randomNormals(r.seed, r.purpose, static_cast<uint64_t>(i) / 4);
+      for (int64_t j = 0; j < 4 && i + j < end; ++j) out[i + j] = r.std * draws.value[j];
     }
   });
 }
 
-void CpuBackend::toFloat(float* out, const int32_t* in, int64_t n) {
-  pool_.parallelRanges(n, elementsPerPiece, [&](int64_t begin, int64_t end, int) {
-    for (int64_t i = begin; i < end; ++i) out[i] = static_cast<float>(in[i]);
-  });
-}
-
-void CpuBackend::toInt(int32_t* out, const float* in, int64_t n) {
+void CpuBackend::convert(const Convert& c) {
   using Limits = std::numeric_limits<int32_t>;
-  pool_.parallelRanges(n, elementsPerPiece, [&](int64_t begin, int64_t end, int) {
+  pool_.parallelRanges(c.n, elementsPerPiece, [&](int64_t begin, int64_t end, int) {
+    if (c.to == DType::Float32) {
+      for (int64_t i = begin; i < end; ++i)
+        static_cast<float*>(c.output)[i] = static_cast<float>(static_cast<const int32_t*>(c.input)[i]);
+      return;
+    }
     for (int64_t i = begin; i < end; ++i) {
-      const float x = in[i];
-      out[i] = x >= 0x1p31f ? Limits::max() : x < -0x1p31f ? Limits::min() : x == x ? static_cast<int32_t>(x) : 0;
+      const float x = static_cast<const float*>(c.input)[i];
+      static_cast<int32_t*>(c.output)[i] = x >= 0x1p31f   ? Limits::max()
+                                           : x < -0x1p31f ? Limits::min()
+                                           : x == x       ? static_cast<int32_t>(x)
+                                                          : 0;
     }
   });
 }

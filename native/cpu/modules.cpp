@@ -8,6 +8,7 @@
 #include "../core/error.h"
 #include "../shared/math.h"
 #include "backend.h"
+#include "floats.h"
 #include "lowest.h"
 #include "narrow.h"
 #include "simd/row.h"
@@ -25,7 +26,7 @@ constexpr int64_t rowsPerPiece = 32;
 void CpuBackend::sigmoidGateForward(const SigmoidGateForward& f) {
   const std::vector<int32_t> live = liveTokens(f.mask, f.T);
   std::fill_n(f.gates, f.T, 0.0f);
-  Narrow{pool_, row_, live, f.H, 1}.forward(f.input, f.weight, nullptr, f.gates);
+  Narrow{pool_, row_, live, f.H, 1}.forward(floats(f.input), floats(f.weight), nullptr, f.gates);
   for (const int32_t t : live) f.gates[t] = 1.0f / (1.0f + moe::exp(-f.gates[t]));
 }
 
@@ -34,8 +35,8 @@ void CpuBackend::sigmoidGateBackward(const SigmoidGateBackward& b) {
   std::vector<float> gradSums(b.T);  // [T] by ⟨input, weight⟩
   for (const int32_t t : live) gradSums[t] = b.gradGates[t] * b.gates[t] * (1.0f - b.gates[t]);
   const Narrow product{pool_, row_, live, b.H, 1};
-  product.backwardInput(gradSums.data(), b.weight, b.gradInput);
-  if (b.gradWeight) product.backwardWeight(gradSums.data(), b.input, b.gradWeight, b.accumulateWeight);
+  product.backwardInput(gradSums.data(), floats(b.weight), floats(b.gradInput));
+  if (b.gradWeight) product.backwardWeight(gradSums.data(), floats(b.input), b.gradWeight, b.accumulateWeight);
 }
 
 // ------------------------------------------------------------------------------------------------ embedding
@@ -48,7 +49,7 @@ void CpuBackend::embeddingForward(const EmbeddingForward& f) {
       if (f.indices[n] < 0 || f.indices[n] >= f.count)
         bad.note(n);
       else
-        std::copy_n(f.weight + f.indices[n] * size, size, f.output + n * size);
+        std::copy_n(floats(f.weight) + f.indices[n] * size, size, floats(f.output) + n * size);
     }
   });
   if (bad.found())
@@ -77,7 +78,7 @@ void CpuBackend::embeddingBackward(const EmbeddingBackward& b) {
       for (int64_t begin = offsets[index]; begin < offsets[index + 1]; begin += block) {
         float sums[strip] = {};
         for (int64_t i = begin; i < std::min(begin + block, offsets[index + 1]); ++i)
-          row_.addScaled(1.0f, b.gradOutput + positions[i] * size + column, columns, sums);
+          row_.addScaled(1.0f, floats(b.gradOutput) + positions[i] * size + column, columns, sums);
         row_.addScaled(1.0f, sums, columns, grad);
       }
     }
@@ -90,9 +91,9 @@ void CpuBackend::rmsNormForward(const RmsNormForward& f) {
   const int64_t size = f.size;
   pool_.parallelRanges(f.N, rowsPerPiece, [&](int64_t begin, int64_t end, int) {
     for (int64_t n = begin; n < end; ++n) {
-      const float* row = f.input + n * size;
+      const float* row = floats(f.input) + n * size;
       f.inverseRms[n] = static_cast<float>(1.0 / std::sqrt(row_.sumSquares(row, size) / f.size + f.epsilon));
-      row_.rmsNorm(row, f.inverseRms[n], f.weight, size, f.output + n * size);
+      row_.rmsNorm(row, f.inverseRms[n], floats(f.weight), size, floats(f.output) + n * size);
     }
   });
 }
@@ -103,8 +104,8 @@ void CpuBackend::rmsNormBackward(const RmsNormBackward& b) {
   pool_.parallelRanges(b.N, rowsPerPiece, [&](int64_t begin, int64_t end, int) {
     float* partial = b.gradWeight ? partials.data() + begin / rowsPerPiece * size : nullptr;
     for (int64_t n = begin; n < end; ++n)
-      row_.rmsNormBackward(b.input + n * size, b.inverseRms[n], b.weight, b.gradOutput + n * size, size,
-                           b.gradInput + n * size, partial);
+      row_.rmsNormBackward(floats(b.input) + n * size, b.inverseRms[n], floats(b.weight),
+                           floats(b.gradOutput) + n * size, size, floats(b.gradInput) + n * size, partial);
   });
   if (!b.gradWeight) return;
   pool_.parallelRanges(size, 64, [&](int64_t begin, int64_t end, int) {
@@ -123,7 +124,7 @@ void CpuBackend::crossEntropyForward(const CrossEntropyForward& f) {
       f.logSumExp[n] = 0;
       if (f.targets[n] < -1 || f.targets[n] >= f.classes) bad.note(n);
       if (f.targets[n] < 0) continue;
-      const ExpSum sum = row_.expSum(f.logits + n * f.classes, f.classes);
+      const ExpSum sum = row_.expSum(floats(f.logits) + n * f.classes, f.classes);
       f.logSumExp[n] = sum.maximum + moe::log(sum.sum);
     }
   });
@@ -135,7 +136,7 @@ void CpuBackend::crossEntropyForward(const CrossEntropyForward& f) {
   int64_t counted = 0;
   for (int64_t n = 0; n < f.N; ++n) {
     if (f.targets[n] < 0) continue;
-    loss += static_cast<double>(f.logSumExp[n]) - f.logits[n * f.classes + f.targets[n]];
+    loss += static_cast<double>(f.logSumExp[n]) - floats(f.logits)[n * f.classes + f.targets[n]];
     ++counted;
   }
   f.loss[0] = counted > 0 ? static_cast<float>(loss / static_cast<double>(counted)) : 0.0f;
@@ -146,11 +147,12 @@ void CpuBackend::crossEntropyBackward(const CrossEntropyBackward& b) {
   const float scale = b.loss[1] > 0 ? b.scale / b.loss[1] : 0.0f;
   pool_.parallelRanges(b.N, rowsPerPiece, [&](int64_t begin, int64_t end, int) {
     for (int64_t n = begin; n < end; ++n) {
-      float* grad = b.gradLogits + n * b.classes;
+      float* grad = floats(b.gradLogits) + n * b.classes;
       if (b.targets[n] < 0)
         std::fill_n(grad, b.classes, 0.0f);
       else
-        row_.crossEntropyBackward(b.logits + n * b.classes, b.logSumExp[n], scale, b.classes, b.targets[n], grad);
+        row_.crossEntropyBackward(floats(b.logits) + n * b.classes, b.logSumExp[n], scale, b.classes, b.targets[n],
+                                  grad);
     }
   });
 }
@@ -159,7 +161,7 @@ void CpuBackend::crossEntropyBackward(const CrossEntropyBackward& b) {
 
 void CpuBackend::add(const Add& a) {
   pool_.parallelRanges(a.n, 1 << 15, [&](int64_t begin, int64_t end, int) {
-    row_.add(a.a + begin, a.b + begin, end - begin, a.output + begin);
+    row_.add(floats(a.a) + begin, floats(a.b) + begin, end - begin, floats(a.output) + begin);
   });
 }
 

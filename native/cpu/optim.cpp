@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "backend.h"
+#include "floats.h"
 #include "simd/row.h"
 
 namespace moe::cpu {
@@ -71,7 +72,7 @@ void CpuBackend::adamwStep(const AdamWStep& step) {
     piece.n = pieces[i].n;
     piece.stepSize = corrections[pieces[i].tensor].stepSize;
     piece.varianceScale = corrections[pieces[i].tensor].varianceScale;
-    piece.value = tensor.value + begin;
+    piece.value = floats(tensor.value) + begin;
     piece.mean = tensor.mean + begin;
     piece.variance = tensor.variance + begin;
     piece.grad = tensor.grad + begin;

@@ -7,6 +7,7 @@
 #include "../core/error.h"
 #include "../shared/math.h"
 #include "backend.h"
+#include "floats.h"
 #include "lowest.h"
 #include "simd/row.h"
 
@@ -208,9 +209,10 @@ void zeroPastEnd(const PlanRows& plan, int H, float* rows, ThreadPool& pool) {
 void CpuBackend::dispatch(const Dispatch& d) {
   const int64_t H = d.H;
   pool_.parallelRanges(d.plan.expertOffsets[d.plan.E], rowsPerPiece, [&](int64_t begin, int64_t end, int) {
-    for (int64_t r = begin; r < end; ++r) std::copy_n(d.input + d.plan.rowToken[r] * H, H, d.rows + r * H);
+    for (int64_t r = begin; r < end; ++r)
+      std::copy_n(floats(d.input) + d.plan.rowToken[r] * H, H, floats(d.rows) + r * H);
   });
-  zeroPastEnd(d.plan, d.H, d.rows, pool_);
+  zeroPastEnd(d.plan, d.H, floats(d.rows), pool_);
 }
 
 void CpuBackend::combine(const Combine& c) {
@@ -225,10 +227,10 @@ void CpuBackend::combine(const Combine& c) {
       const int32_t first = c.plan.tokenOffsets[t], count = c.plan.tokenOffsets[t + 1] - first;
       for (int32_t i = 0; i < count; ++i) {
         const int64_t r = c.plan.tokenRows[first + i];
-        tokenRows[i] = c.rows + r * H;
+        tokenRows[i] = floats(c.rows) + r * H;
         tokenWeights[i] = c.weights ? c.weights[c.plan.rowSlot[r]] : 1.0f;
       }
-      row_.weightedSum(tokenRows, tokenWeights, count, H, c.output + t * H, c.accumulate);
+      row_.weightedSum(tokenRows, tokenWeights, count, H, floats(c.output) + t * H, c.accumulate);
     }
   });
 }
@@ -241,11 +243,11 @@ void CpuBackend::combineBackward(const CombineBackward& b) {
       for (int32_t i = b.plan.tokenOffsets[t]; i < b.plan.tokenOffsets[t + 1]; ++i) {
         const int64_t r = b.plan.tokenRows[i];
         const int32_t slot = b.plan.rowSlot[r];
-        b.gradWeights[slot] =
-            row_.scaleAndDot(b.weights[slot], b.gradOutput + t * H, b.rows + r * H, H, b.gradRows + r * H);
+        b.gradWeights[slot] = row_.scaleAndDot(b.weights[slot], floats(b.gradOutput) + t * H, floats(b.rows) + r * H, H,
+                                               floats(b.gradRows) + r * H);
       }
   });
-  zeroPastEnd(b.plan, b.H, b.gradRows, pool_);
+  zeroPastEnd(b.plan, b.H, floats(b.gradRows), pool_);
 }
 
 }  // namespace moe::cpu

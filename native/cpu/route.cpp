@@ -8,6 +8,7 @@
 #include "../core/error.h"
 #include "../shared/math.h"
 #include "backend.h"
+#include "floats.h"
 #include "lowest.h"
 #include "narrow.h"
 #include "route-losses.h"
@@ -142,7 +143,7 @@ void CpuBackend::routeForward(const RouteForward& f) {
     copyLogits(f, pool_);
   } else {
     const std::vector<int32_t> live = liveTokens(f.mask, f.T);
-    Narrow{pool_, row_, live, f.H, E}.forward(f.input, f.weight, f.bias, f.logits);
+    Narrow{pool_, row_, live, f.H, E}.forward(floats(f.input), f.weight, f.bias, f.logits);
   }
 
   const bool cleanSoftmax = f.losses.importanceOn && f.losses.importanceFrom == ImportanceFrom::Softmax;
@@ -299,8 +300,8 @@ void CpuBackend::routeBackward(const RouteBackward& b) {
   if (!b.input || (!b.gradInput && !b.gradWeight)) return;
   const std::vector<int32_t> live = liveTokens(b.mask, b.T);
   const Narrow product{pool_, row_, live, b.H, E};
-  if (b.gradInput) product.backwardInput(b.gradLogits, b.weight, b.gradInput);
-  if (b.gradWeight) product.backwardWeight(b.gradLogits, b.input, b.gradWeight, b.accumulateWeight);
+  if (b.gradInput) product.backwardInput(b.gradLogits, b.weight, floats(b.gradInput));
+  if (b.gradWeight) product.backwardWeight(b.gradLogits, floats(b.input), b.gradWeight, b.accumulateWeight);
 }
 
 }  // namespace moe::cpu

@@ -1,0 +1,376 @@
+// What every operation of the seam (core/backend.h) is given, as plain structs: the CPU backend reads them, and the
+// CUDA backend passes them to its kernels as they are.
+//
+// T tokens, H hiddenSize, F ffnSize, E numExperts, K topK, R the number of rows a plan can have at most. All matrices
+// are dense and row-major. `void` pointers are in the operation's dtype (activations, and the weights of experts and
+// modules); router parameters, scores, gate weights, losses and the gradients of all parameters are float32 whatever
+// the dtype. A gradient marked `accumulate` is added to (+=), every other output is overwritten (=).
+//
+// `workspace` is memory of Backend::workspaceBytes() for the time of the operation; null when that is 0.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "dtype.h"
+#include "options.h"
+
+namespace moe {
+
+// ------------------------------------------------------------------------------------------------ route
+
+struct RouteForward {
+  DType dtype;
+  RouterOptions router;
+  LossOptions losses;
+  int64_t T;
+  int H, E, K;
+  const void* input;            // [T,H]; null with givenLogits or givenWeights
+  const float* weight;          // [E,H]; null likewise
+  const float* bias;            // [E] or null
+  const float* givenLogits;     // [T,E] in place of the product, or null
+  const int32_t* givenIndices;  // [T,K] the caller's choice of experts, or null
+  const float* givenWeights;    // [T,K] with givenIndices: nothing is scored and no loss is taken; or null
+  const int32_t* mask;          // [T] or null; 0 = padding
+  const int32_t* lossMask;      // [T] or null; 0 = counts in no loss
+
+  float* logits;      // [T,E] after bias, before temperature; rows of masked tokens 0; null with givenWeights
+  int32_t* indices;   // [T,K] in falling order of the score; -1 for masked tokens
+  float* scores;      // [T,K] the selected scores, before renormalisation and scale (the 'score' queue priority)
+  float* weights;     // [T,K] the final gate weights, before drops
+  float* lossCounts;  // [scopes,E] assignments per expert that the load-balance loss counts; null when that loss is off
+  float* lossTokens;  // [scopes] tokens that count in it; likewise
+  float* importance;  // [E] Σ_t of what the importance loss is taken from; null when it is off
+  float* values;      // [RouteValue::count] the unscaled losses and statistics
+
+  void* workspace;
+};
+
+/// Layout of RouteForward::values.
+struct RouteValue {
+  enum { loadBalance, importance, z, entropy, lossTokenCount, count };
+};
+
+struct RouteBackward {
+  DType dtype;
+  RouterOptions router;
+  LossOptions losses;  // coefficients already multiplied by lossScale
+  int64_t T;
+  int H, E, K;
+  const void* input;    // [T,H]; null with given logits
+  const float* weight;  // [E,H]; null with given logits
+  const int32_t* mask;
+  const int32_t* lossMask;
+  const float* logits;       // [T,E] what forward wrote
+  const int32_t* indices;    // [T,K]
+  const float* scores;       // [T,K]
+  const float* lossCounts;   // [scopes,E] or null
+  const float* lossTokens;   // [scopes] or null
+  const float* importance;   // [E] or null
+  const float* values;       // forward's
+  const float* gradWeights;  // [T,K] dL/d(weight before drops): 0 where dropped
+
+  float* gradLogits;  // [T,E], always written
+  void* gradInput;    // [T,H] += the router's share; null to skip
+  float* gradWeight;  // [E,H] or null when frozen or logits were given
+  float* gradBias;    // [E] or null
+  bool accumulateWeight, accumulateBias;
+
+  void* workspace;
+};
+
+// ------------------------------------------------------------------------------------------------ permute
+
+/// The plan of one forward: which rows each expert computes. Rows are sorted by expert, then token, then choice,
+/// without padding; R is a bound that follows from shapes alone, the real count is expertOffsets[E].
+struct PlanRows {
+  int64_t T, R;
+  int E, K;
+  const int32_t* expertOffsets;  // [E+1]
+  const int32_t* rowToken;       // [R] source token, -1 past the end
+  const int32_t* rowSlot;        // [R] index into [T,K] of the row's weight, -1 past the end
+  const int32_t* tokenOffsets;   // [T+1]
+  const int32_t* tokenRows;      // [R] the rows of each token, in order of choice; -1 past the end
+};
+
+struct BuildPlan {
+  int64_t T, R;
+  int E, K;
+  CapacityOptions capacity;  // slots < 0: dropless
+  const int32_t* indices;    // [T,K]; -1 = no assignment. Anything else outside [0,E) is an error naming the token.
+                             // Null: every token has the one assignment to expert 0 (E = K = 1)
+  const int32_t* mask;       // [T] or null; 0 = the token has no assignment, whatever its indices say
+  const float* scores;       // [T,K] for the 'score' priority, else null
+
+  float* weights;          // [T,K] set to 0 where dropped or unassigned; null to skip
+  int32_t* kept;           // [T,K] 0/1; null to skip
+  int32_t* expertOffsets;  // [E+1]
+  int32_t* rowToken;       // [R]
+  int32_t* rowSlot;        // [R]
+  int32_t* tokenOffsets;   // [T+1]
+  int32_t* tokenRows;      // [R]
+  int32_t* assigned;       // [E] before drops
+  int32_t* keptCounts;     // [E]
+  int32_t* totals;         // [PlanTotal::count]
+
+  void* workspace;
+};
+
+/// Layout of BuildPlan::totals. A token is one with at least one assignment.
+struct PlanTotal {
+  enum { tokens, droppedAssignments, droppedTokens, count };
+};
+
+/// rows[r] = input[rowToken[r]]; rows past the end are zero.
+struct Dispatch {
+  DType dtype;
+  PlanRows plan;
+  int H;
+  const void* input;  // [T,H]
+  void* rows;         // [R,H]
+};
+
+/// output[t] = Σ over the token's rows of weight·row, in order of choice. Backward of Dispatch with weights = null.
+struct Combine {
+  DType dtype;
+  PlanRows plan;
+  int H;
+  const void* rows;      // [R,H]
+  const float* weights;  // [T,K] by slot; null: all 1
+  void* output;          // [T,H]
+  bool accumulate;       // += instead of =
+};
+
+struct CombineBackward {
+  DType dtype;
+  PlanRows plan;
+  int H;
+  const void* gradOutput;  // [T,H]
+  const void* rows;        // [R,H]
+  const float* weights;    // [T,K]
+  void* gradRows;          // [R,H]; rows past the end zero
+  float* gradWeights;      // [T,K]; 0 where dropped
+};
+
+// ------------------------------------------------------------------------------------------------ experts
+
+/// y[r] = down_e · act(gate_e·x, up_e·x) for every row r of every expert e, x = input[rowToken[r]].
+struct ExpertsForward {
+  DType dtype;
+  PlanRows plan;
+  ActivationOptions activation;
+  int H, F;
+  const void* input;                         // [T,H]
+  const void *gate, *up, *down;              // [E,F,H] (gate null when not gated), [E,F,H], [E,H,F]
+  const void *gateBias, *upBias, *downBias;  // [E,F], [E,F], [E,H]; null without
+  void *savedGate, *savedUp;                 // [R,F] pre-activations with bias, kept for backward; null in inference
+  void* rows;                                // [R,H]; rows past the end are left as they are
+
+  void* workspace;
+};
+
+/// Rows weigh in as rowWeight = weights[rowSlot[r]] (1 when weights is null): with dO gathered by rowToken,
+/// dA = dO·down, rowDot[r] = ⟨dA, a⟩ + ⟨dO, downBias⟩ = dL/d(weight), dz = w·dA·act'(z), dDown = Σ w·dO ⊗ a.
+struct ExpertsBackward {
+  DType dtype;
+  PlanRows plan;
+  ActivationOptions activation;
+  int H, F;
+  const void* input;       // [T,H]
+  const void* gradOutput;  // [T,H]
+  const float* weights;    // [T,K] by slot, or null
+  const void *gate, *up, *down;
+  const void* downBias;
+  const void *savedGate, *savedUp;  // [R,F]
+
+  void* gradRows;                       // [R,H] gradient of the gathered input; rows past the end are left as they are
+  float* gradWeights;                   // [T,K] by slot: rowDot of each kept assignment, 0 elsewhere; null to skip
+  float *gradGate, *gradUp, *gradDown;  // like the weights; null when frozen. Experts without rows give zeros
+  float *gradGateBias, *gradUpBias, *gradDownBias;  // null when frozen or absent
+  bool accumulateGate, accumulateUp, accumulateDown;
+  bool accumulateGateBias, accumulateUpBias, accumulateDownBias;
+
+  void* workspace;
+};
+
+/// output[r] = weight_e · input[r] + bias for rows grouped by expertOffsets; null offsets: one group of all R rows.
+struct GroupedGemmForward {
+  DType dtype;
+  int64_t R;
+  int E, in, out;
+  const int32_t* expertOffsets;  // [E+1] or null
+  const void* input;             // [R,in]
+  const void* weight;            // [E,out,in]
+  const void* bias;              // [E,out] or null
+  void* output;                  // [R,out]; rows past the end are zero
+
+  void* workspace;
+};
+
+struct GroupedGemmBackward {
+  DType dtype;
+  int64_t R;
+  int E, in, out;
+  const int32_t* expertOffsets;
+  const void* input;       // [R,in]
+  const void* weight;      // [E,out,in]
+  const void* gradOutput;  // [R,out]
+  void* gradInput;         // [R,in] or null; rows past the end are zero
+  float* gradWeight;       // [E,out,in] or null when frozen
+  float* gradBias;         // [E,out] or null
+  bool accumulateWeight, accumulateBias;
+
+  void* workspace;
+};
+
+// ------------------------------------------------------------------------------------------------ modules
+
+/// The sigmoid gate of shared experts: gates[t] = σ(⟨input_t, weight⟩); masked tokens give 0.
+struct SigmoidGateForward {
+  DType dtype;
+  int64_t T;
+  int H;
+  const void* input;
+  const void* weight;   // [H]
+  const int32_t* mask;  // [T] or null
+  float* gates;         // [T]
+};
+
+struct SigmoidGateBackward {
+  DType dtype;
+  int64_t T;
+  int H;
+  const void* input;
+  const void* weight;
+  const int32_t* mask;
+  const float* gates;      // [T]
+  const float* gradGates;  // [T]
+  void* gradInput;         // [T,H] +=
+  float* gradWeight;       // [H] or null
+  bool accumulateWeight;
+
+  void* workspace;
+};
+
+struct EmbeddingForward {
+  DType dtype;
+  int64_t N;
+  int count, size;
+  const int32_t* indices;  // [N]; outside [0,count) is an error naming the position
+  const void* weight;      // [count,size]
+  void* output;            // [N,size]
+};
+
+struct EmbeddingBackward {
+  DType dtype;
+  int64_t N;
+  int count, size;
+  const int32_t* indices;
+  const void* gradOutput;
+  float* gradWeight;
+  bool accumulateWeight;
+
+  void* workspace;
+};
+
+/// output = input · rsqrt(mean(input²) + epsilon) · weight, per row (Zhang & Sennrich 2019).
+struct RmsNormForward {
+  DType dtype;
+  int64_t N;
+  int size;
+  float epsilon;
+  const void *input, *weight;  // [N,size], [size]
+  void* output;                // [N,size]
+  float* inverseRms;           // [N]
+};
+
+struct RmsNormBackward {
+  DType dtype;
+  int64_t N;
+  int size;
+  const void *input, *weight;
+  const float* inverseRms;
+  const void* gradOutput;
+  void* gradInput;    // [N,size]
+  float* gradWeight;  // [size] or null
+  bool accumulateWeight;
+
+  void* workspace;
+};
+
+/// Mean negative log-likelihood over targets that are not -1 (0 when there are none).
+struct CrossEntropyForward {
+  DType dtype;
+  int64_t N;
+  int classes;
+  const void* logits;      // [N,classes]
+  const int32_t* targets;  // [N]; -1 = ignored; else outside [0,classes) is an error naming the position
+  float* logSumExp;        // [N]
+  float* loss;             // [2]: the mean, and the number of targets that count
+
+  void* workspace;
+};
+
+struct CrossEntropyBackward {
+  DType dtype;
+  int64_t N;
+  int classes;
+  float scale;
+  const void* logits;
+  const int32_t* targets;
+  const float *logSumExp, *loss;
+  void* gradLogits;  // [N,classes]
+};
+
+struct Add {
+  DType dtype;
+  int64_t n;
+  const void *a, *b;
+  void* output;
+};
+
+// ------------------------------------------------------------------------------------------------ optimizer
+
+struct AdamWTensor {
+  DType dtype;
+  int64_t n;
+  void* value;
+  float* master;  // the float32 value that `value` is the rounding of; null when dtype is float32
+  const float* grad;
+  float *mean, *variance;  // first and second moment
+  int32_t* steps;          // [1] updates of this tensor so far: its bias correction counts those alone
+};
+
+/// Decoupled weight decay (Loshchilov & Hutter 2019). A non-finite global norm skips the update and counts it.
+struct AdamWStep {
+  const AdamWTensor* tensors;
+  int count;
+  float learningRate, beta1, beta2, epsilon, weightDecay;
+  float maxGradNorm;  // 0: no clipping
+  int32_t* skipped;   // [1] steps that a non-finite norm has skipped
+  float* gradNorm;    // [1] before clipping
+
+  void* workspace;
+};
+
+// ------------------------------------------------------------------------------------------------ element-wise
+
+/// To int32: towards zero, saturating, NaN gives 0. To 16 bits: to nearest even.
+struct Convert {
+  DType from, to;
+  int64_t n;
+  const void* input;
+  void* output;
+};
+
+/// Normal(0, std) drawn in float32 and rounded to dtype.
+struct RandomNormal {
+  DType dtype;
+  int64_t n;
+  uint64_t seed;
+  uint32_t purpose;
+  float std;
+  void* output;
+};
+
+}  // namespace moe
