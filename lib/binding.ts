@@ -17,7 +17,7 @@ export type PassHandle = Handle<'pass'>;
 export type AdamWHandle = Handle<'adamw'>;
 export type PlanHandle = Handle<'plan'>;
 
-/** The numbers of native/core/tensor.h's DType. */
+/** The numbers of native/shared/dtype.h's DType. */
 export const dtypeCode = { float32: 0, bfloat16: 1, float16: 2, int32: 3 } as const;
 export type HostArray = Float32Array | Int32Array | Uint16Array;
 
@@ -115,12 +115,33 @@ export interface NativeStats {
 }
 
 export interface NativeBinding {
-  readonly build: { readonly compiler: string; readonly cuda: boolean; readonly cudaReason: string };
+  readonly build: {
+    readonly compiler: string;
+    readonly cuda: boolean;
+    /** Why there are no CUDA kernels in this build. */
+    readonly cudaReason: string;
+    /** Where they are, and the SHA-256 of each file. */
+    readonly cudaFolder: string;
+    readonly cudaChecksums: Readonly<Record<string, string>>;
+  };
   /** Must be called once per environment: the class that native errors are made of. */
   initialize(errorClass: new (code: MoEErrorCode, message: string, hint?: string) => Error): void;
   cpuInfo(): { name: string; isa: string; memoryBytes: number };
+  /** `reason`: why there are none, or why one of them cannot be used; empty when there is nothing to explain. */
+  cudaDevices(): {
+    reason: string;
+    driverVersion: number;
+    gpus: {
+      name: string;
+      reason: string;
+      computeCapability: string;
+      multiprocessors: number;
+      memoryBytes: number;
+    }[];
+  };
 
-  deviceOpen(threads: number, memoryLimit: number): DeviceHandle;
+  cpuOpen(threads: number, memoryLimit: number): DeviceHandle;
+  cudaOpen(index: number, memoryLimit: number): DeviceHandle;
   deviceClose(device: DeviceHandle): void;
   /** allocated, peak, reserved */
   deviceMemory(device: DeviceHandle): [number, number, number];

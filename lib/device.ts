@@ -1,6 +1,9 @@
 // Devices: opening one, making tensors on it, waiting for it, and its memory.
+import { createHash } from 'node:crypto';
+import { readFileSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
-import { dtypeCode, native } from './binding.js';
+import { join } from 'node:path';
+import { type DeviceHandle, dtypeCode, native } from './binding.js';
 import {
   checkInteger,
   checkNumber,
@@ -21,7 +24,7 @@ import { Tensor } from './tensor.js';
 export type DeviceKind = 'cpu' | 'cuda';
 
 export interface DeviceOptions {
-  /** 'auto' (default): CUDA when it is usable, else the CPU. */
+  /** 'auto' (default): the CPU, until the CUDA backend is complete. */
   kind?: DeviceKind | 'auto';
   /** CUDA ordinal; the CPU is 0. */
   index?: number;
@@ -39,7 +42,10 @@ export interface DeviceInfo {
   usable: boolean;
   /** Why not, when it is not usable. */
   reason?: string;
-  /** For the CPU: `threads`, `isa` (the vector instructions in use) and `memoryBytes`. */
+  /**
+   * `memoryBytes`; for the CPU `threads` and `isa` (the vector instructions in use), for a GPU `computeCapability`,
+   * `multiprocessors` and `driverVersion`.
+   */
   details: Record<string, string | number>;
 }
 
@@ -53,13 +59,36 @@ const deviceKinds = ['auto', 'cpu', 'cuda'] as const;
 const deviceOptions = new Set(['kind', 'index', 'threads', 'memoryLimit']);
 const randnOptions = new Set(['seed', 'std', 'dtype']);
 
-/** Every device this process could open, and for each one that cannot be used, why not. */
-export function listDevices(): DeviceInfo[] {
+function cpuDevice(): DeviceInfo {
   const { name, isa, memoryBytes } = native.cpuInfo();
-  return [
-    { kind: 'cpu', index: 0, name, usable: true, details: { threads: availableParallelism(), isa, memoryBytes } },
-    { kind: 'cuda', index: 0, name: 'CUDA', usable: false, reason: native.build.cudaReason, details: {} },
-  ];
+  return { kind: 'cpu', index: 0, name, usable: true, details: { threads: availableParallelism(), isa, memoryBytes } };
+}
+
+function cudaDevices(): DeviceInfo[] {
+  const { reason, driverVersion, gpus } = native.cudaDevices();
+  if (gpus.length === 0) return [{ kind: 'cuda', index: 0, name: 'CUDA', usable: false, reason, details: {} }];
+  const broken = damagedKernels();
+  return gpus.map(({ name, reason, ...details }, index) => {
+    const why = reason || broken;
+    const info = { kind: 'cuda' as const, index, name, usable: why === '', details: { ...details, driverVersion } };
+    return why === '' ? info : { ...info, reason: why };
+  });
+}
+
+/** Kernels of another build read their parameters wrong: why these are not the addon's own, or ''. */
+function damagedKernels(): string {
+  const { cudaFolder, cudaChecksums } = native.build;
+  for (const [name, expected] of Object.entries(cudaChecksums)) {
+    const file = join(cudaFolder, name);
+    const found = createHash('sha256').update(readFileSync(file)).digest('hex');
+    if (found !== expected) return `${file} does not belong to this build of the addon; run "npx switchyard build"`;
+  }
+  return '';
+}
+
+/** Every device this process could open, and for each one that cannot be used, why not. Tries each GPU. */
+export function listDevices(): DeviceInfo[] {
+  return [cpuDevice(), ...cudaDevices()];
 }
 
 /**
@@ -75,15 +104,26 @@ export function openDevice(options: DeviceKind | 'auto' | DeviceOptions = 'auto'
   checkInteger('options.index', index, 0, 1023);
   checkInteger('options.threads', threads, 1, 1024);
   if (memoryLimit !== undefined) checkInteger('options.memoryLimit', memoryLimit, 1, Number.MAX_SAFE_INTEGER);
-  if (kind === 'cuda') {
+  if (kind === 'cuda') return openCuda(index, memoryLimit);
+  if (index !== 0) throw invalid('options.index', '0, the only CPU device', index);
+  const info = cpuDevice();
+  const limit = memoryLimit ?? Number(info.details.memoryBytes);
+  return new Device(info, native.cpuOpen(threads, limit), limit);
+}
+
+function openCuda(index: number, memoryLimit: number | undefined): Device {
+  const gpus = cudaDevices();
+  const info = gpus[index];
+  if (!info?.usable) {
+    const why = info?.reason ?? `there is no GPU ${index}, only 0 to ${gpus.length - 1}`;
     throw new MoEError(
       'ERR_DEVICE_UNAVAILABLE',
-      `options.kind: CUDA cannot be used: ${native.build.cudaReason}`,
+      `options.kind: CUDA cannot be used: ${why}`,
       "openDevice('cpu') always works; listDevices() says what there is.",
     );
   }
-  if (index !== 0) throw invalid('options.index', '0, the only CPU device', index);
-  return new Device(threads, memoryLimit);
+  const limit = memoryLimit ?? Number(info.details.memoryBytes);
+  return new Device(info, native.cudaOpen(index, limit), limit);
 }
 
 /**
@@ -95,18 +135,18 @@ export function openDevice(options: DeviceKind | 'auto' | DeviceOptions = 'auto'
  * they were; reads of poisoned tensors reject with the operation that failed.
  */
 export class Device implements Disposable {
-  readonly kind: DeviceKind = 'cpu';
-  readonly index: number = 0;
-  /** The model of the processor. */
+  readonly kind: DeviceKind;
+  readonly index: number;
+  /** The model of the processor or GPU. */
   readonly name: string;
   readonly #context: DeviceContext;
 
   /** @internal */
-  constructor(threads: number, memoryLimit: number | undefined) {
-    const { name, memoryBytes } = native.cpuInfo();
+  constructor({ kind, index, name }: DeviceInfo, handle: DeviceHandle, memoryLimit: number) {
+    this.kind = kind;
+    this.index = index;
     this.name = name;
-    const limit = memoryLimit ?? memoryBytes;
-    this.#context = new DeviceContext(this, native.deviceOpen(threads, limit), limit);
+    this.#context = new DeviceContext(this, handle, memoryLimit);
   }
 
   get isDisposed(): boolean {

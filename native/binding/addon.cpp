@@ -8,6 +8,8 @@
 #include <unistd.h>
 
 #include "../cpu/isa.h"
+#include "../cuda/devices.h"
+#include "../cuda/kernels.h"
 #include "guard.h"
 
 namespace moe::binding {
@@ -51,11 +53,36 @@ Napi::Value cpuInfo(const Napi::CallbackInfo& info) {
   return result;
 }
 
+Napi::Value cudaDevices(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  const cuda::GpuList list = cuda::listGpus();
+  Napi::Array gpus = Napi::Array::New(env);
+  for (const cuda::GpuInfo& gpu : list.gpus) {
+    Napi::Object object = Napi::Object::New(env);
+    object.Set("name", gpu.name);
+    object.Set("reason", gpu.reason);
+    object.Set("computeCapability", std::to_string(gpu.major) + "." + std::to_string(gpu.minor));
+    object.Set("multiprocessors", gpu.multiprocessors);
+    object.Set("memoryBytes", gpu.memoryBytes);
+    gpus.Set(gpus.Length(), object);
+  }
+  Napi::Object result = Napi::Object::New(env);
+  result.Set("reason", list.reason);
+  result.Set("driverVersion", list.driverVersion);
+  result.Set("gpus", gpus);
+  return result;
+}
+
 Napi::Object buildInfo(Napi::Env env) {
   Napi::Object build = Napi::Object::New(env);
   build.Set("compiler", __VERSION__);
-  build.Set("cuda", false);
-  build.Set("cudaReason", "this version of switchyard has no CUDA backend yet");
+  const cuda::KernelBuild& kernels = cuda::kernelBuild();
+  build.Set("cuda", kernels.built);
+  build.Set("cudaReason", kernels.reason);
+  build.Set("cudaFolder", cuda::kernelFolder());
+  Napi::Object checksums = Napi::Object::New(env);
+  for (const auto& [name, checksum] : kernels.checksums) checksums.Set(name, checksum);
+  build.Set("cudaChecksums", checksums);
   return build;
 }
 
@@ -64,6 +91,7 @@ Napi::Object start(Napi::Env env, Napi::Object exports) {
   exports.Set("build", buildInfo(env));
   expose<initialize>(exports, "initialize");
   expose<cpuInfo>(exports, "cpuInfo");
+  expose<cudaDevices>(exports, "cudaDevices");
   exposeTensors(exports);
   exposeLayer(exports);
   exposeModules(exports);

@@ -3,6 +3,7 @@
 
 #include "../core/modules.h"
 #include "../cpu/backend.h"
+#include "../cuda/backend.h"
 #include "guard.h"
 
 namespace moe::binding {
@@ -11,13 +12,19 @@ namespace {
 
 // ------------------------------------------------------------------------------------------------ devices
 
-Napi::Value deviceOpen(const Napi::CallbackInfo& info) {
-  const Napi::Env env = info.Env();
-  const int threads = integer(info[0]);
-  const double limit = std::clamp(number(info[1]), 0.0, 9e18);
-  auto device = std::make_shared<Device>(std::make_unique<cpu::CpuBackend>(threads), static_cast<size_t>(limit));
+Napi::Value adopted(Napi::Env env, std::unique_ptr<Backend> backend, double memoryLimit) {
+  const auto limit = static_cast<size_t>(std::clamp(memoryLimit, 0.0, 9e18));
+  auto device = std::make_shared<Device>(std::move(backend), limit);
   Environment::of(env).adopt(device);
   return wrap(env, std::move(device));
+}
+
+Napi::Value cpuOpen(const Napi::CallbackInfo& info) {
+  return adopted(info.Env(), std::make_unique<cpu::CpuBackend>(integer(info[0])), number(info[1]));
+}
+
+Napi::Value cudaOpen(const Napi::CallbackInfo& info) {
+  return adopted(info.Env(), std::make_unique<cuda::CudaBackend>(integer(info[0])), number(info[1]));
 }
 
 Napi::Value deviceClose(const Napi::CallbackInfo& info) {
@@ -162,7 +169,8 @@ Napi::Value parameterZeroGrad(const Napi::CallbackInfo& info) {
 }  // namespace
 
 void exposeTensors(Napi::Object exports) {
-  expose<deviceOpen>(exports, "deviceOpen");
+  expose<cpuOpen>(exports, "cpuOpen");
+  expose<cudaOpen>(exports, "cudaOpen");
   expose<deviceClose>(exports, "deviceClose");
   expose<deviceMemory>(exports, "deviceMemory");
   expose<deviceResetPeak>(exports, "deviceResetPeak");

@@ -39,7 +39,7 @@ class Backend {
 
   /// Around the calls of one operation, so that a backend can follow failures on the device. end() answers the outcome
   /// of the outputs; null when it is known by now that they are good.
-  virtual void begin(const Operands&) {}
+  virtual void begin(const char* /*name*/, const Operands&) {}
   virtual OutcomePtr end() { return nullptr; }
 
   virtual void write(void* device, const std::shared_ptr<char[]>& staging, size_t bytes) = 0;

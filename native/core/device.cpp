@@ -50,6 +50,16 @@ void Device::close() {
 
 void Device::checkOpen() const {
   if (closed_) throw Error(ErrorCode::Disposed, "the device is disposed");
+  if (isLost_.load(std::memory_order_acquire))
+    throw Error(ErrorCode::DeviceLost, "the device is lost: " + lost_->message, lost_->hint);
+}
+
+void Device::noteLoss(const FailurePtr& failure) {
+  if (!failure || failure->code != ErrorCode::DeviceLost) return;
+  std::lock_guard lock(failuresMutex_);
+  if (lost_) return;
+  lost_ = failure;
+  isLost_.store(true, std::memory_order_release);
 }
 
 TensorPtr Device::empty(DType dtype, int64_t size) {
@@ -79,12 +89,13 @@ void Device::run(const char* name, const Operands& operands, const std::function
   if (!failure) {
     const auto fail = [&](ErrorCode code, const std::string& what, const std::string& hint) {
       failure = std::make_shared<Failure>(code, std::string(name) + ": " + what, hint);
+      noteLoss(failure);
       std::lock_guard lock(failuresMutex_);
       std::erase_if(failures_, [](const FailurePtr& old) { return old->reported.load(); });
       if (failures_.size() < maxUnreported) failures_.push_back(failure);
     };
     try {
-      backend_->begin(operands);
+      backend_->begin(name, operands);
       body(*backend_);
       outcome = backend_->end();
     } catch (const Error& error) {
@@ -123,10 +134,14 @@ void Device::copyOut(const TensorPtr& tensor, void* host, Completion completion)
   queue_.push(job([this, health = tensor->health(), data = tensor->data(), bytes = tensor->bytes(), host,
                    completion = std::move(completion)] {
     if (health->failure) return completion(health->failure);
+    const auto tell = [this, completion](FailurePtr failure) {
+      noteLoss(failure);
+      completion(std::move(failure));
+    };
     try {
-      backend_->read(host, data, bytes, health->outcome, completion);
+      backend_->read(host, data, bytes, health->outcome, tell);
     } catch (const Error& error) {
-      completion(std::make_shared<Failure>(error.code(), error.what(), error.hint()));
+      tell(std::make_shared<Failure>(error.code(), error.what(), error.hint()));
     }
   }));
 }
@@ -221,6 +236,7 @@ void Device::synchronize(Completion completion) {
 
 FailurePtr Device::firstUnreported(std::vector<FailurePtr> found) {
   std::lock_guard lock(failuresMutex_);
+  for (FailurePtr& failure : found) noteLoss(failure);
   for (FailurePtr& failure : found)
     if (failures_.size() < maxUnreported) failures_.push_back(std::move(failure));
   for (const FailurePtr& failure : failures_)

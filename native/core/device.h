@@ -1,6 +1,7 @@
 // A device: a backend, its pool and its queue, and the rule by which failures travel. Used from one thread.
 #pragma once
 
+#include <atomic>
 #include <functional>
 #include <initializer_list>
 #include <memory>
@@ -24,6 +25,7 @@ class Device : public std::enable_shared_from_this<Device> {
   bool closed() const { return closed_; }
   /// Cancels what is queued and waits for what runs. Everything later throws Disposed.
   void close();
+  /// Throws Disposed, or DeviceLost.
   void checkOpen() const;
 
   TensorPtr empty(DType dtype, int64_t size);
@@ -58,6 +60,7 @@ class Device : public std::enable_shared_from_this<Device> {
 
  private:
   friend class Tensor;
+  void noteLoss(const FailurePtr& failure);
   void copyOut(const TensorPtr& tensor, void* host, Completion completion);
   FailurePtr firstUnreported(std::vector<FailurePtr> found);
   void run(const char* name, const Operands& operands, const std::function<void(Backend&)>& body);
@@ -67,6 +70,8 @@ class Device : public std::enable_shared_from_this<Device> {
   std::vector<FailurePtr> failures_;  // not yet reported, oldest first
   Queue queue_;
   Pool pool_;
+  std::atomic<bool> isLost_{false};
+  FailurePtr lost_;  // the failure that has made the device useless; written once, before isLost_
   bool closed_ = false;
 };
 

@@ -5,6 +5,8 @@
 
 #include <cstdint>
 
+#include "hd.h"
+
 namespace moe {
 
 /// Names one failure: [62..40] number of the operation, [39..34] its Fault, [33..0] the index it concerns.
@@ -15,7 +17,7 @@ constexpr FaultWord noFault = ~FaultWord{0};
 /// What kernels can find. The message of each is in cuda/faults.cpp.
 enum class Fault : uint32_t { NonFiniteLogits, RoutingIndex, PlanIndex, EmbeddingIndex, TargetIndex };
 
-constexpr FaultWord faultWord(uint32_t operation, Fault fault, int64_t index) {
+MOE_HD constexpr FaultWord faultWord(uint32_t operation, Fault fault, int64_t index) {
   return FaultWord{operation & 0x7fffffu} << 40 | FaultWord{static_cast<uint32_t>(fault)} << 34 |
          (static_cast<FaultWord>(index) & 0x3ffffffffu);
 }

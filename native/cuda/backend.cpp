@@ -1,0 +1,269 @@
+// The stream, what operations depend on, and the way of data in and out.
+#include "backend.h"
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+namespace moe::cuda {
+
+namespace {
+
+// A program that never synchronises must not grow: failures of earlier operations are told by reads alone.
+constexpr size_t maxRecent = 1024;
+
+Properties propertiesOf(int ordinal) {
+  CUdevice device;
+  Properties p{};
+  MOE_CUDA(cuDeviceGet, &device, ordinal);
+  MOE_CUDA(cuDeviceGetAttribute, &p.multiprocessors, CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT, device);
+  MOE_CUDA(cuDeviceGetAttribute, &p.sharedBytesPerBlock, CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN, device);
+  return p;
+}
+
+CudaOutcome* outcomeOf(const HealthPtr& health) { return static_cast<CudaOutcome*>(health->outcome.get()); }
+
+}  // namespace
+
+std::string typed(const char* kernel, DType dtype) { return std::string(kernel) + "_" + dtypeName(dtype); }
+
+Context::Context(int ordinal) {
+  MOE_CUDA(cuDeviceGet, &device_, ordinal);
+  MOE_CUDA(cuDevicePrimaryCtxRetain, &context_, device_);
+  makeCurrent();
+}
+
+Context::~Context() { driver().cuDevicePrimaryCtxRelease_v2(device_); }
+
+CudaBackend::CudaBackend(int ordinal)
+    : context_(ordinal),
+      properties_(propertiesOf(ordinal)),
+      pinned_(std::make_shared<PinnedPool>(context_.get())),
+      statuses_(std::make_shared<StatusPool>(stream_.get())),
+      completions_(context_.get(), stream_.get()) {}
+
+// What is destroyed after this needs its context.
+CudaBackend::~CudaBackend() {
+  driver().cuCtxSetCurrent(context_.get());
+  driver().cuStreamSynchronize(stream_.get());
+  completions_.waitIdle();
+}
+
+// ------------------------------------------------------------------------------------------------ memory
+
+void* CudaBackend::allocate(size_t bytes) {
+  context_.makeCurrent();
+  CUdeviceptr block = 0;
+  const CUresult result = driver().cuMemAlloc_v2(&block, std::max<size_t>(bytes, 1));
+  if (result == CUDA_ERROR_OUT_OF_MEMORY) return nullptr;
+  check(result, "cuMemAlloc");
+  return reinterpret_cast<void*>(block);
+}
+
+// A lost context takes its memory with it: nothing to be told then.
+void CudaBackend::release(void* block, size_t) {
+  driver().cuCtxSetCurrent(context_.get());
+  driver().cuMemFree_v2(address(block));
+}
+
+std::shared_ptr<char[]> CudaBackend::staging(size_t bytes) { return pinned_->take(bytes); }
+
+void CudaBackend::waitIdle() {
+  driver().cuCtxSetCurrent(context_.get());
+  driver().cuStreamSynchronize(stream_.get());
+  completions_.waitIdle();
+}
+
+void CudaBackend::write(void* device, const std::shared_ptr<char[]>& staging, size_t bytes) {
+  if (bytes == 0) return;
+  MOE_CUDA(cuMemcpyHtoDAsync_v2, address(device), staging.get(), bytes, stream_.get());
+  keepUntilDone(staging);
+}
+
+void CudaBackend::upload(void* device, const void* host, size_t bytes) {
+  const std::shared_ptr<char[]> block = pinned_->take(bytes);
+  if (!block) throw Error(ErrorCode::OutOfMemory, "out of page-locked host memory");
+  std::memcpy(block.get(), host, bytes);
+  write(device, block, bytes);
+}
+
+// By a callback of the stream, not by an event: nobody has to wait for it. A lost device never calls it; its blocks are
+// then lost with it.
+void CudaBackend::keepUntilDone(std::shared_ptr<char[]> block) {
+  auto held = std::make_unique<std::shared_ptr<char[]>>(std::move(block));
+  MOE_CUDA(
+      cuLaunchHostFunc, stream_.get(), [](void* owner) { delete static_cast<std::shared_ptr<char[]>*>(owner); },
+      held.get());
+  held.release();
+}
+
+void CudaBackend::read(void* host, const void* device, size_t bytes, const OutcomePtr& outcome, Completion completion) {
+  context_.makeCurrent();
+  const std::shared_ptr<char[]> block = pinned_->take(sizeof(Status) + bytes);
+  if (!block) throw Error(ErrorCode::OutOfMemory, "out of page-locked host memory");
+  auto* status = new (block.get()) Status{noFault, noFault};
+  if (outcome)
+    MOE_CUDA(cuMemcpyDtoHAsync_v2, status, address(static_cast<const CudaOutcome&>(*outcome).status), sizeof(Status),
+             stream_.get());
+  if (bytes > 0) MOE_CUDA(cuMemcpyDtoHAsync_v2, block.get() + sizeof(Status), address(device), bytes, stream_.get());
+  completions_.after([this, block, status, host, bytes, completion = std::move(completion)](CUresult result) {
+    if (result != CUDA_SUCCESS) return completion(lost(result, "read"));
+    if (const FaultWord word = std::min(status->inherited, status->own); word != noFault)
+      return completion(faults_.failure(word));
+    std::memcpy(host, block.get() + sizeof(Status), bytes);
+    completion(nullptr);
+  });
+}
+
+// ------------------------------------------------------------------------------------------------ operations
+
+void CudaBackend::begin(const char* name, const Operands& operands) {
+  context_.makeCurrent();
+  operation_ = {};
+  operation_.name = name;
+  operation_.operands = &operands;
+}
+
+OutcomePtr CudaBackend::end() {
+  // Copies and fills look at no status; and nothing is launched for empty shapes.
+  if (!operation_.entered) {
+    std::vector<const Status*> inputs;
+    if (distinctInputs(inputs) > 1 || (!inputs.empty() && !operation_.operands->gradients.empty()))
+      launch("inherit", {1}, 1, 0);
+    else
+      for (const HealthPtr& input : operation_.operands->inputs)
+        if (input->outcome) operation_.outcome = std::static_pointer_cast<CudaOutcome>(input->outcome);
+  }
+  operation_.operands = nullptr;
+  return std::move(operation_.outcome);
+}
+
+void CudaBackend::expectFaults(int64_t limit, bool inFirst) {
+  operation_.canFail = true;
+  operation_.failsInFirst = inFirst;
+  operation_.limit = limit;
+}
+
+int CudaBackend::distinctInputs(std::vector<const Status*>& inputs) const {
+  for (const HealthPtr& input : operation_.operands->inputs)
+    if (const CudaOutcome* outcome = outcomeOf(input)) inputs.push_back(outcome->status);
+  std::sort(inputs.begin(), inputs.end());
+  inputs.erase(std::unique(inputs.begin(), inputs.end()), inputs.end());
+  return static_cast<int>(inputs.size());
+}
+
+Guard CudaBackend::nextGuard() {
+  if (!operation_.entered) {
+    operation_.entered = true;
+    return enter();
+  }
+  Guard guard{};
+  if (operation_.outcome) {
+    guard.inputs[guard.inputCount++] = operation_.outcome->status;
+    guard.status = operation_.outcome->status;
+    guard.operation = operation_.number;
+  }
+  return guard;
+}
+
+/// The guard of an operation's first kernel.
+Guard CudaBackend::enter() {
+  Operation& op = operation_;
+  std::vector<const Status*> inputs;
+  distinctInputs(inputs);
+  Guard guard{};
+  guard.first = true;
+
+  // With a single input and no faults of its own, an operation shares the outcome of that input.
+  if (op.canFail || inputs.size() > 1) {
+    op.outcome = std::make_shared<CudaOutcome>(statuses_);
+    guard.status = op.outcome->status;
+    guard.resetOwn = !op.failsInFirst;
+    if (op.failsInFirst) MOE_CUDA(cuMemsetD8Async, address(&guard.status->own), 0xff, sizeof(FaultWord), stream_.get());
+  } else if (inputs.size() == 1) {
+    for (const HealthPtr& input : op.operands->inputs)
+      if (input->outcome) op.outcome = std::static_pointer_cast<CudaOutcome>(input->outcome);
+  }
+  if (op.canFail) {
+    op.number = guard.operation = faults_.number(op.name, op.limit);
+    recent_.push_back(op.outcome);
+    if (recent_.size() > maxRecent) recent_.pop_front();
+  }
+
+  // More inputs than a guard holds are merged into the status by kernels that do nothing else.
+  while (inputs.size() > Guard::maxInputs) {
+    Guard merge{};
+    merge.first = true;
+    merge.resetOwn = true;
+    merge.status = guard.status;
+    merge.inputCount = Guard::maxInputs;
+    std::copy(inputs.end() - Guard::maxInputs, inputs.end(), merge.inputs);
+    inputs.resize(inputs.size() - Guard::maxInputs);
+    void* list[] = {&merge};
+    launchKernel("inherit", {1}, 1, 0, list);
+    inputs.insert(inputs.begin(), guard.status);
+  }
+  guard.inputCount = static_cast<int32_t>(inputs.size());
+  std::copy(inputs.begin(), inputs.end(), guard.inputs);
+
+  // Gradients keep an outcome of their own until they are cleared; those that start together share one.
+  std::shared_ptr<CudaOutcome> fresh;
+  for (const HealthPtr& gradient : op.operands->gradients) {
+    if (!gradient->outcome) {
+      if (inputs.empty() && !op.canFail) continue;
+      if (!fresh) fresh = std::make_shared<CudaOutcome>(statuses_);
+      gradient->outcome = fresh;
+    }
+    Status* status = outcomeOf(gradient)->status;
+    if (std::find(guard.gradients, guard.gradients + guard.gradientCount, status) !=
+        guard.gradients + guard.gradientCount)
+      continue;
+    if (guard.gradientCount == Guard::maxGradients)
+      throw Error(ErrorCode::Internal, "an operation has more gradients than a guard holds");
+    if (fresh && status == fresh->status) guard.freshGradients |= 1u << guard.gradientCount;
+    guard.gradients[guard.gradientCount++] = status;
+  }
+  return guard;
+}
+
+void CudaBackend::launchKernel(const std::string& kernel, Dim grid, unsigned block, size_t sharedBytes,
+                               void** parameters) {
+  const CUfunction function = kernels_.find(kernel);
+  constexpr size_t withoutAsking = 48 << 10;
+  if (sharedBytes > withoutAsking)
+    MOE_CUDA(cuFuncSetAttribute, function, CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES,
+             static_cast<int>(sharedBytes));
+  MOE_CUDA(cuLaunchKernel, function, grid.x, grid.y, grid.z, block, 1, 1, static_cast<unsigned>(sharedBytes),
+           stream_.get(), parameters, nullptr);
+}
+
+void CudaBackend::collectFailures(std::function<void(std::vector<FailurePtr>)> completion) {
+  context_.makeCurrent();
+  std::vector<std::shared_ptr<CudaOutcome>> outcomes(recent_.begin(), recent_.end());
+  recent_.clear();
+  const std::shared_ptr<char[]> block = pinned_->take(outcomes.size() * sizeof(Status));
+  if (!block) throw Error(ErrorCode::OutOfMemory, "out of page-locked host memory");
+  auto* found = reinterpret_cast<Status*>(block.get());
+  for (size_t i = 0; i < outcomes.size(); ++i)
+    MOE_CUDA(cuMemcpyDtoHAsync_v2, found + i, address(outcomes[i]->status), sizeof(Status), stream_.get());
+  completions_.after(
+      [this, block, found, outcomes = std::move(outcomes), completion = std::move(completion)](CUresult result) {
+        std::vector<FailurePtr> failures;
+        if (result != CUDA_SUCCESS) failures.push_back(lost(result, "synchronize"));
+        for (size_t i = 0; result == CUDA_SUCCESS && i < outcomes.size(); ++i)
+          if (found[i].own != noFault && found[i].inherited == noFault)
+            failures.push_back(faults_.failure(found[i].own));
+        completion(std::move(failures));
+      });
+}
+
+FailurePtr CudaBackend::lost(CUresult result, const char* call) const {
+  try {
+    check(result, call);
+  } catch (const Error& error) {
+    return std::make_shared<Failure>(error.code(), error.what(), error.hint());
+  }
+  return nullptr;
+}
+
+}  // namespace moe::cuda

@@ -1,0 +1,172 @@
+// The CUDA backend: gives the operations of the seam to one stream and waits for none of them. The stages are in the
+// files of their name; their kernels are in cuda/.
+#pragma once
+
+#include <deque>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "../core/backend.h"
+#include "../shared/status.h"
+#include "completions.h"
+#include "driver.h"
+#include "kernels.h"
+#include "outcomes.h"
+#include "pinned.h"
+
+namespace moe::cuda {
+
+struct Dim {
+  unsigned x = 1, y = 1, z = 1;
+};
+
+/// What the choice of a grid or a tile may depend on.
+struct Properties {
+  int multiprocessors;
+  int sharedBytesPerBlock;  // the most that a kernel may ask for
+};
+
+/// "add" and BFloat16 give "add_bfloat16".
+std::string typed(const char* kernel, DType dtype);
+
+/// The primary context of a GPU.
+class Context {
+ public:
+  explicit Context(int ordinal);
+  ~Context();
+  Context(const Context&) = delete;
+  Context& operator=(const Context&) = delete;
+
+  CUcontext get() const { return context_; }
+  void makeCurrent() const { MOE_CUDA(cuCtxSetCurrent, context_); }
+
+ private:
+  CUdevice device_ = 0;
+  CUcontext context_ = nullptr;
+};
+
+class Stream {
+ public:
+  Stream() { MOE_CUDA(cuStreamCreate, &stream_, CU_STREAM_NON_BLOCKING); }
+  ~Stream() { driver().cuStreamDestroy_v2(stream_); }
+  Stream(const Stream&) = delete;
+  Stream& operator=(const Stream&) = delete;
+
+  CUstream get() const { return stream_; }
+
+ private:
+  CUstream stream_ = nullptr;
+};
+
+class CudaBackend final : public Backend {
+ public:
+  explicit CudaBackend(int ordinal);
+  ~CudaBackend() override;
+
+  // backend.cpp
+  void* allocate(size_t bytes) override;
+  void release(void* block, size_t bytes) override;
+  std::shared_ptr<char[]> staging(size_t bytes) override;
+  void waitIdle() override;
+  void begin(const char* name, const Operands& operands) override;
+  OutcomePtr end() override;
+  void write(void* device, const std::shared_ptr<char[]>& staging, size_t bytes) override;
+  void read(void* host, const void* device, size_t bytes, const OutcomePtr& outcome, Completion completion) override;
+  void collectFailures(std::function<void(std::vector<FailurePtr>)> completion) override;
+
+  // memory.cpp
+  void copy(void* to, const void* from, size_t bytes) override;
+  void zero(void* block, size_t bytes) override;
+  void convert(const Convert&) override;
+  void randomNormal(const RandomNormal&) override;
+  DeviceLimits measureLimits() override;
+
+  // route.cpp
+  void routeForward(const RouteForward&) override;
+  void routeBackward(const RouteBackward&) override;
+  size_t workspaceBytes(const RouteForward&) const override;
+  size_t workspaceBytes(const RouteBackward&) const override;
+
+  // permute.cpp
+  void buildPlan(const BuildPlan&) override;
+  void dispatch(const Dispatch&) override;
+  void combine(const Combine&) override;
+  void combineBackward(const CombineBackward&) override;
+  size_t workspaceBytes(const BuildPlan&) const override;
+
+  // experts.cpp
+  void expertsForward(const ExpertsForward&) override;
+  void expertsBackward(const ExpertsBackward&) override;
+  void groupedGemmForward(const GroupedGemmForward&) override;
+  void groupedGemmBackward(const GroupedGemmBackward&) override;
+  size_t workspaceBytes(const ExpertsForward&) const override;
+  size_t workspaceBytes(const ExpertsBackward&) const override;
+  size_t workspaceBytes(const GroupedGemmForward&) const override;
+  size_t workspaceBytes(const GroupedGemmBackward&) const override;
+
+  // modules.cpp
+  void sigmoidGateForward(const SigmoidGateForward&) override;
+  void sigmoidGateBackward(const SigmoidGateBackward&) override;
+  void embeddingForward(const EmbeddingForward&) override;
+  void embeddingBackward(const EmbeddingBackward&) override;
+  void rmsNormForward(const RmsNormForward&) override;
+  void rmsNormBackward(const RmsNormBackward&) override;
+  void crossEntropyForward(const CrossEntropyForward&) override;
+  void crossEntropyBackward(const CrossEntropyBackward&) override;
+  void add(const Add&) override;
+  size_t workspaceBytes(const SigmoidGateBackward&) const override;
+  size_t workspaceBytes(const EmbeddingBackward&) const override;
+  size_t workspaceBytes(const RmsNormBackward&) const override;
+  size_t workspaceBytes(const CrossEntropyForward&) const override;
+
+  // optim.cpp
+  void adamwStep(const AdamWStep&) override;
+  size_t workspaceBytes(const AdamWStep&) const override;
+
+ private:
+  /// The operation between begin() and end().
+  struct Operation {
+    const char* name = "";
+    const Operands* operands = nullptr;
+    bool canFail = false, failsInFirst = false, entered = false;
+    int64_t limit = 0;
+    uint32_t number = 0;
+    std::shared_ptr<CudaOutcome> outcome;  // of the outputs; null when nothing can be wrong
+  };
+
+  /// Gives a kernel to the stream, with the Guard of this operation as its last parameter. Nothing of an empty grid.
+  template <class... Parameters>
+  void launch(const std::string& kernel, Dim grid, unsigned block, size_t sharedBytes,
+              const Parameters&... parameters) {
+    if (grid.x == 0 || grid.y == 0 || grid.z == 0) return;
+    Guard guard = nextGuard();
+    void* list[] = {const_cast<void*>(static_cast<const void*>(&parameters))..., &guard};
+    launchKernel(kernel, grid, block, sharedBytes, list);
+  }
+
+  /// Comes before the first launch of an operation whose kernels may find faults; `inFirst` when the first one does.
+  void expectFaults(int64_t limit, bool inFirst);
+  /// Copies host data that the caller may change afterwards.
+  void upload(void* device, const void* host, size_t bytes);
+
+  void launchKernel(const std::string& kernel, Dim grid, unsigned block, size_t sharedBytes, void** parameters);
+  Guard nextGuard();
+  Guard enter();
+  int distinctInputs(std::vector<const Status*>& inputs) const;
+  void keepUntilDone(std::shared_ptr<char[]> block);
+  FailurePtr lost(CUresult result, const char* call) const;
+
+  const Context context_;
+  Kernels kernels_;
+  const Stream stream_;
+  Properties properties_;
+  const std::shared_ptr<PinnedPool> pinned_;
+  const std::shared_ptr<StatusPool> statuses_;
+  Faults faults_;
+  Operation operation_;
+  std::deque<std::shared_ptr<CudaOutcome>> recent_;  // outcomes of operations that can fail, oldest first
+  Completions completions_;                          // last: its thread uses the rest
+};
+
+}  // namespace moe::cuda

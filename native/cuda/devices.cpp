@@ -1,0 +1,69 @@
+#include "devices.h"
+
+#include "backend.h"
+
+namespace moe::cuda {
+
+namespace {
+
+std::string versionText(int version) {
+  return std::to_string(version / 1000) + "." + std::to_string(version % 1000 / 10);
+}
+
+GpuInfo inspect(int ordinal) {
+  GpuInfo info;
+  CUdevice device;
+  MOE_CUDA(cuDeviceGet, &device, ordinal);
+  char name[256] = "";
+  MOE_CUDA(cuDeviceGetName, name, sizeof(name), device);
+  info.name = name;
+  MOE_CUDA(cuDeviceGetAttribute, &info.major, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, device);
+  MOE_CUDA(cuDeviceGetAttribute, &info.minor, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR, device);
+  MOE_CUDA(cuDeviceGetAttribute, &info.multiprocessors, CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT, device);
+  size_t bytes = 0;
+  MOE_CUDA(cuDeviceTotalMem_v2, &bytes, device);
+  info.memoryBytes = static_cast<double>(bytes);
+  if (info.major < 8) {
+    info.reason = "compute capability " + std::to_string(info.major) + "." + std::to_string(info.minor) +
+                  "; the kernels need 8.0 or later";
+    return info;
+  }
+  try {
+    const Context context(ordinal);
+    const Kernels kernels;
+  } catch (const Error& error) {
+    info.reason = error.what();
+  }
+  return info;
+}
+
+}  // namespace
+
+GpuList listGpus() {
+  GpuList list;
+  const KernelBuild& build = kernelBuild();
+  if (!build.built) {
+    list.reason = build.reason;
+    return list;
+  }
+  const Driver* found = findDriver(list.reason);
+  if (!found) return list;
+  try {
+    MOE_CUDA(cuDriverGetVersion, &list.driverVersion);
+    // A driver runs everything that toolkits of its own major version have made.
+    if (list.driverVersion / 1000 < build.toolkit / 1000) {
+      list.reason = "the CUDA driver is too old: it supports CUDA " + versionText(list.driverVersion) +
+                    ", the kernels were made by CUDA " + versionText(build.toolkit);
+      return list;
+    }
+    int count = 0;
+    MOE_CUDA(cuDeviceGetCount, &count);
+    for (int ordinal = 0; ordinal < count; ++ordinal) list.gpus.push_back(inspect(ordinal));
+    if (count == 0) list.reason = "the CUDA driver finds no GPU";
+  } catch (const Error& error) {
+    list.reason = error.what();
+  }
+  return list;
+}
+
+}  // namespace moe::cuda

@@ -1,0 +1,80 @@
+#include "outcomes.h"
+
+namespace moe::cuda {
+
+namespace {
+
+// Failures that are told apart from new ones of the same words; older ones count as new when met again.
+constexpr size_t maxFailures = 1024;
+
+Failure describe(const std::string& operation, Fault fault, int64_t index, int64_t limit) {
+  const std::string at = std::to_string(index), range = "[0, " + std::to_string(limit) + ")";
+  const auto wrong = [&](const std::string& what) {
+    return Failure(ErrorCode::InvalidArgument, operation + ": " + what, {});
+  };
+  switch (fault) {
+    case Fault::NonFiniteLogits:
+      return Failure(ErrorCode::NonFinite, operation + ": router logits of token " + at + " are not finite",
+                     "look for NaN or infinity in the layer's input and in the router's weight");
+    case Fault::RoutingIndex:
+      return wrong("routing.indices of token " + at + " must be experts in " + range);
+    case Fault::PlanIndex:
+      return wrong("indices of token " + at + " must be experts in " + range + " or -1");
+    case Fault::EmbeddingIndex:
+      return wrong("indices[" + at + "] must be in " + range);
+    case Fault::TargetIndex:
+      return wrong("targets[" + at + "] must be -1 or in " + range);
+  }
+  return Failure(ErrorCode::Internal, operation + ": a fault of an unknown kind on the device", {});
+}
+
+}  // namespace
+
+StatusPool::~StatusPool() {
+  for (const CUdeviceptr block : blocks_) driver().cuMemFree_v2(block);
+}
+
+Status* StatusPool::take() {
+  std::lock_guard lock(mutex_);
+  if (free_.empty()) {
+    CUdeviceptr block = 0;
+    MOE_CUDA(cuMemAlloc_v2, &block, blockCount * sizeof(Status));
+    blocks_.push_back(block);
+    MOE_CUDA(cuMemsetD8Async, block, 0xff, blockCount * sizeof(Status), stream_);
+    for (size_t i = blockCount; i-- > 0;) free_.push_back(reinterpret_cast<Status*>(block) + i);
+  }
+  Status* status = free_.back();
+  free_.pop_back();
+  return status;
+}
+
+void StatusPool::give(Status* status) {
+  std::lock_guard lock(mutex_);
+  free_.push_back(status);
+}
+
+uint32_t Faults::number(const char* operation, int64_t limit) {
+  std::lock_guard lock(mutex_);
+  if (origins_.empty()) origins_.resize(remembered);
+  next_ = (next_ + 1) & 0x7fffffu;
+  origins_[next_ % remembered] = {operation, limit};
+  return next_;
+}
+
+FailurePtr Faults::failure(FaultWord word) {
+  std::lock_guard lock(mutex_);
+  if (const auto known = failures_.find(word); known != failures_.end()) return known->second;
+  const Origin origin = origins_.empty() ? Origin{} : origins_[faultOperation(word) % remembered];
+  const Failure words =
+      describe(origin.operation ? origin.operation : "an operation", faultKind(word), faultIndex(word), origin.limit);
+  const FailurePtr made = std::make_shared<Failure>(words.code, words.message, words.hint);
+  failures_.emplace(word, made);
+  order_.push_back(word);
+  if (order_.size() > maxFailures) {
+    failures_.erase(order_.front());
+    order_.pop_front();
+  }
+  return made;
+}
+
+}  // namespace moe::cuda

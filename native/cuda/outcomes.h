@@ -1,0 +1,69 @@
+// The outcomes of operations on a CUDA device: where each one's Status lies, and what a fault found there means.
+#pragma once
+
+#include <deque>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "../core/health.h"
+#include "../shared/status.h"
+#include "driver.h"
+
+namespace moe::cuda {
+
+/// Device memory for statuses, in blocks that are kept. Any thread may give one back; the queue's thread takes.
+class StatusPool {
+ public:
+  explicit StatusPool(CUstream stream) : stream_(stream) {}
+  ~StatusPool();
+
+  Status* take();
+  void give(Status* status);
+
+ private:
+  static constexpr size_t blockCount = 4096;
+
+  const CUstream stream_;
+  std::mutex mutex_;
+  std::vector<CUdeviceptr> blocks_;
+  std::vector<Status*> free_;
+};
+
+class CudaOutcome final : public Outcome {
+ public:
+  explicit CudaOutcome(std::shared_ptr<StatusPool> pool) : pool_(std::move(pool)), status(pool_->take()) {}
+  ~CudaOutcome() override { pool_->give(status); }
+
+ private:
+  const std::shared_ptr<StatusPool> pool_;
+
+ public:
+  Status* const status;
+};
+
+/// Numbers the operations that can fail on the device, and turns what they find into failures: one object each, however
+/// many tensors it poisons. Any thread.
+class Faults {
+ public:
+  /// A number for an operation; `limit` is what its indices must stay below.
+  uint32_t number(const char* operation, int64_t limit);
+  FailurePtr failure(FaultWord word);
+
+ private:
+  struct Origin {
+    const char* operation;
+    int64_t limit;
+  };
+  static constexpr size_t remembered = 1 << 16;
+
+  std::mutex mutex_;
+  uint32_t next_ = 0;
+  std::vector<Origin> origins_;  // [remembered], by number
+  std::map<FaultWord, FailurePtr> failures_;
+  std::deque<FaultWord> order_;  // of failures_, oldest first
+};
+
+}  // namespace moe::cuda
