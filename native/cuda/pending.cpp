@@ -17,10 +17,6 @@ namespace {
   size_t CudaBackend::workspaceBytes(const Operation&) const { return 0; }
 
 DeviceLimits CudaBackend::measureLimits() { missing("measureLimits"); }
-MOE_PENDING(routeForward, RouteForward)
-MOE_PENDING(routeBackward, RouteBackward)
-MOE_PENDING_WORKSPACE(RouteForward)
-MOE_PENDING_WORKSPACE(RouteBackward)
 
 // permute.cpp
 MOE_PENDING(buildPlan, BuildPlan)

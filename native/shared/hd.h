@@ -4,6 +4,8 @@
 
 #if defined(__CUDACC__)
 #define MOE_HD static __host__ __device__ __forceinline__
+#define MOE_MEMBER __host__ __device__ __forceinline__
 #else
 #define MOE_HD static inline __attribute__((always_inline))
+#define MOE_MEMBER
 #endif

@@ -1,0 +1,107 @@
+// How the CUDA backend cuts a route into pieces of tokens, and the memory in which it sums over them: shared by the
+// kernels of cuda/route.cu and the host that sizes their workspace.
+#pragma once
+
+#include <type_traits>
+
+#include "hd.h"
+#include "operations.h"
+
+namespace moe {
+
+/// The tokens in pieces, none of which crosses a load-balance scope. One block of threads does a piece.
+struct RoutePieces {
+  static constexpr int tileTokens = 32;    // a piece is whole tiles, but for its end
+  static constexpr int maxPerScope = 256;  // bounds the partial sums
+
+  int64_t scopes, scopeTokens, pieceTokens, perScope;
+
+  MOE_MEMBER int64_t count() const { return scopes * perScope; }
+  MOE_MEMBER int64_t scopeOf(int64_t piece) const { return piece / perScope; }
+  MOE_MEMBER int64_t begin(int64_t piece) const {
+    return scopeOf(piece) * scopeTokens + piece % perScope * pieceTokens;
+  }
+  MOE_MEMBER int64_t end(int64_t piece) const {
+    const int64_t wanted = begin(piece) + pieceTokens, scopeEnd = (scopeOf(piece) + 1) * scopeTokens;
+    return wanted < scopeEnd ? wanted : scopeEnd;
+  }
+
+  static RoutePieces of(const LossOptions& losses, int64_t T) {
+    const bool split = losses.loadBalanceOn && losses.sequenceLength > 0;
+    RoutePieces p{};
+    p.scopes = split ? losses.scopes(T) : 1;
+    p.scopeTokens = split ? losses.sequenceLength : T;
+    const int64_t even = (p.scopeTokens + maxPerScope - 1) / maxPerScope;
+    p.pieceTokens = (even + tileTokens - 1) / tileTokens * tileTokens;
+    p.perScope = p.pieceTokens > 0 ? (p.scopeTokens + p.pieceTokens - 1) / p.pieceTokens : 0;
+    return p;
+  }
+};
+
+/// Sums over each piece, and over each scope; carved from a workspace by one function that also counts.
+struct RouteSums {
+  double* z;           // [pieces] Σ logsumexp²
+  double* balance;     // [scopes] Σ_e counts·P
+  float* liveP;        // [pieces,E] Σ probabilities of live tokens
+  float* lossP;        // [pieces,E] of those that count in the losses; liveP without a loss mask
+  float* importance;   // [pieces,E]
+  int32_t* counts;     // [pieces,E] assignments that the load balance counts
+  int32_t* live;       // [pieces] tokens
+  int32_t* loss;       // [pieces] tokens
+  uint32_t* finished;  // [1] scopes that are done
+
+  size_t carve(char* block, const RoutePieces& pieces, const RouteForward& f) {
+    const size_t count = static_cast<size_t>(pieces.count()), rows = count * f.E;
+    size_t used = 0;
+    const auto take = [&](auto*& field, size_t elements) {
+      field = block ? reinterpret_cast<std::remove_reference_t<decltype(field)>>(block + used) : nullptr;
+      used += (elements * sizeof(*field) + 15) / 16 * 16;
+    };
+    take(z, count);
+    take(balance, pieces.scopes);
+    take(liveP, rows);
+    if (f.losses.loadBalanceOn && f.lossMask)
+      take(lossP, rows);
+    else
+      lossP = liveP;
+    if (f.losses.importanceOn) take(importance, rows);
+    if (f.losses.loadBalanceOn) take(counts, rows);
+    take(live, count);
+    take(loss, count);
+    take(finished, 1);
+    return used;
+  }
+};
+
+/// The products of the route's backward that sum over tokens, in splits of them.
+struct RouteGradientSums {
+  static constexpr int expertTile = 16, columnTile = 256, maxSplits = 64, minTokens = 128;
+
+  int64_t splits, splitTokens;
+  float* bias;         // [pieces,E] Σ gradLogits; null without
+  float* weight;       // [splits,E,H]; null without
+  uint32_t* finished;  // [expert tiles · column tiles] splits that are done
+
+  size_t carve(char* block, const RoutePieces& pieces, const RouteBackward& b) {
+    size_t used = 0;
+    const auto take = [&](auto*& field, size_t elements) {
+      field = block ? reinterpret_cast<std::remove_reference_t<decltype(field)>>(block + used) : nullptr;
+      used += (elements * sizeof(*field) + 15) / 16 * 16;
+    };
+    const int64_t wanted = (b.T + minTokens - 1) / minTokens;
+    splits = wanted < 1 ? 1 : wanted < maxSplits ? wanted : maxSplits;
+    splitTokens = (b.T + splits - 1) / splits;
+    if (b.gradBias) take(bias, static_cast<size_t>(pieces.count()) * b.E);
+    if (b.gradWeight) {
+      take(weight, static_cast<size_t>(splits) * b.E * b.H);
+      take(finished, tiles(b));
+    }
+    return used;
+  }
+
+  MOE_MEMBER static size_t tiles(const RouteBackward& b) {
+    return static_cast<size_t>((b.E + expertTile - 1) / expertTile) * ((b.H + columnTile - 1) / columnTile);
+  }
+};
+
+}  // namespace moe
