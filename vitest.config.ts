@@ -1,12 +1,44 @@
-// Each file runs in a process of its own: a crash of the addon then fails one file and names it.
-import { defineConfig } from 'vitest/config';
+// Each file runs in a process of its own: a crash of the addon then fails one file and names it. The CUDA suites are those
+// of the CPU, run again on the device that SWITCHYARD_TEST_CUDA names; test/run.mjs sets it.
+import { defineConfig, type TestProjectInlineConfiguration } from 'vitest/config';
+
+const full = Boolean(process.env.SWITCHYARD_TEST_FULL);
+
+/** What a CUDA device can do so far. */
+const cudaSuites = ['test/cuda.test.ts'];
+
+function cudaProject(name: string, env: Record<string, string>): TestProjectInlineConfiguration {
+  return {
+    extends: true,
+    test: {
+      name,
+      include: cudaSuites,
+      env: { SWITCHYARD_TEST_DEVICE: 'cuda', ...env },
+      setupFiles: ['test/softgpu.setup.ts'],
+    },
+  };
+}
+
+function projects(): TestProjectInlineConfiguration[] {
+  const cpu: TestProjectInlineConfiguration = {
+    extends: true,
+    test: { name: 'cpu', include: ['test/**/*.test.ts'], exclude: ['test/cuda.test.ts'] },
+  };
+  if (process.env.SWITCHYARD_TEST_CUDA === 'gpu') return [cudaProject('cuda', {})];
+  if (process.env.SWITCHYARD_TEST_CUDA !== 'softgpu') return [cpu, cudaProject('cuda', {})];
+  const orders = full ? ['latest', 'earliest', 'random:1'] : ['random:1'];
+  const simulated = ['8.0', '9.0'].flatMap((capability) =>
+    orders.map((order) => cudaProject(`cuda ${capability} ${order}`, { SOFTGPU_CC: capability, SOFTGPU_ORDER: order })),
+  );
+  return [cpu, ...simulated];
+}
 
 export default defineConfig({
   test: {
-    include: ['test/**/*.test.ts'],
+    projects: projects(),
     pool: 'forks',
     // SWITCHYARD_TEST_FULL is set by `npm run test:full`; the tests that read it run longer cases.
-    testTimeout: process.env.SWITCHYARD_TEST_FULL ? 20 * 60_000 : 5 * 60_000,
+    testTimeout: full ? 20 * 60_000 : 5 * 60_000,
     hookTimeout: 5 * 60_000,
     retry: 0,
   },

@@ -7,6 +7,15 @@ namespace moe {
 /// Merges the statuses of an operation's inputs and does nothing else.
 extern "C" __global__ void inherit(const Guard guard) { enter(guard); }
 
+/// What a poisoned operation has not written is zeroed before the host copies it, so that nobody ever reads what is
+/// left of other tensors.
+extern "C" __global__ void __launch_bounds__(256)
+    clearPoisoned(uint8_t* data, const int64_t bytes, const Status* status) {
+  if (earlier(status->inherited, status->own) == noFault) return;
+  const int64_t stride = int64_t{gridDim.x} * blockDim.x;
+  for (int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < bytes; i += stride) data[i] = 0;
+}
+
 template <class T>
 __device__ void fillNormal(const RandomNormal& r) {
   T* output = static_cast<T*>(r.output);

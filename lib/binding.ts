@@ -127,8 +127,11 @@ export interface NativeBinding {
   /** Must be called once per environment: the class that native errors are made of. */
   initialize(errorClass: new (code: MoEErrorCode, message: string, hint?: string) => Error): void;
   cpuInfo(): { name: string; isa: string; memoryBytes: number };
-  /** `reason`: why there are none, or why one of them cannot be used; empty when there is nothing to explain. */
-  cudaDevices(): {
+  /**
+   * `reason`: why there are none, or why one of them cannot be used; empty when there is nothing to explain. `tryThem`
+   * opens each of them: only that finds all reasons.
+   */
+  cudaDevices(tryThem: boolean): {
     reason: string;
     driverVersion: number;
     gpus: {

@@ -64,8 +64,8 @@ function cpuDevice(): DeviceInfo {
   return { kind: 'cpu', index: 0, name, usable: true, details: { threads: availableParallelism(), isa, memoryBytes } };
 }
 
-function cudaDevices(): DeviceInfo[] {
-  const { reason, driverVersion, gpus } = native.cudaDevices();
+function cudaDevices(tryThem: boolean): DeviceInfo[] {
+  const { reason, driverVersion, gpus } = native.cudaDevices(tryThem);
   if (gpus.length === 0) return [{ kind: 'cuda', index: 0, name: 'CUDA', usable: false, reason, details: {} }];
   const broken = damagedKernels();
   return gpus.map(({ name, reason, ...details }, index) => {
@@ -88,7 +88,7 @@ function damagedKernels(): string {
 
 /** Every device this process could open, and for each one that cannot be used, why not. Tries each GPU. */
 export function listDevices(): DeviceInfo[] {
-  return [cpuDevice(), ...cudaDevices()];
+  return [cpuDevice(), ...cudaDevices(true)];
 }
 
 /**
@@ -112,18 +112,22 @@ export function openDevice(options: DeviceKind | 'auto' | DeviceOptions = 'auto'
 }
 
 function openCuda(index: number, memoryLimit: number | undefined): Device {
-  const gpus = cudaDevices();
-  const info = gpus[index];
-  if (!info?.usable) {
-    const why = info?.reason ?? `there is no GPU ${index}, only 0 to ${gpus.length - 1}`;
-    throw new MoEError(
+  const unavailable = (why: string | undefined) =>
+    new MoEError(
       'ERR_DEVICE_UNAVAILABLE',
       `options.kind: CUDA cannot be used: ${why}`,
       "openDevice('cpu') always works; listDevices() says what there is.",
     );
-  }
+  const gpus = cudaDevices(false);
+  const info = gpus[index];
+  if (!info) throw unavailable(`there is no GPU ${index}, only 0 to ${gpus.length - 1}`);
+  if (!info.usable) throw unavailable(info.reason);
   const limit = memoryLimit ?? Number(info.details.memoryBytes);
-  return new Device(info, native.cudaOpen(index, limit), limit);
+  try {
+    return new Device(info, native.cudaOpen(index, limit), limit);
+  } catch (error) {
+    throw error instanceof MoEError ? unavailable(error.message) : error;
+  }
 }
 
 /**

@@ -1,11 +1,12 @@
-/** Runs a suite on every device this machine can use. A CUDA device that cannot be opened is left out, the CPU never. */
+/** Runs a suite on the devices of this test run: the CPU, or with SWITCHYARD_TEST_DEVICE=cuda every CUDA device. */
 
 import { afterAll, beforeAll, describe } from 'vitest';
 import { type Device, type DeviceInfo, listDevices, openDevice } from '../lib/index.js';
 
 export function usableDevices(): DeviceInfo[] {
-  const usable = listDevices().filter((info) => info.usable);
-  if (!usable.some((info) => info.kind === 'cpu')) throw new Error('listDevices() reports no usable CPU');
+  const kind = process.env.SWITCHYARD_TEST_DEVICE ?? 'cpu';
+  const usable = listDevices().filter((info) => info.kind === kind && info.usable);
+  if (usable.length === 0) throw new Error(`listDevices() reports no usable device of kind ${kind}`);
   return usable;
 }
 

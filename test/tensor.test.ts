@@ -249,10 +249,13 @@ describe('openDevice', () => {
     const [cpu, cuda] = listDevices();
     expect(cpu).toMatchObject({ kind: 'cpu', index: 0, usable: true });
     expect(cpu!.details).toMatchObject({ threads: expect.any(Number), isa: expect.any(String) });
-    expect(cuda).toMatchObject({ kind: 'cuda', usable: false, reason: expect.stringMatching(/\w/) });
-    const error = failure(() => openDevice({ kind: 'cuda' }));
-    expect(error).toMatchObject({ code: 'ERR_DEVICE_UNAVAILABLE', hint: expect.stringContaining("'cpu'") });
-    expect(error.message).toContain(cuda!.reason);
+    expect(cuda).toMatchObject({ kind: 'cuda', usable: expect.any(Boolean) });
+    if (!cuda!.usable) {
+      expect(cuda!.reason).toMatch(/\w/);
+      const error = failure(() => openDevice({ kind: 'cuda' }));
+      expect(error).toMatchObject({ code: 'ERR_DEVICE_UNAVAILABLE', hint: expect.stringContaining("'cpu'") });
+      expect(error.message).toContain(cuda!.reason);
+    }
     using auto = openDevice();
     expect([auto.kind, auto.index, auto.name]).toEqual(['cpu', 0, cpu!.name]);
   });

@@ -55,7 +55,7 @@ Napi::Value cpuInfo(const Napi::CallbackInfo& info) {
 
 Napi::Value cudaDevices(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
-  const cuda::GpuList list = cuda::listGpus();
+  const cuda::GpuList list = cuda::listGpus(boolean(info[0]));
   Napi::Array gpus = Napi::Array::New(env);
   for (const cuda::GpuInfo& gpu : list.gpus) {
     Napi::Object object = Napi::Object::New(env);

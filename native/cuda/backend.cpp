@@ -102,9 +102,13 @@ void CudaBackend::read(void* host, const void* device, size_t bytes, const Outco
   const std::shared_ptr<char[]> block = pinned_->take(sizeof(Status) + bytes);
   if (!block) throw Error(ErrorCode::OutOfMemory, "out of page-locked host memory");
   auto* status = new (block.get()) Status{noFault, noFault};
-  if (outcome)
-    MOE_CUDA(cuMemcpyDtoHAsync_v2, status, address(static_cast<const CudaOutcome&>(*outcome).status), sizeof(Status),
-             stream_.get());
+  if (outcome) {
+    const Status* own = static_cast<const CudaOutcome&>(*outcome).status;
+    const auto count = static_cast<int64_t>(bytes);
+    void* parameters[] = {&device, const_cast<int64_t*>(&count), &own};
+    if (bytes > 0) launchKernel("clearPoisoned", {blocksFor(count, 256)}, 256, 0, parameters);
+    MOE_CUDA(cuMemcpyDtoHAsync_v2, status, address(own), sizeof(Status), stream_.get());
+  }
   if (bytes > 0) MOE_CUDA(cuMemcpyDtoHAsync_v2, block.get() + sizeof(Status), address(device), bytes, stream_.get());
   completions_.after([this, block, status, host, bytes, completion = std::move(completion)](CUresult result) {
     if (result != CUDA_SUCCESS) return completion(lost(result, "read"));
@@ -142,6 +146,10 @@ void CudaBackend::expectFaults(int64_t limit, bool inFirst) {
   operation_.canFail = true;
   operation_.failsInFirst = inFirst;
   operation_.limit = limit;
+}
+
+unsigned CudaBackend::blocksFor(int64_t items, unsigned threads) const {
+  return static_cast<unsigned>(std::min<int64_t>((items + threads - 1) / threads, 8 * properties_.multiprocessors));
 }
 
 int CudaBackend::distinctInputs(std::vector<const Status*>& inputs) const {

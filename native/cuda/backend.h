@@ -150,6 +150,9 @@ class CudaBackend final : public Backend {
   /// Copies host data that the caller may change afterwards.
   void upload(void* device, const void* host, size_t bytes);
 
+  /// Blocks of that many threads for so many items: enough to fill the device, the rest is looped over.
+  unsigned blocksFor(int64_t items, unsigned threads) const;
+
   void launchKernel(const std::string& kernel, Dim grid, unsigned block, size_t sharedBytes, void** parameters);
   Guard nextGuard();
   Guard enter();

@@ -10,7 +10,7 @@ std::string versionText(int version) {
   return std::to_string(version / 1000) + "." + std::to_string(version % 1000 / 10);
 }
 
-GpuInfo inspect(int ordinal) {
+GpuInfo inspect(int ordinal, bool tryIt) {
   GpuInfo info;
   CUdevice device;
   MOE_CUDA(cuDeviceGet, &device, ordinal);
@@ -28,6 +28,7 @@ GpuInfo inspect(int ordinal) {
                   "; the kernels need 8.0 or later";
     return info;
   }
+  if (!tryIt) return info;
   try {
     const Context context(ordinal);
     const Kernels kernels;
@@ -39,7 +40,7 @@ GpuInfo inspect(int ordinal) {
 
 }  // namespace
 
-GpuList listGpus() {
+GpuList listGpus(bool tryThem) {
   GpuList list;
   const KernelBuild& build = kernelBuild();
   if (!build.built) {
@@ -58,7 +59,7 @@ GpuList listGpus() {
     }
     int count = 0;
     MOE_CUDA(cuDeviceGetCount, &count);
-    for (int ordinal = 0; ordinal < count; ++ordinal) list.gpus.push_back(inspect(ordinal));
+    for (int ordinal = 0; ordinal < count; ++ordinal) list.gpus.push_back(inspect(ordinal, tryThem));
     if (count == 0) list.reason = "the CUDA driver finds no GPU";
   } catch (const Error& error) {
     list.reason = error.what();

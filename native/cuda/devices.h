@@ -19,7 +19,7 @@ struct GpuList {
   std::vector<GpuInfo> gpus;
 };
 
-/// Tries every GPU: makes a context on it and loads a kernel.
-GpuList listGpus();
+/// With `tryThem`, makes a context on every GPU and loads the kernels: only that finds all reasons.
+GpuList listGpus(bool tryThem);
 
 }  // namespace moe::cuda

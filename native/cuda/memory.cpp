@@ -1,6 +1,4 @@
 // Moves within the device, and what fills tensors.
-#include <algorithm>
-
 #include "backend.h"
 
 namespace moe::cuda {
@@ -8,11 +6,6 @@ namespace moe::cuda {
 namespace {
 
 constexpr unsigned threads = 256;
-
-/// Enough blocks to fill the device, and no more than there is work for.
-unsigned blocksFor(int64_t items, const Properties& properties) {
-  return static_cast<unsigned>(std::min<int64_t>((items + threads - 1) / threads, 8 * properties.multiprocessors));
-}
 
 }  // namespace
 
@@ -25,11 +18,11 @@ void CudaBackend::zero(void* block, size_t bytes) {
 }
 
 void CudaBackend::randomNormal(const RandomNormal& r) {
-  launch(typed("randomNormal", r.dtype), {blocksFor((r.n + 3) / 4, properties_)}, threads, 0, r);
+  launch(typed("randomNormal", r.dtype), {blocksFor((r.n + 3) / 4, threads)}, threads, 0, r);
 }
 
 void CudaBackend::convert(const Convert& c) {
-  launch(typed("convert", c.from), {blocksFor(c.n, properties_)}, threads, 0, c);
+  launch(typed("convert", c.from), {blocksFor(c.n, threads)}, threads, 0, c);
 }
 
 }  // namespace moe::cuda

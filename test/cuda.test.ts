@@ -1,0 +1,110 @@
+// What is CUDA's own: devices that explain themselves, and results against the CPU's. The stages are checked against the
+// float64 reference by the same suites as the CPU's.
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { type Device, listDevices, MoEError, openDevice, ops, type RouterConfig } from '../lib/index.js';
+
+const where = process.env.SWITCHYARD_TEST_CUDA ?? '';
+
+describe.skipIf(!where)(where ? 'CUDA' : 'CUDA (skipped: no nvcc, or not run by npm test)', () => {
+  let cuda: Device;
+  let cpu: Device;
+  beforeAll(() => {
+    cuda = openDevice('cuda');
+    cpu = openDevice('cpu');
+  });
+  afterAll(() => {
+    cuda.dispose();
+    cpu.dispose();
+  });
+
+  test('the device describes itself', () => {
+    const info = listDevices().find(({ kind }) => kind === 'cuda');
+    expect(info).toMatchObject({ usable: true, index: 0 });
+    expect(cuda).toMatchObject({ kind: 'cuda', index: 0, name: info!.name });
+    if (where === 'softgpu') expect(info!.details.computeCapability).toBe(process.env.SOFTGPU_CC);
+  });
+
+  test('there is no second device', () => {
+    if (listDevices().filter(({ kind }) => kind === 'cuda').length > 1) return;
+    expect(() => openDevice({ kind: 'cuda', index: 1 })).toThrow(MoEError);
+  });
+
+  test.each([1, 3, 4, 5, 1000, 70_001])('draws the same %i numbers as the CPU, bit for bit', (size) => {
+    using a = cuda.randn([size], { seed: 11, std: 0.3 });
+    using b = cpu.randn([size], { seed: 11, std: 0.3 });
+    expect(a.dataSync()).toEqual(b.dataSync());
+  });
+
+  test('moves tensors in, out, across and to int32', async () => {
+    const values = new Float32Array([1, -2.7, Number.NaN, 3e10, 0]);
+    using tensor = cuda.tensor(values, [5]);
+    using copy = tensor.clone();
+    using elsewhere = copy.to(cpu);
+    using back = elsewhere.to(cuda);
+    using whole = back.to('int32');
+    expect(await elsewhere.data()).toEqual(values);
+    expect(back.dataSync()).toEqual(values);
+    expect(await whole.data()).toEqual(new Int32Array([1, -2, 0, 2 ** 31 - 1, 0]));
+    copy.write(new Float32Array(5).fill(7));
+    expect(await copy.data()).toEqual(new Float32Array(5).fill(7));
+    using zeros = cuda.zeros([0, 3]);
+    expect(zeros.dataSync()).toEqual(new Float32Array(0));
+  });
+
+  const shapes = [
+    [3, 17, 7, 2],
+    [0, 4, 3, 1],
+    [1, 1, 1, 1],
+    [70, 33, 64, 6],
+    [100, 40, 130, 40],
+    [300, 65, 9, 9],
+  ] as const;
+  const routers: Partial<RouterConfig>[] = [
+    {},
+    { selectBy: 'logits' },
+    { renormalize: true, weightScale: 2.5 },
+    { renormalize: { p: 3 }, temperature: 0.7 },
+    { renormalize: { p: 2, epsilon: 1e-3 } },
+  ];
+  test.each(shapes)('routes like the CPU: T=%i H=%i E=%i K=%i', async (T, H, E, topK) => {
+    const run = async (device: Device, router: Partial<RouterConfig>) => {
+      const tensors = device.tidy(() => {
+        const weight = device.randn([E, H], { seed: 2, std: 0.3 });
+        const { indices, weights, logits, backward } = ops.route(device.randn([T, H], { seed: 1 }), weight, {
+          topK,
+          ...router,
+        });
+        const gradients = backward(device.randn([T, topK], { seed: 3 }));
+        return [indices, weights, logits, gradients.input, gradients.weight];
+      });
+      return Promise.all(tensors.map(async (tensor) => Array.from(await tensor.data())));
+    };
+    for (const router of routers) {
+      const expected = await run(cpu, router);
+      const actual = await run(cuda, router);
+      expected.forEach((values, i) => {
+        const largest = Math.max(0, ...values.map(Math.abs));
+        const error = Math.max(0, ...values.map((value, j) => Math.abs(value - actual[i]![j]!)));
+        expect(error).toBeLessThanOrEqual(1e-5 * largest);
+      });
+    }
+  });
+
+  test('a token that is not finite is found, named, and poisons what follows, on the device alone', async () => {
+    const rows = new Float32Array(40 * 8).fill(1);
+    rows[13 * 8 + 2] = Number.NaN;
+    rows[21 * 8] = Number.POSITIVE_INFINITY;
+    using input = cuda.tensor(rows, [40, 8]);
+    using weight = cuda.randn([4, 8], { seed: 1 });
+    const route = ops.route(input, weight, { topK: 2 });
+    using gradient = cuda.zeros([40, 2]);
+    const message = 'ops.route: router logits of token 13 are not finite';
+    for (const tensor of [route.weights, route.indices.clone(), route.backward(gradient).input])
+      await expect(tensor.data()).rejects.toMatchObject({ code: 'ERR_NON_FINITE', message });
+    await cuda.synchronize();
+    ops.route(input, weight, { topK: 1 });
+    await expect(cuda.synchronize()).rejects.toMatchObject({ code: 'ERR_NON_FINITE', message });
+    await cuda.synchronize();
+    expect(await input.data()).toEqual(rows);
+  });
+});
