@@ -297,8 +297,8 @@ void MoEPass::watch(const TensorPtr& tensor) {
 
 void MoEPass::watchParameters() {
   const LayerParameters& p = layer_->parameters;
-  for (const ParameterPtr& parameter :
-       {p.routerWeight, p.gate, p.up, p.down, p.downBias, p.sharedGate, p.sharedUp, p.sharedDown, p.sharedOutputGate})
+  for (const ParameterPtr& parameter : {p.routerWeight, p.routerBias, p.gate, p.up, p.down, p.gateBias, p.upBias,
+                                        p.downBias, p.sharedGate, p.sharedUp, p.sharedDown, p.sharedOutputGate})
     if (parameter) watch(parameter->value());
 }
 

@@ -46,6 +46,7 @@ LinearPass::LinearPass(const TensorPtr& input, ParameterPtr weight, ParameterPtr
   output_ = device_->empty(dtype, rows_ * out);
   watch(input_);
   watch(weight_->value());
+  if (bias_) watch(bias_->value());
   GroupedGemmForward gemm{.dtype = dtype,
                           .R = rows_,
                           .E = 1,
@@ -94,6 +95,7 @@ EmbeddingPass::EmbeddingPass(const TensorPtr& indices, ParameterPtr weight, int 
   device_->materialise(indices);
   output_ = device_->empty(weight_->value()->dtype(), indices->size() * size);
   watch(indices_);
+  watch(weight_->value());
   const EmbeddingForward embedding{.dtype = output_->dtype(),
                                    .N = indices_->size(),
                                    .count = count_,
