@@ -121,7 +121,7 @@ export class Embedding extends BaseModule {
     const context = this.set.open('forward()');
     const handle = checkTensor('indices', indices, context, 'int32');
     const result = native.embeddingForward(handle, this.set.handle('weight'), this.#count, this.#size);
-    return new DensePass(context, result, [...indices.shape, this.#size], indices.shape);
+    return new DensePass(context, result, [...indices.shape, this.#size], [0]);
   }
 }
 

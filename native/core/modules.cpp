@@ -108,9 +108,10 @@ EmbeddingPass::EmbeddingPass(const TensorPtr& indices, ParameterPtr weight, int 
 }
 
 TensorPtr EmbeddingPass::queueBackward(const TensorPtr& gradOutput, float) {
+  TensorPtr none = device_->empty(DType::Float32, 0);
   Operands operands{{gradOutput->health(), indices_->health(), output_->health()}, {}, {}};
   const GradTarget weight = gradTarget(weight_, operands);
-  if (!weight.data) return nullptr;
+  if (!weight.data) return none;
   EmbeddingBackward embedding{.dtype = gradOutput->dtype(),
                               .N = indices_->size(),
                               .count = count_,
@@ -122,7 +123,7 @@ TensorPtr EmbeddingPass::queueBackward(const TensorPtr& gradOutput, float) {
   device_->workspace(embedding);
   device_->enqueue("Embedding.backward", std::move(operands),
                    [embedding](Backend& backend) { backend.embeddingBackward(embedding); });
-  return nullptr;
+  return none;
 }
 
 // ------------------------------------------------------------------------------------------------ RMSNorm
