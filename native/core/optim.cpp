@@ -21,6 +21,7 @@ AdamW::AdamW(std::shared_ptr<Device> device, std::vector<ParameterPtr> parameter
 void AdamW::step(const AdamWOptions& options) {
   std::vector<AdamWTensor> tensors;
   Operands operands;
+  operands.outputs.push_back(gradNorm_->health());
   for (size_t i = 0; i < parameters_.size(); ++i) {
     Parameter& parameter = *parameters_[i];
     if (!parameter.trainable || !parameter.hasGrad()) continue;
