@@ -106,7 +106,7 @@ PlanPtr plan(const TensorPtr& indices, const TensorPtr& weights, int64_t T, int 
   p.weights = device.empty(DType::Float32, T * K);
   p.ints = device.empty(DType::Int32, p.block.carve(nullptr, T, E, p.R));
   p.block.carve(p.ints->ints(), T, E, p.R);
-  p.offsets = device.empty(DType::Int32, E + 1);
+  p.offsets = device.empty(DType::Int32, int64_t{E} + 1);
   p.tokens = device.empty(DType::Int32, p.R);
   const TensorPtr kept = device.empty(DType::Int32, T * K);
   BuildPlan op{.T = T,
@@ -132,7 +132,7 @@ PlanPtr plan(const TensorPtr& indices, const TensorPtr& weights, int64_t T, int 
       [op, offsets = p.offsets->ints(), tokens = p.tokens->ints(), bytes = weights->bytes()](Backend& backend) {
         backend.copy(op.weights, op.scores, bytes);
         backend.buildPlan(op);
-        backend.copy(offsets, op.expertOffsets, (op.E + 1) * sizeof(int32_t));
+        backend.copy(offsets, op.expertOffsets, (int64_t{op.E} + 1) * sizeof(int32_t));
         backend.copy(tokens, op.rowToken, static_cast<size_t>(op.R) * sizeof(int32_t));
       });
   return result;
