@@ -204,7 +204,8 @@ export class Device implements Disposable {
    * registers and reads of main memory. For the roofline of a benchmark.
    */
   async measureLimits(): Promise<{ flopsPerSecond: number; readBytesPerSecond: number }> {
-    return native.deviceMeasureLimits(this.#context.handle('measureLimits()'));
+    // Awaited, not returned: a device that is forgotten meanwhile must not be collected.
+    return await native.deviceMeasureLimits(this.#context.handle('measureLimits()'));
   }
 
   /** Not supported yet by this version: ERR_UNSUPPORTED. */

@@ -113,6 +113,7 @@ export class Tensor extends Scoped {
     if (isDevice(target)) {
       const context = contextOf(target, 'target');
       if (context === this.#context) return this.clone();
+      context.receiveFrom(this.#context);
       return new Tensor(context, native.tensorTransfer(handle, context.handle('target')), this.shape, this.dtype);
     }
     if (typeof target !== 'string') throw invalid('target', 'a device or a dtype', target);
