@@ -13,6 +13,7 @@ import {
   RMSNorm,
   type Tensor,
 } from '../lib/index.js';
+import { usableDevices } from './devices.js';
 
 const [tokens, width] = [24, 9];
 const memoryLimit = 1 << 18;
@@ -58,7 +59,7 @@ async function everything(attempt: Attempt, device: ReturnType<typeof openDevice
   attempt('Embedding.backward', () => embedded.backward(gradEmbedded));
   attempt('AdamW.step', () => optimizer.step({ maxGradNorm: 1 }));
 
-  const other = openDevice('cpu');
+  using other = openDevice('cpu');
   const foreign = other.randn([tokens], { seed: 4 });
   const routed = attempt('ops.route', () =>
     ops.route(sum, layer.parameters().get('router.weight')!.value, { topK: 2 }),
@@ -93,16 +94,15 @@ async function everything(attempt: Attempt, device: ReturnType<typeof openDevice
   values.set('norm', [await optimizer.gradNorm()]);
   values.set('step', [(await mixed.stats()).losses.total]);
   await device.synchronize();
-  other.dispose();
   return values;
 }
 
-describe('out of memory at every allocation', () => {
+describe.each(usableDevices())('out of memory at every allocation on $kind:$index', ({ kind, index }) => {
   it('throws from the call, and the call works when it is tried again', async () => {
-    using enough = openDevice({ kind: 'cpu' });
+    using enough = openDevice({ kind, index });
     const expected = await everything((_, call) => call(), enough);
 
-    using device = openDevice({ kind: 'cpu', memoryLimit });
+    using device = openDevice({ kind, index, memoryLimit });
     const failures = new Map<string, number>();
     const starve: Attempt = (name, call) => {
       for (let left = 0; ; left += smallest) {

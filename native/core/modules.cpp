@@ -56,7 +56,7 @@ LinearPass::LinearPass(const TensorPtr& input, ParameterPtr weight, ParameterPtr
                           .weight = dataOf(weight_),
                           .bias = dataOf(bias_),
                           .output = output_->data()};
-  device_->workspace(gemm);
+  const TensorPtr workspace = device_->workspace(gemm);
   Operands operands{{input_->health(), weight_->value()->health()}, {output_->health()}, {}};
   if (bias_) operands.inputs.push_back(bias_->value()->health());
   device_->enqueue("Linear.forward", std::move(operands),
@@ -65,7 +65,6 @@ LinearPass::LinearPass(const TensorPtr& input, ParameterPtr weight, ParameterPtr
 
 TensorPtr LinearPass::queueBackward(const TensorPtr& gradOutput, float) {
   TensorPtr gradInput = device_->empty(input_->dtype(), rows_ * in_);
-  makeGrads({weight_, bias_});
   Operands operands{{gradOutput->health(), input_->health(), weight_->value()->health()}, {gradInput->health()}, {}};
   const GradTarget weight = gradTarget(weight_, operands), bias = gradTarget(bias_, operands);
   GroupedGemmBackward gemm{.dtype = input_->dtype(),
@@ -81,9 +80,10 @@ TensorPtr LinearPass::queueBackward(const TensorPtr& gradOutput, float) {
                            .gradBias = bias.data,
                            .accumulateWeight = weight.accumulate,
                            .accumulateBias = bias.accumulate};
-  device_->workspace(gemm);
+  const TensorPtr workspace = device_->workspace(gemm);
   device_->enqueue("Linear.backward", std::move(operands),
                    [gemm](Backend& backend) { backend.groupedGemmBackward(gemm); });
+  markGradsWritten({weight_, bias_});
   return gradInput;
 }
 
@@ -120,9 +120,10 @@ TensorPtr EmbeddingPass::queueBackward(const TensorPtr& gradOutput, float) {
                               .gradOutput = gradOutput->data(),
                               .gradWeight = weight.data,
                               .accumulateWeight = weight.accumulate};
-  device_->workspace(embedding);
+  const TensorPtr workspace = device_->workspace(embedding);
   device_->enqueue("Embedding.backward", std::move(operands),
                    [embedding](Backend& backend) { backend.embeddingBackward(embedding); });
+  markGradsWritten({weight_});
   return none;
 }
 
@@ -167,9 +168,10 @@ TensorPtr RmsNormPass::queueBackward(const TensorPtr& gradOutput, float) {
                        .gradInput = gradInput->data(),
                        .gradWeight = weight.data,
                        .accumulateWeight = weight.accumulate};
-  device_->workspace(norm);
+  const TensorPtr workspace = device_->workspace(norm);
   device_->enqueue("RMSNorm.backward", std::move(operands),
                    [norm](Backend& backend) { backend.rmsNormBackward(norm); });
+  markGradsWritten({weight_});
   return gradInput;
 }
 
@@ -194,7 +196,7 @@ CrossEntropyPass::CrossEntropyPass(const TensorPtr& logits, const TensorPtr& tar
                            .targets = targets_->ints(),
                            .logSumExp = logSumExp_->floats(),
                            .loss = meanAndCount_->floats()};
-  device_->workspace(loss);
+  const TensorPtr workspace = device_->workspace(loss);
   device_->enqueue(
       "crossEntropy",
       {{logits_->health(), targets_->health()}, {logSumExp_->health(), meanAndCount_->health(), output_->health()}, {}},

@@ -39,7 +39,7 @@ Routing route(const TensorPtr& input, const TensorPtr& weight, const RouteShape&
   op.scores = routing.scores->floats();
   op.weights = routing.weights->floats();
   op.values = values->floats();
-  device.workspace(op);
+  const TensorPtr workspace = device.workspace(op);
   device.enqueue("ops.route",
                  operands({input, weight}, {routing.indices, routing.weights, routing.logits, routing.scores}),
                  [op](Backend& backend) { backend.routeForward(op); });
@@ -75,7 +75,7 @@ Gradients routeBackward(const TensorPtr& input, const TensorPtr& weight, const R
   op.gradLogits = gradLogits->floats();
   op.gradInput = gradients.first->data();
   op.gradWeight = gradients.second->floats();
-  device.workspace(op);
+  const TensorPtr workspace = device.workspace(op);
   device.enqueue("ops.route.backward",
                  operands({input, weight, routing.logits, routing.indices, routing.scores, gradWeights},
                           {gradients.first, gradients.second}),
@@ -126,7 +126,7 @@ PlanPtr plan(const TensorPtr& indices, const TensorPtr& weights, int64_t T, int 
                .assigned = p.block.assigned,
                .keptCounts = p.block.keptCounts,
                .totals = p.block.totals};
-  device.workspace(op);
+  const TensorPtr workspace = device.workspace(op);
   device.enqueue(
       "ops.plan", operands({indices, weights}, {p.weights, p.ints, p.offsets, p.tokens}),
       [op, offsets = p.offsets->ints(), tokens = p.tokens->ints(), bytes = weights->bytes()](Backend& backend) {
@@ -211,7 +211,7 @@ TensorPtr groupedGemm(const TensorPtr& rows, const TensorPtr& weight, const Plan
                         .input = rows->data(),
                         .weight = weight->data(),
                         .output = output->data()};
-  device.workspace(op);
+  const TensorPtr workspace = device.workspace(op);
   device.enqueue("ops.groupedGemm", operands({rows, weight, plan.ints}, {output}),
                  [op](Backend& backend) { backend.groupedGemmForward(op); });
   return output;
@@ -236,7 +236,7 @@ Gradients groupedGemmBackward(const TensorPtr& rows, const TensorPtr& weight, co
                          .gradOutput = gradOutput->data(),
                          .gradInput = gradients.first->data(),
                          .gradWeight = gradients.second->floats()};
-  device.workspace(op);
+  const TensorPtr workspace = device.workspace(op);
   device.enqueue("ops.groupedGemm.backward",
                  operands({rows, weight, gradOutput, plan.ints}, {gradients.first, gradients.second}),
                  [op](Backend& backend) { backend.groupedGemmBackward(op); });
