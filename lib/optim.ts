@@ -80,7 +80,10 @@ export class AdamW implements Disposable {
     native.adamwStep(handle, learningRate, betas[0], betas[1], epsilon, weightDecay, maxGradNorm);
   }
 
-  /** The norm over all gradients that the last step saw, before clipping; 0 before the first step. Rejects with what poisoned one of them. */
+  /**
+   * The norm over all gradients that the last step saw, before clipping; 0 before the first step. Rejects with what
+   * poisoned one of them.
+   */
   async gradNorm(): Promise<number> {
     return this.#state('gradNorm()').gradNorm.item();
   }
