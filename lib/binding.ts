@@ -221,8 +221,8 @@ export interface NativeBinding {
   ): [PassHandle, TensorHandle];
   /** The loss is one float. */
   crossEntropyForward(logits: TensorHandle, targets: TensorHandle, classes: number): [PassHandle, TensorHandle];
-  /** gradOutput is null and `scale` counts for cross-entropy; an embedding answers null. */
-  passBackward(pass: PassHandle, gradOutput: TensorHandle | null, scale: number): TensorHandle | null;
+  /** gradOutput is null and `scale` counts for cross-entropy; an embedding answers an empty tensor. */
+  passBackward(pass: PassHandle, gradOutput: TensorHandle | null, scale: number): TensorHandle;
   passRelease(pass: PassHandle): void;
   add(a: TensorHandle, b: TensorHandle): TensorHandle;
 

@@ -92,6 +92,7 @@ export async function loadCheckpoint(
     for (const [name, tensor] of named) {
       const data = tensor.dtype === 'int32' ? new Int32Array(tensor.size) : new Float32Array(tensor.size);
       await file.read(file.tensors.get(name)!, data);
+      checkCounts(file, name, data);
       contents.push(data);
     }
     apply(modules, optimizer, contents, extra);
@@ -201,6 +202,16 @@ function checkFits(file: SafetensorsFile, name: string, tensor: Tensor): void {
       `${file.path}: tensor '${name}': expected shape ${describe(tensor.shape)}, got ${describe(entry.shape)}`,
     );
   }
+}
+
+/** All int32 tensors of a checkpoint count something; below 0 the bias correction would divide by 0. */
+function checkCounts(file: SafetensorsFile, name: string, data: Float32Array | Int32Array): void {
+  const wrong = data instanceof Int32Array ? data.find((count) => count < 0) : undefined;
+  if (wrong !== undefined)
+    throw new MoEError(
+      'ERR_CORRUPT_FILE',
+      `${file.path}: tensor '${name}': expected a count of at least 0, got ${wrong}`,
+    );
 }
 
 // ---------------------------------------------------------------- what is not a tensor

@@ -29,8 +29,9 @@ function describeObject(value: object): string {
     return `[${shown.join(', ')}${value.length > 8 ? ', …' : ''}]`;
   }
   const name = (value as { constructor?: { name?: unknown } }).constructor?.name;
-  if (ArrayBuffer.isView(value)) return `a ${name} of ${(value as Uint8Array).length ?? value.byteLength} elements`;
-  return typeof name === 'string' && name !== 'Object' && name !== '' ? `a ${name}` : 'an object';
+  if (typeof name !== 'string' || name === 'Object' || name === '') return 'an object';
+  const named = `${/^[AEIO]/.test(name) ? 'an' : 'a'} ${name}`;
+  return ArrayBuffer.isView(value) ? `${named} of ${(value as Uint8Array).length ?? value.byteLength} elements` : named;
 }
 
 /** The error for a value that is not what `name` takes. */
@@ -111,6 +112,11 @@ export function checkSeed(name: string, value: unknown): number | bigint {
 }
 
 // ---------------------------------------------------------------- options
+
+/** The default of an option that is absent. null is there: it is an error wherever it is no value of the option. */
+export function orDefault(value: unknown, fallback: unknown): unknown {
+  return value === undefined ? fallback : value;
+}
 
 export function checkObject(name: string, value: unknown): Record<string, unknown> {
   if (typeof value === 'object' && value !== null && !Array.isArray(value)) return value as Record<string, unknown>;

@@ -9,6 +9,7 @@ import {
   checkSize,
   invalid,
   maxSize,
+  orDefault,
 } from './checks.js';
 
 export type CapacityConfig =
@@ -92,15 +93,15 @@ const fixedOptions = new Set([
 ]);
 
 export function resolveCapacity(name: string, value: unknown): ResolvedCapacity {
-  const given = checkObject(name, value ?? { type: 'dropless' });
+  const given = checkObject(name, orDefault(value, { type: 'dropless' }));
   const type = checkOneOf(`${name}.type`, given.type, ['dropless', 'fixed', 'dynamic']);
   if (type === 'dropless') {
     checkOptions(name, given, droplessOptions);
     return { type };
   }
   checkOptions(name, given, type === 'fixed' ? fixedOptions : dynamicOptions);
-  const priority = checkOneOf(`${name}.priority`, given.priority ?? 'position', priorities);
-  const overflow = checkOneOf(`${name}.overflow`, given.overflow ?? 'drop', overflows);
+  const priority = checkOneOf(`${name}.priority`, orDefault(given.priority, 'position'), priorities);
+  const overflow = checkOneOf(`${name}.overflow`, orDefault(given.overflow, 'drop'), overflows);
   if (type === 'fixed') return resolveFixed(name, given, priority, overflow);
   return {
     type,
@@ -125,16 +126,16 @@ function resolveFixed(
     throw invalid(`${name}.evalFactor`, 'no factor beside a number of slots', evalFactor);
   const resolved: FixedCapacity = {
     type: 'fixed',
-    min: checkInteger(`${name}.min`, given.min ?? 0, 0, maxSize),
-    multipleOf: checkSize(`${name}.multipleOf`, given.multipleOf ?? 1),
+    min: checkInteger(`${name}.min`, orDefault(given.min, 0), 0, maxSize),
+    multipleOf: checkSize(`${name}.multipleOf`, orDefault(given.multipleOf, 1)),
     priority,
-    firstChoicesFirst: checkBoolean(`${name}.firstChoicesFirst`, given.firstChoicesFirst ?? true),
+    firstChoicesFirst: checkBoolean(`${name}.firstChoicesFirst`, orDefault(given.firstChoicesFirst, true)),
     overflow,
-    buffer: checkNumber(`${name}.buffer`, given.buffer ?? 0, { min: 0 }),
+    buffer: checkNumber(`${name}.buffer`, orDefault(given.buffer, 0), { min: 0 }),
   };
   if (slots === undefined) {
     resolved.factor = checkNumber(`${name}.factor`, factor, { above: 0 });
-    resolved.evalFactor = checkNumber(`${name}.evalFactor`, evalFactor ?? factor, { above: 0 });
+    resolved.evalFactor = checkNumber(`${name}.evalFactor`, orDefault(evalFactor, factor), { above: 0 });
   } else {
     resolved.slots = checkSize(`${name}.slots`, slots);
   }

@@ -1,6 +1,15 @@
 // The experts' and the losses' options: their types, defaults and checks.
 import { activationCode } from './binding.js';
-import { checkBoolean, checkInteger, checkNumber, checkOneOf, checkOptions, checkSize, invalid } from './checks.js';
+import {
+  checkBoolean,
+  checkInteger,
+  checkNumber,
+  checkOneOf,
+  checkOptions,
+  checkSize,
+  invalid,
+  orDefault,
+} from './checks.js';
 
 // ---------------------------------------------------------------- experts
 
@@ -41,17 +50,17 @@ type NamedActivation = Exclude<ExpertConfig['activation'], object | undefined>;
 const namedActivations = Object.keys(activationCode).filter((name) => name !== 'clamped-swiglu') as NamedActivation[];
 
 export function resolveExperts(name: string, value: unknown): ResolvedExperts {
-  const given = checkOptions(name, value ?? {}, expertOptions);
+  const given = checkOptions(name, orDefault(value, {}), expertOptions);
   const resolved: ResolvedExperts = {
-    activation: resolveActivation(`${name}.activation`, given.activation ?? 'swiglu'),
-    bias: checkBoolean(`${name}.bias`, given.bias ?? false),
-    dropout: checkNumber(`${name}.dropout`, given.dropout ?? 0, { min: 0, below: 1 }),
+    activation: resolveActivation(`${name}.activation`, orDefault(given.activation, 'swiglu')),
+    bias: checkBoolean(`${name}.bias`, orDefault(given.bias, false)),
+    dropout: checkNumber(`${name}.dropout`, orDefault(given.dropout, 0), { min: 0, below: 1 }),
   };
   if (given.shared !== undefined) {
     const { ffnSize, gate } = checkOptions(`${name}.shared`, given.shared, sharedOptions);
     resolved.shared = {
       ffnSize: checkSize(`${name}.shared.ffnSize`, ffnSize),
-      gate: checkOneOf(`${name}.shared.gate`, gate ?? 'none', ['none', 'sigmoid']),
+      gate: checkOneOf(`${name}.shared.gate`, orDefault(gate, 'none'), ['none', 'sigmoid']),
     };
   }
   return resolved;
@@ -118,18 +127,18 @@ const importanceOptions = new Set(['coefficient', 'from']);
 const loadOptions = new Set(['coefficient', 'threshold']);
 
 export function resolveLosses(name: string, value: unknown, numExperts: number): ResolvedLosses {
-  const given = checkOptions(name, value ?? {}, lossOptions);
+  const given = checkOptions(name, orDefault(value, {}), lossOptions);
   const resolved: ResolvedLosses = {};
   if (given.loadBalance !== undefined)
     resolved.loadBalance = resolveLoadBalance(`${name}.loadBalance`, given.loadBalance, numExperts);
   if (given.importance !== undefined) {
     const { coefficient, options } = coefficientOf(`${name}.importance`, given.importance, importanceOptions);
-    const from = checkOneOf(`${name}.importance.from`, options.from ?? 'gates', ['gates', 'softmax']);
+    const from = checkOneOf(`${name}.importance.from`, orDefault(options.from, 'gates'), ['gates', 'softmax']);
     resolved.importance = { coefficient, from };
   }
   if (given.load !== undefined) {
     const { coefficient, options } = coefficientOf(`${name}.load`, given.load, loadOptions);
-    const threshold = checkOneOf(`${name}.load.threshold`, options.threshold ?? 'excluding-self', [
+    const threshold = checkOneOf(`${name}.load.threshold`, orDefault(options.threshold, 'excluding-self'), [
       'excluding-self',
       'kth',
     ]);
@@ -163,8 +172,8 @@ function resolveLoadBalance(
   const { sequenceLength, groupsOfExperts } = options;
   const resolved: NonNullable<ResolvedLosses['loadBalance']> = {
     coefficient,
-    counts: checkOneOf(`${name}.counts`, options.counts ?? 'all', ['all', 'first-choice', 'unbiased']),
-    scope: checkOneOf(`${name}.scope`, options.scope ?? 'batch', ['batch', 'sequence', 'device']),
+    counts: checkOneOf(`${name}.counts`, orDefault(options.counts, 'all'), ['all', 'first-choice', 'unbiased']),
+    scope: checkOneOf(`${name}.scope`, orDefault(options.scope, 'batch'), ['batch', 'sequence', 'device']),
   };
   if (resolved.scope === 'sequence') resolved.sequenceLength = checkSize(`${name}.sequenceLength`, sequenceLength);
   else if (sequenceLength !== undefined)

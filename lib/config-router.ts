@@ -1,5 +1,14 @@
 // The router's options: their types, defaults and checks. What a version does not compute yet is in config-unsupported.ts.
-import { checkBoolean, checkInteger, checkNumber, checkObject, checkOneOf, checkOptions, invalid } from './checks.js';
+import {
+  checkBoolean,
+  checkInteger,
+  checkNumber,
+  checkObject,
+  checkOneOf,
+  checkOptions,
+  invalid,
+  orDefault,
+} from './checks.js';
 
 export interface RouterConfig {
   /** Default 'top-k', the only one this version supports. */
@@ -81,18 +90,18 @@ export const routerOptions: ReadonlySet<string> = new Set([
 
 /** `name` is how the caller knows these options, 'config.router' for a layer. */
 export function resolveRouter(name: string, value: unknown, numExperts: number): ResolvedRouter {
-  const given = checkOptions(name, value ?? {}, routerOptions);
+  const given = checkOptions(name, orDefault(value, {}), routerOptions);
   const resolved: ResolvedRouter = {
-    type: checkOneOf(`${name}.type`, given.type ?? 'top-k', routerTypes),
-    scoring: checkOneOf(`${name}.scoring`, given.scoring ?? 'softmax', ['softmax', 'sigmoid']),
-    selectBy: checkOneOf(`${name}.selectBy`, given.selectBy ?? 'scores', ['scores', 'logits']),
-    renormalize: resolveRenormalize(`${name}.renormalize`, given.renormalize ?? false),
-    renormalizeAfterDrop: checkBoolean(`${name}.renormalizeAfterDrop`, given.renormalizeAfterDrop ?? false),
-    weightScale: checkNumber(`${name}.weightScale`, given.weightScale ?? 1),
-    applyWeightTo: checkOneOf(`${name}.applyWeightTo`, given.applyWeightTo ?? 'output', ['output', 'input']),
-    bias: checkBoolean(`${name}.bias`, given.bias ?? false),
-    temperature: checkNumber(`${name}.temperature`, given.temperature ?? 1, { above: 0 }),
-    secondChoice: resolveSecondChoice(`${name}.secondChoice`, given.secondChoice ?? 'always'),
+    type: checkOneOf(`${name}.type`, orDefault(given.type, 'top-k'), routerTypes),
+    scoring: checkOneOf(`${name}.scoring`, orDefault(given.scoring, 'softmax'), ['softmax', 'sigmoid']),
+    selectBy: checkOneOf(`${name}.selectBy`, orDefault(given.selectBy, 'scores'), ['scores', 'logits']),
+    renormalize: resolveRenormalize(`${name}.renormalize`, orDefault(given.renormalize, false)),
+    renormalizeAfterDrop: checkBoolean(`${name}.renormalizeAfterDrop`, orDefault(given.renormalizeAfterDrop, false)),
+    weightScale: checkNumber(`${name}.weightScale`, orDefault(given.weightScale, 1)),
+    applyWeightTo: checkOneOf(`${name}.applyWeightTo`, orDefault(given.applyWeightTo, 'output'), ['output', 'input']),
+    bias: checkBoolean(`${name}.bias`, orDefault(given.bias, false)),
+    temperature: checkNumber(`${name}.temperature`, orDefault(given.temperature, 1), { above: 0 }),
+    secondChoice: resolveSecondChoice(`${name}.secondChoice`, orDefault(given.secondChoice, 'always')),
   };
   if (given.noise !== undefined) resolved.noise = resolveNoise(`${name}.noise`, given.noise);
   if (given.groups !== undefined) resolved.groups = resolveGroups(`${name}.groups`, given.groups, numExperts);
@@ -111,8 +120,8 @@ function resolveRenormalize(name: string, value: unknown): ResolvedRouter['renor
   if (typeof value !== 'object' || value === null) throw invalid(name, 'true, false or { p, epsilon }', value);
   const { p, epsilon } = checkOptions(name, value, renormalizeOptions);
   return {
-    p: checkNumber(`${name}.p`, p ?? 1, { above: 0 }),
-    epsilon: checkNumber(`${name}.epsilon`, epsilon ?? 1e-20, { min: 0 }),
+    p: checkNumber(`${name}.p`, orDefault(p, 1), { above: 0 }),
+    epsilon: checkNumber(`${name}.epsilon`, orDefault(epsilon, 1e-20), { min: 0 }),
   };
 }
 

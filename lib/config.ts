@@ -1,7 +1,7 @@
 // A layer's configuration: its type, its defaults, and every check that does not need a device. config-router, -capacity
 // and -experts do their parts; config-forward does a call's options; config-unsupported has what is still missing.
 import type { NativeCapacity, NativeLayerConfig, NativeRouter } from './binding.js';
-import { checkInteger, checkOneOf, checkOptions, checkSeed, checkSize, invalid, maxSize } from './checks.js';
+import { checkInteger, checkOneOf, checkOptions, checkSeed, checkSize, invalid, maxSize, orDefault } from './checks.js';
 import { type CapacityConfig, type ResolvedCapacity, resolveCapacity } from './config-capacity.js';
 import {
   activationOf,
@@ -80,12 +80,12 @@ export function resolveConfig(value: unknown): ResolvedConfig {
     ffnSize: checkSize('config.ffnSize', given.ffnSize),
     numExperts,
     topK: checkInteger('config.topK', given.topK, 1, numExperts, 'numExperts'),
-    dtype: checkOneOf('config.dtype', given.dtype ?? 'float32', ['float32', 'bfloat16', 'float16']),
+    dtype: checkOneOf('config.dtype', orDefault(given.dtype, 'float32'), ['float32', 'bfloat16', 'float16']),
     router: resolveRouter('config.router', given.router, numExperts),
     capacity: resolveCapacity('config.capacity', given.capacity),
     experts: resolveExperts('config.experts', given.experts),
     losses: resolveLosses('config.losses', given.losses, numExperts),
-    gates: checkInteger('config.gates', given.gates ?? 1, 1, maxSize),
+    gates: checkInteger('config.gates', orDefault(given.gates, 1), 1, maxSize),
     seed: given.seed === undefined ? drawSeed() : checkSeed('config.seed', given.seed),
   };
   checkProducts(config);

@@ -12,6 +12,8 @@ export class DeviceContext {
   readonly device: Device;
   readonly memoryLimit: number;
   readonly #handle: DeviceHandle;
+  /** Devices that copies come from: collecting one would cancel what it has not sent yet. */
+  readonly #senders = new Set<DeviceContext>();
   #scope: Scope | undefined;
   #closed = false;
 
@@ -36,6 +38,12 @@ export class DeviceContext {
     if (this.#closed) return;
     this.#closed = true;
     native.deviceClose(this.#handle);
+  }
+
+  /** Keeps the device that a copy comes from as long as this one, unless it is disposed. */
+  receiveFrom(sender: DeviceContext): void {
+    for (const old of this.#senders) if (old.isClosed) this.#senders.delete(old);
+    this.#senders.add(sender);
   }
 
   /** Makes the innermost tidy responsible for `member`; outside every tidy its holder is. */

@@ -11,8 +11,8 @@ import {
   checkOptions,
   checkSeed,
   checkShape,
-  describe,
   invalid,
+  orDefault,
   sizeOf,
   unsupported,
 } from './checks.js';
@@ -100,7 +100,11 @@ export function listDevices(): DeviceInfo[] {
 export function openDevice(options: DeviceKind | 'auto' | DeviceOptions = 'auto'): Device {
   const given = typeof options === 'string' ? { kind: options } : checkOptions('options', options, deviceOptions);
   const { index = 0, threads = availableParallelism(), memoryLimit } = given as DeviceOptions;
-  const kind = checkOneOf(typeof options === 'string' ? 'device' : 'options.kind', given.kind ?? 'auto', deviceKinds);
+  const kind = checkOneOf(
+    typeof options === 'string' ? 'device' : 'options.kind',
+    orDefault(given.kind, 'auto'),
+    deviceKinds,
+  );
   checkInteger('options.index', index, 0, 1023);
   checkInteger('options.threads', threads, 1, 1024);
   if (memoryLimit !== undefined) checkInteger('options.memoryLimit', memoryLimit, 1, Number.MAX_SAFE_INTEGER);
@@ -170,13 +174,8 @@ export class Device implements Disposable {
     const handle = this.#context.handle('tensor()');
     const dims = checkShape('shape', shape);
     checkUint16(data, dtype);
-    const type = checkDType('dtype', dtype ?? (data instanceof Int32Array ? 'int32' : 'float32'));
-    const host = toHostArray(data, type);
-    const size = sizeOf(dims);
-    if (host.length !== size) {
-      const message = `data: expected the ${size} elements of shape ${describe(dims)}, got ${host.length}`;
-      throw new MoEError('ERR_SHAPE', message);
-    }
+    const type = checkDType('dtype', orDefault(dtype, data instanceof Int32Array ? 'int32' : 'float32'));
+    const host = toHostArray(data, type, dims, sizeOf(dims));
     return new Tensor(this.#context, native.tensorFrom(handle, dtypeCode[type], host), dims, type);
   }
 
@@ -209,7 +208,8 @@ export class Device implements Disposable {
    * registers and reads of main memory. For the roofline of a benchmark.
    */
   async measureLimits(): Promise<{ flopsPerSecond: number; readBytesPerSecond: number }> {
-    return native.deviceMeasureLimits(this.#context.handle('measureLimits()'));
+    // Awaited, not returned: a device that is forgotten meanwhile must not be collected.
+    return await native.deviceMeasureLimits(this.#context.handle('measureLimits()'));
   }
 
   /** Not supported yet by this version: ERR_UNSUPPORTED. */

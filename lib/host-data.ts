@@ -1,6 +1,7 @@
 // JavaScript numbers → the typed array of a dtype, with every check of the values. It knows no device.
 import { dtypeCode, type HostArray } from './binding.js';
-import { checkOneOf, invalid, unsupported } from './checks.js';
+import { checkOneOf, describe, invalid, unsupported } from './checks.js';
+import { MoEError } from './errors.js';
 
 /** Element types. 16-bit floats are typed but not supported yet by this version. */
 export type DType = 'float32' | 'bfloat16' | 'float16' | 'int32';
@@ -29,19 +30,38 @@ export function checkUint16(data: unknown, dtype: unknown): void {
   throw invalid('data', `numbers for a tensor of dtype ${dtype}, not the bits of 16-bit floats`, data, 'ERR_DTYPE');
 }
 
-/** The values of `data` as the array of `dtype`: itself when it already is, otherwise a checked conversion. */
-export function toHostArray(data: unknown, dtype: 'float32' | 'int32'): Float32Array | Int32Array {
+/** The `size` values of `data` as the array of `dtype`: itself when it already is, otherwise a checked conversion. */
+export function toHostArray(
+  data: unknown,
+  dtype: 'float32' | 'int32',
+  shape: readonly number[],
+  size: number,
+): Float32Array | Int32Array {
+  const values = arrayLike(data);
+  if (values.length !== size) {
+    const message = `data: expected the ${size} elements of shape ${describe(shape)}, got ${values.length}`;
+    throw new MoEError('ERR_SHAPE', message);
+  }
   if (dtype === 'float32' && data instanceof Float32Array) return data;
   if (dtype === 'int32' && data instanceof Int32Array) return data;
-  const values = arrayLike(data);
-  if (dtype === 'int32') return convert(values, new Int32Array(values.length), isInt32, 'whole numbers that fit int32');
-  return convert(values, new Float32Array(values.length), isNumber, 'numbers');
+  const target = hostArray(dtype, size);
+  if (dtype === 'int32') return convert(values, target, isInt32, 'a whole number that fits int32');
+  return convert(values, target, isNumber, 'a number');
+}
+
+/** Zeros in JavaScript for what a tensor holds. */
+export function hostArray(dtype: DType, size: number): Float32Array | Int32Array {
+  try {
+    return dtype === 'int32' ? new Int32Array(size) : new Float32Array(size);
+  } catch (cause) {
+    const message = `out of host memory: ${4 * size} bytes asked for, for ${size} numbers in JavaScript`;
+    throw new MoEError('ERR_OUT_OF_MEMORY', message, undefined, { cause });
+  }
 }
 
 function arrayLike(data: unknown): ArrayLike<unknown> {
   const length = typeof data === 'object' && data !== null ? (data as { length?: unknown }).length : undefined;
-  if (Number.isSafeInteger(length) && (length as number) >= 0 && (length as number) < 2 ** 32)
-    return data as ArrayLike<unknown>;
+  if (Number.isSafeInteger(length) && (length as number) >= 0) return data as ArrayLike<unknown>;
   throw invalid('data', 'an array of numbers', data);
 }
 

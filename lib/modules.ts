@@ -1,6 +1,15 @@
 // The dense layers around a MoE layer, the loss, and the sum of a residual connection.
 import { native } from './binding.js';
-import { checkBoolean, checkNumber, checkOptions, checkSeed, checkSize, describe, sameShape } from './checks.js';
+import {
+  checkBoolean,
+  checkNumber,
+  checkOptions,
+  checkSeed,
+  checkSize,
+  describe,
+  orDefault,
+  sameShape,
+} from './checks.js';
 import { contextOf } from './context.js';
 import type { Device } from './device.js';
 import { MoEError } from './errors.js';
@@ -74,8 +83,8 @@ export class Linear extends BaseModule {
     const given = checkOptions('options', options, linearOptions);
     const inFeatures = checkSize('options.inFeatures', given.inFeatures);
     const outFeatures = checkSize('options.outFeatures', given.outFeatures);
-    const bias = checkBoolean('options.bias', given.bias ?? true);
-    checkFloatDType('options.dtype', given.dtype ?? 'float32');
+    const bias = checkBoolean('options.bias', orDefault(given.bias, true));
+    checkFloatDType('options.dtype', orDefault(given.dtype, 'float32'));
     const shapes: [string, number[], Initial][] = [['weight', [outFeatures, inFeatures], scaledNormal(inFeatures)]];
     if (bias) shapes.push(['bias', [outFeatures], constantInitial(0)]);
     super(device, new ParameterSet(context, 'Linear', seedFrom(given.seed), shapes));
@@ -105,7 +114,7 @@ export class Embedding extends BaseModule {
     const given = checkOptions('options', options, embeddingOptions);
     const count = checkSize('options.count', given.count);
     const size = checkSize('options.size', given.size);
-    checkFloatDType('options.dtype', given.dtype ?? 'float32');
+    checkFloatDType('options.dtype', orDefault(given.dtype, 'float32'));
     const shapes: [string, number[], Initial][] = [['weight', [count, size], { std: 1 }]];
     super(device, new ParameterSet(context, 'Embedding', seedFrom(given.seed), shapes));
     this.#count = count;
@@ -121,7 +130,7 @@ export class Embedding extends BaseModule {
     const context = this.set.open('forward()');
     const handle = checkTensor('indices', indices, context, 'int32');
     const result = native.embeddingForward(handle, this.set.handle('weight'), this.#count, this.#size);
-    return new DensePass(context, result, [...indices.shape, this.#size], indices.shape);
+    return new DensePass(context, result, [...indices.shape, this.#size], [0]);
   }
 }
 
@@ -137,8 +146,8 @@ export class RMSNorm extends BaseModule {
     const context = contextOf(device);
     const given = checkOptions('options', options, rmsNormOptions);
     const size = checkSize('options.size', given.size);
-    const epsilon = checkNumber('options.epsilon', given.epsilon ?? 1e-6, { min: 0 });
-    checkFloatDType('options.dtype', given.dtype ?? 'float32');
+    const epsilon = checkNumber('options.epsilon', orDefault(given.epsilon, 1e-6), { min: 0 });
+    checkFloatDType('options.dtype', orDefault(given.dtype, 'float32'));
     super(device, new ParameterSet(context, 'RMSNorm', 0, [['weight', [size], constantInitial(1)]]));
     this.#size = size;
     this.#epsilon = epsilon;

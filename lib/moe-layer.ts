@@ -1,7 +1,7 @@
 // The MoE layer as users hold it: parameters, forward, and the pass with its backward and statistics. The stages
 // themselves are native; the options are config*.ts.
 import { type LayerHandle, type MoEPassHandle, type NativeMoEForward, native } from './binding.js';
-import { checkNumber, checkOptions, unsupported } from './checks.js';
+import { checkNumber, checkOptions, orDefault, unsupported } from './checks.js';
 import { deepFreeze, type MoEConfig, nativeConfig, type ResolvedConfig, resolveConfig } from './config.js';
 import { activationOf } from './config-experts.js';
 import { type ForwardOptions, forwardCall } from './config-forward.js';
@@ -232,7 +232,7 @@ export class MoEPass extends OwningPass {
     let lossScale = 1;
     if (options !== undefined) {
       const given = checkOptions('options', options, backwardOptions);
-      lossScale = checkNumber('options.lossScale', given.lossScale ?? 1);
+      lossScale = checkNumber('options.lossScale', orDefault(given.lossScale, 1));
     }
     const { tokens, topK, numExperts, shape } = this.#call;
     const gradients = native.moePassBackward(this.#handle, gradient, lossScale);

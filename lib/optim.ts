@@ -1,6 +1,6 @@
 // The optimizer. Its state lives on the device; step() only queues.
 import { type AdamWHandle, native, type TensorHandle } from './binding.js';
-import { checkNumber, checkOptions, invalid } from './checks.js';
+import { checkNumber, checkOptions, invalid, orDefault } from './checks.js';
 import type { DeviceContext } from './context.js';
 import { MoEError } from './errors.js';
 import { Parameter } from './parameter.js';
@@ -80,7 +80,10 @@ export class AdamW implements Disposable {
     native.adamwStep(handle, learningRate, betas[0], betas[1], epsilon, weightDecay, maxGradNorm);
   }
 
-  /** The norm over all gradients that the last step saw, before clipping; 0 before the first step. */
+  /**
+   * The norm over all gradients that the last step saw, before clipping; 0 before the first step. Rejects with what
+   * poisoned one of them.
+   */
   async gradNorm(): Promise<number> {
     return this.#state('gradNorm()').gradNorm.item();
   }
@@ -150,7 +153,7 @@ export class AdamW implements Disposable {
 
 /** Also what a checkpoint's metadata has to satisfy; `name` is where it came from. */
 export function checkHyperparameters(name: string, given: Record<string, unknown>): AdamWHyperparameters {
-  const betas = given.betas ?? [0.9, 0.999];
+  const betas = orDefault(given.betas, [0.9, 0.999]);
   if (!Array.isArray(betas) || betas.length !== 2) throw invalid(`${name}.betas`, 'two numbers', betas);
   return {
     learningRate: checkNumber(`${name}.learningRate`, given.learningRate, { min: 0 }),
@@ -158,8 +161,8 @@ export function checkHyperparameters(name: string, given: Record<string, unknown
       checkNumber(`${name}.betas[0]`, betas[0], { min: 0, below: 1 }),
       checkNumber(`${name}.betas[1]`, betas[1], { min: 0, below: 1 }),
     ],
-    epsilon: checkNumber(`${name}.epsilon`, given.epsilon ?? 1e-8, { min: 0 }),
-    weightDecay: checkNumber(`${name}.weightDecay`, given.weightDecay ?? 0.01, { min: 0 }),
+    epsilon: checkNumber(`${name}.epsilon`, orDefault(given.epsilon, 1e-8), { min: 0 }),
+    weightDecay: checkNumber(`${name}.weightDecay`, orDefault(given.weightDecay, 0.01), { min: 0 }),
   };
 }
 

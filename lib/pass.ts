@@ -53,19 +53,19 @@ export class DensePass extends OwningPass implements Pass {
   readonly output: Tensor;
   readonly #context: DeviceContext;
   readonly #handle: PassHandle;
-  readonly #inputShape: readonly number[];
+  readonly #gradShape: readonly number[];
 
   /** @internal */
   constructor(
     context: DeviceContext,
     [handle, output]: ReturnType<typeof native.linearForward>,
     outputShape: readonly number[],
-    inputShape: readonly number[],
+    gradShape: readonly number[],
   ) {
     super();
     this.#context = context;
     this.#handle = handle;
-    this.#inputShape = inputShape;
+    this.#gradShape = gradShape;
     this.output = this.own(new Tensor(context, output, outputShape, 'float32', this));
     context.track(this);
   }
@@ -85,9 +85,7 @@ export class DensePass extends OwningPass implements Pass {
       this.output.shape,
       'of the output',
     );
-    const gradInput = native.passBackward(this.#handle, gradient, 1);
-    if (gradInput) return new Tensor(this.#context, gradInput, this.#inputShape, 'float32');
-    return this.#context.device.zeros([0]);
+    return new Tensor(this.#context, native.passBackward(this.#handle, gradient, 1), this.#gradShape, 'float32');
   }
 
   protected override releaseHandle(): void {
@@ -121,7 +119,7 @@ export class LossPass extends OwningPass {
   backward(scale = 1): Tensor {
     this.checkOpen(this.#context, 'backward()');
     const gradient = native.passBackward(this.#handle, null, checkNumber('scale', scale));
-    return new Tensor(this.#context, gradient!, this.#logitsShape, 'float32');
+    return new Tensor(this.#context, gradient, this.#logitsShape, 'float32');
   }
 
   protected override releaseHandle(): void {

@@ -1,8 +1,8 @@
 // The safetensors file format, read with suspicion and written exactly: an 8-byte little-endian header length, a JSON
 // header padded with spaces to 8 bytes, then the tensors back to back. It knows files, not layers.
 import { randomUUID } from 'node:crypto';
-import { type FileHandle, open, rename, stat, unlink } from 'node:fs/promises';
-import { basename, dirname, join } from 'node:path';
+import { type FileHandle, open, readlink, realpath, rename, stat, unlink } from 'node:fs/promises';
+import { dirname, join, resolve } from 'node:path';
 import { invalid } from './checks.js';
 import { MoEError } from './errors.js';
 
@@ -234,7 +234,7 @@ export function encodeHeader(tensors: ReadonlyMap<string, TensorData>, metadata:
 
 /**
  * Writes the file beside `path` and renames it into place once it is on the disk, so that there always is a whole one.
- * ERR_IO leaves the old file as it was.
+ * A symbolic link stays one, an old file's permissions go on. ERR_IO leaves the old file as it was.
  */
 export async function writeSafetensors(
   path: string,
@@ -244,13 +244,15 @@ export async function writeSafetensors(
   // By name: the same state gives the same bytes.
   const sorted = new Map([...tensors].sort(([a], [b]) => (a < b ? -1 : 1)));
   const header = encodeHeader(sorted, metadata);
-  const directory = dirname(path);
-  const temporary = join(directory, `.${basename(path)}.${process.pid}.${randomUUID()}.tmp`);
-  let made = false;
+  let temporary: string | undefined;
   try {
-    const file = await open(temporary, 'wx');
-    made = true;
+    const target = await targetOf(path);
+    const directory = dirname(target.path);
+    const name = join(directory, `.switchyard-${randomUUID()}.tmp`);
+    const file = await open(name, 'wx', target.mode);
+    temporary = name;
     try {
+      if (target.mode !== undefined) await file.chmod(target.mode);
       await writeFully(file, header);
       for (const { data } of sorted.values())
         await writeFully(file, new Uint8Array(data.buffer, data.byteOffset, data.byteLength));
@@ -258,12 +260,26 @@ export async function writeSafetensors(
     } finally {
       await file.close();
     }
-    await rename(temporary, path);
-    made = false;
+    await rename(temporary, target.path);
+    temporary = undefined;
     await syncDirectory(directory);
   } catch (error) {
-    if (made) await unlink(temporary).catch(() => {});
+    if (temporary !== undefined) await unlink(temporary).catch(() => {});
     throw ioError('write the file', path, error);
+  }
+}
+
+/** Where a rename has to go: behind symbolic links. A device or a pipe must not be replaced by a file. */
+async function targetOf(path: string): Promise<{ path: string; mode?: number }> {
+  try {
+    const target = await realpath(path);
+    const old = await stat(target);
+    if (!old.isFile()) throw new Error('it is not a regular file');
+    return { path: target, mode: old.mode & 0o777 };
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error;
+    const link = await readlink(path).catch(() => undefined);
+    return link === undefined ? { path } : targetOf(resolve(dirname(path), link));
   }
 }
 
@@ -274,12 +290,9 @@ async function writeFully(file: FileHandle, bytes: Uint8Array): Promise<void> {
   }
 }
 
-/** Makes the rename itself durable. */
+/** Makes the rename itself durable, where the file system lets one: the new file is in place either way. */
 async function syncDirectory(directory: string): Promise<void> {
-  const handle = await open(directory, 'r');
-  try {
-    await handle.sync();
-  } finally {
-    await handle.close();
-  }
+  const handle = await open(directory, 'r').catch(() => undefined);
+  await handle?.sync().catch(() => {});
+  await handle?.close();
 }

@@ -4,7 +4,7 @@ import { checkOptions, describe, invalid, sameShape, sizeOf } from './checks.js'
 import { contextOf, type DeviceContext, isDevice } from './context.js';
 import type { Device } from './device.js';
 import { MoEError } from './errors.js';
-import { checkDType, checkWritten, type DType } from './host-data.js';
+import { checkDType, checkWritten, type DType, hostArray } from './host-data.js';
 import { Scoped } from './scope.js';
 
 /** Where a tensor's disposal comes from besides its own dispose(). */
@@ -66,8 +66,9 @@ export class Tensor extends Scoped {
     if (signal !== undefined && !(signal instanceof AbortSignal))
       throw invalid('options.signal', 'an AbortSignal', signal);
     signal?.throwIfAborted();
-    const into = this.#hostArray();
-    const read = native.tensorRead(this.#open('data()'), into);
+    const handle = this.#open('data()');
+    const into = hostArray(this.dtype, this.size);
+    const read = native.tensorRead(handle, into);
     await (signal ? abortable(read, signal) : read);
     return into;
   }
@@ -81,8 +82,9 @@ export class Tensor extends Scoped {
 
   /** The same as data(), blocking the JavaScript thread: for REPLs and synchronous frameworks. */
   dataSync(): Float32Array | Int32Array {
-    const into = this.#hostArray();
-    native.tensorReadSync(this.#open('dataSync()'), into);
+    const handle = this.#open('dataSync()');
+    const into = hostArray(this.dtype, this.size);
+    native.tensorReadSync(handle, into);
     return into;
   }
 
@@ -98,7 +100,8 @@ export class Tensor extends Scoped {
   /** A view of the same storage in another shape; one dimension may be -1 and follows from the others. */
   reshape(shape: readonly number[]): Tensor {
     const handle = this.#open('reshape()');
-    return new Tensor(this.#context, native.tensorAlias(handle), resolveShape(shape, this.size), this.dtype);
+    const resolved = resolveShape(shape, this.size);
+    return new Tensor(this.#context, native.tensorAlias(handle), resolved, this.dtype);
   }
 
   /**
@@ -110,6 +113,7 @@ export class Tensor extends Scoped {
     if (isDevice(target)) {
       const context = contextOf(target, 'target');
       if (context === this.#context) return this.clone();
+      context.receiveFrom(this.#context);
       return new Tensor(context, native.tensorTransfer(handle, context.handle('target')), this.shape, this.dtype);
     }
     if (typeof target !== 'string') throw invalid('target', 'a device or a dtype', target);
@@ -145,10 +149,6 @@ export class Tensor extends Scoped {
     this.#context.handle(name);
     if (this.#handle === undefined) throw new MoEError('ERR_DISPOSED', `${name}: the tensor has been disposed`);
     return this.#handle;
-  }
-
-  #hostArray(): Float32Array | Int32Array {
-    return this.dtype === 'int32' ? new Int32Array(this.size) : new Float32Array(this.size);
   }
 
   /** @internal Whether `value` is a tensor of `context`; see checkTensor. */
@@ -226,10 +226,10 @@ export function tensorContext(name: string, value: unknown): DeviceContext {
 function resolveShape(shape: unknown, size: number): readonly number[] {
   if (!Array.isArray(shape)) throw invalid('shape', 'an array of dimensions', shape);
   const free = shape.indexOf(-1);
-  const known = sizeOf(shape.filter((_, i) => i !== free));
-  const resolved = shape.map((dimension, i) => (i === free && known > 0 ? size / known : dimension));
-  const whole = resolved.every((dimension) => Number.isSafeInteger(dimension) && dimension >= 0);
-  if (!whole || sizeOf(resolved) !== size)
+  const others = shape.filter((_, i) => i !== free);
+  const whole = others.every((dimension) => Number.isSafeInteger(dimension) && dimension >= 0);
+  const resolved = whole ? shape.map((dimension, i) => (i === free ? size / sizeOf(others) : dimension)) : shape;
+  if (!whole || sizeOf(resolved) !== size || !Number.isSafeInteger(resolved[free] ?? 0))
     throw invalid(
       'shape',
       `whole dimensions, at most one of them -1, of ${size} elements together`,

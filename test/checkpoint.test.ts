@@ -178,6 +178,16 @@ describe('a file that is not what it should be', () => {
     await expect(loadBytes(bytes())).rejects.toMatchObject({ code: 'ERR_CORRUPT_FILE' });
   });
 
+  it.each(['optimizer.step.moe.experts.up', 'optimizer.skipped'])('counting below 0 in %s is too', async (name) => {
+    const header = JSON.parse(good.subarray(8, 8 + headerLength).toString());
+    const bytes = Buffer.from(good);
+    bytes.writeInt32LE(-1, 8 + headerLength + header[name].data_offsets[0]);
+    await expect(loadBytes(bytes)).rejects.toMatchObject({
+      code: 'ERR_CORRUPT_FILE',
+      message: expect.stringMatching(new RegExp(`'${name}'.*at least 0, got -1`)),
+    });
+  });
+
   it('but sound and of another model says what does not fit', async () => {
     const missing = withHeader((h) => {
       h['moe.experts.left'] = h['moe.experts.up']!;

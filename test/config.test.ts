@@ -74,9 +74,30 @@ describe('defaults', () => {
     expect(weights[0]).toEqual(weights[1]);
   });
 
-  it('stand for undefined and for null, which JSON has instead', () => {
-    const { router, dtype } = resolveConfig({ ...sizes, router: null, dtype: undefined });
+  it('stand for what is absent or undefined', () => {
+    const { router, dtype } = resolveConfig({ ...sizes, router: undefined, dtype: undefined });
     expect([router.type, dtype]).toEqual(['top-k', 'float32']);
+  });
+
+  // JSON writes NaN as null: that must not become a default unseen.
+  it.each<[string, object]>([
+    ['dtype', { dtype: null }],
+    ['gates', { gates: null }],
+    ['seed', { seed: null }],
+    ['router', { router: null }],
+    ['router.temperature', { router: { temperature: null } }],
+    ['router.renormalize', { router: { renormalize: null } }],
+    ['router.renormalize.p', { router: { renormalize: { p: null } } }],
+    ['capacity', { capacity: null }],
+    ['capacity.min', { capacity: { type: 'fixed', factor: 1, min: null } }],
+    ['capacity.evalFactor', { capacity: { type: 'fixed', factor: 1, evalFactor: null } }],
+    ['experts.activation', { experts: { activation: null } }],
+    ['losses', { losses: null }],
+    ['losses.loadBalance.scope', { losses: { loadBalance: { coefficient: 1, scope: null } } }],
+  ])('do not stand for null: %s', (name, change) => {
+    const error = failure(() => resolveConfig({ ...sizes, ...change }));
+    expect(error.code).toBe('ERR_INVALID_ARGUMENT');
+    expect(error.message).toMatch(new RegExp(`^config\\.${name.replaceAll('.', '\\.')}: expected .*, got null$`));
   });
 
   it('given as they are, ask for nothing that is missing', () => {

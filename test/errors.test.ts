@@ -1,7 +1,18 @@
 // Bad input: a MoEError with its code, a message that names the parameter, the expectation and the value, and everything
 // usable afterwards.
 import { describe, expect, it } from 'vitest';
-import { AdamW, add, Linear, type MoEConfig, MoELayer, openDevice, ops } from '../lib/index.js';
+import {
+  AdamW,
+  add,
+  type Device,
+  Embedding,
+  Linear,
+  type MoEConfig,
+  MoELayer,
+  openDevice,
+  ops,
+  RMSNorm,
+} from '../lib/index.js';
 import { failure } from './failure.js';
 
 const config: MoEConfig = { hiddenSize: 6, ffnSize: 5, numExperts: 4, topK: 2, seed: 1 };
@@ -78,6 +89,30 @@ describe('a call', () => {
     expect(codeOf(() => ops.plan(device.zeros([3, 2], 'int32'), device.zeros([3, 1]), 4))).toBe('ERR_SHAPE');
     using pass = layer.forward(input);
     expect((await pass.output.data()).length).toBe(18);
+  });
+
+  const modules = {
+    MoELayer: (device: Device) => {
+      const rich = {
+        ...config,
+        router: { bias: true },
+        experts: { bias: true, shared: { ffnSize: 3, gate: 'sigmoid' } },
+      };
+      return new MoELayer(device, rich as MoEConfig);
+    },
+    Linear: (device: Device) => new Linear(device, { inFeatures: 6, outFeatures: 2, seed: 1 }),
+    Embedding: (device: Device) => new Embedding(device, { count: 3, size: 2, seed: 1 }),
+    RMSNorm: (device: Device) => new RMSNorm(device, { size: 6 }),
+  };
+  it.each(Object.entries(modules))('after any parameter of %s was written is ERR_STALE_PASS', (_, make) => {
+    using device = openDevice('cpu');
+    using module = make(device);
+    const input = module instanceof Embedding ? device.zeros([3], 'int32') : device.zeros([3, 6]);
+    for (const { name, value } of module.parameters().values()) {
+      using pass = module.forward(input);
+      value.write(new Float32Array(value.size));
+      expect(failure(() => pass.backward(pass.output)).code, name).toBe('ERR_STALE_PASS');
+    }
   });
 
   it('on what has been used up or disposed', () => {

@@ -69,6 +69,28 @@ describe('a router that is not finite', () => {
     expect(first.output.isDisposed).toBe(false);
   });
 
+  it('is told by the norm of the step that it stopped', async () => {
+    using device = openDevice('cpu');
+    using layer = new MoELayer(device, config);
+    using optimizer = new AdamW(layer.parameters().values(), { learningRate: 0.1 });
+    using bad = inputWithNaN(device);
+    using good = device.randn([tokens, config.hiddenSize], { seed: 1 });
+    const step = (input: Tensor) => {
+      using pass = layer.forward(input);
+      pass.backward(pass.output).dispose();
+      optimizer.step();
+    };
+    step(good);
+    const norm = await optimizer.gradNorm();
+    expect(norm).toBeGreaterThan(0);
+    step(bad);
+    await expect(optimizer.gradNorm()).rejects.toMatchObject({ code: 'ERR_NON_FINITE' });
+    expect(await optimizer.skippedSteps()).toBe(0);
+    layer.zeroGrad();
+    step(good);
+    expect(await optimizer.gradNorm()).toBeGreaterThan(0);
+  });
+
   it('keeps gradients poisoned until zeroGrad()', async () => {
     using device = openDevice('cpu');
     using layer = new MoELayer(device, config);

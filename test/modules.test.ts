@@ -47,6 +47,14 @@ onEachDevice((device) => {
       },
     );
 
+    it('sums a bias gradient over many rows of one sign without losing its digits', async () => {
+      const [rows, value] = [20_000, Math.fround(0.1)];
+      using layer = new Linear(device(), { inFeatures: 1, outFeatures: 1, seed: 1 });
+      using pass = layer.forward(device().zeros([rows, 1]));
+      pass.backward(device().tensor(new Float32Array(rows).fill(value), [rows, 1])).dispose();
+      expectClose('bias gradient', await parameter(layer, 'bias').grad.data(), [rows * value], 1);
+    });
+
     it('takes leading dimensions as rows, and adds gradients until zeroGrad()', async () => {
       using layer = new Linear(device(), { inFeatures: 5, outFeatures: 3, bias: false, seed: 1 });
       const [x, dy] = [normals(3, 6 * 5), normals(4, 6 * 3)];

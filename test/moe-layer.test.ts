@@ -97,6 +97,13 @@ onEachDevice((device) => {
     expect(await inputGradient.data()).toEqual(flat.gradients!.input);
   });
 
+  it('says a capacity that is rounded up past 2^31 as the largest there is', async () => {
+    const capacity = { type: 'fixed', slots: 2 ** 31 - 1, multipleOf: 2 } as const;
+    using layer = new MoELayer(device(), { ...RICH.config, capacity });
+    using pass = layer.forward(device().zeros([3, 17]));
+    expect((await pass.stats()).capacity).toBe(2 ** 31 - 1);
+  });
+
   it('divides logits by the temperature that was set', async () => {
     const problem = makeProblem(RICH);
     using layer = makeLayer(device(), RICH, problem);

@@ -48,6 +48,25 @@ describe('memory', () => {
     expect(Number(stdout)).toBeLessThan(1e9);
   });
 
+  it('of a device that is forgotten stays while work is queued that somebody waits for', async () => {
+    const { stdout, stderr } = await script(
+      `const keeper = api.openDevice('cpu');
+      const waiting = [
+        api.openDevice('cpu').measureLimits(),
+        api.openDevice('cpu').randn([1 << 20], { seed: 1 }).data(),
+        api.openDevice('cpu').randn([1 << 20], { seed: 1 }).to(keeper).data(),
+        api.openDevice('cpu').synchronize(),
+      ];
+      for (let turn = 0; turn < 10; turn++) {
+        gc();
+        await new Promise(setImmediate);
+      }
+      console.log((await Promise.allSettled(waiting)).map(({ status }) => status).join());`,
+      '--expose-gc',
+    );
+    expect({ stdout: stdout.trim(), stderr }).toEqual({ stdout: new Array(4).fill('fulfilled').join(), stderr: '' });
+  });
+
   it('made in a tidy goes with it, except what it returns', () => {
     using device = openDevice('cpu');
     using a = device.randn([8], { seed: 1 });

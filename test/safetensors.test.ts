@@ -1,7 +1,17 @@
 // The file format against hostile bytes, and the writer against a file system that fails. What a checkpoint is made of is
 // checkpoint.test.ts.
 import { execFile } from 'node:child_process';
-import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  lstatSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -65,10 +75,44 @@ describe('the writer', () => {
     mkdirSync(path);
     await expect(writeSafetensors(path, tensors, {})).rejects.toMatchObject({
       code: 'ERR_IO',
-      message: expect.stringContaining(path),
-      cause: expect.objectContaining({ code: 'EISDIR' }),
+      message: expect.stringMatching(/file\.safetensors: .*not a regular file/),
     });
     expect(readdirSync(folder)).toEqual(['file.safetensors']);
+  });
+
+  it('does not put a file in the place of a pipe or a device', async () => {
+    await promisify(execFile)('mkfifo', [path]);
+    await expect(writeSafetensors(path, tensors, {})).rejects.toMatchObject({
+      code: 'ERR_IO',
+      message: expect.stringContaining('not a regular file'),
+    });
+    expect([statSync(path).isFIFO(), readdirSync(folder)]).toEqual([true, ['file.safetensors']]);
+  });
+
+  it('writes where a symbolic link leads, whether a file is there or not', async () => {
+    mkdirSync(join(folder, 'disk'));
+    const [there, not] = [join(folder, 'disk', 'there'), join(folder, 'disk', 'not')];
+    writeFileSync(there, 'old');
+    symlinkSync(there, path);
+    symlinkSync(join('disk', 'not'), join(folder, 'dangling'));
+    symlinkSync('dangling', join(folder, 'twice'));
+    await writeSafetensors(path, tensors, {});
+    await writeSafetensors(join(folder, 'twice'), tensors, {});
+    expect(readFileSync(not)).toEqual(readFileSync(there));
+    expect(readdirSync(join(folder, 'disk')).sort()).toEqual(['not', 'there']);
+    for (const link of ['file.safetensors', 'dangling', 'twice'])
+      expect(lstatSync(join(folder, link)).isSymbolicLink()).toBe(true);
+  });
+
+  it('keeps the permissions of the old file', async () => {
+    writeFileSync(path, 'old', { mode: 0o600 });
+    await writeSafetensors(path, tensors, {});
+    expect(statSync(path).mode & 0o777).toBe(0o600);
+  });
+
+  it('takes every name that the file system takes', async () => {
+    await writeSafetensors(join(folder, 'n'.repeat(255)), tensors, {});
+    expect(readdirSync(folder)).toEqual(['n'.repeat(255)]);
   });
 
   // A limit on the size of files stands in for a full disk: write() fails half way through.

@@ -37,7 +37,19 @@ describe('device.tensor', () => {
     expect(await whole.data()).toEqual(Int32Array.of(2 ** 31 - 1, -(2 ** 31)));
   });
 
+  it('takes memory that is shared between threads', async () => {
+    const shared = Float32Array.from([1, 2, 3, 4]);
+    const buffer = new SharedArrayBuffer(16);
+    new Float32Array(buffer).set(shared);
+    using tensor = device.tensor(new Float32Array(buffer, 4, 3), [3]);
+    expect(await values(tensor)).toEqual([2, 3, 4]);
+    tensor.write(new Float32Array(buffer, 0, 3));
+    expect(await values(tensor)).toEqual([1, 2, 3]);
+  });
+
   it.each([
+    ['ERR_SHAPE', [{ length: 2 ** 40 }, [2]], /data: expected the 2 elements of shape \[2\], got 1099511627776/],
+    ['ERR_OUT_OF_MEMORY', [{ length: 2 ** 40 }, [2 ** 40]], /host memory: 4398046511104 bytes/],
     ['ERR_SHAPE', [[1, 2, 3], [2]], /data: expected the 2 elements of shape \[2\], got 3/],
     ['ERR_SHAPE', [[1], [1.5]], /shape.*1\.5/],
     ['ERR_SHAPE', [[1], [Number.NaN]], /shape.*NaN/],
@@ -148,11 +160,14 @@ describe('views and copies', () => {
     expect(await values(view)).toEqual([6, 5, 4, 3, 2, 1]);
   });
 
-  it.each([[[4]], [[-1, -1]], [[-1, 4]], [[-2, -3]], [[6.5]]])('reshape to %j is ERR_SHAPE', (shape) => {
-    using tensor = device.zeros([2, 3]);
-    const error = failure(() => tensor.reshape(shape));
-    expect(error).toMatchObject({ code: 'ERR_SHAPE', message: expect.stringContaining('6 elements') });
-  });
+  it.each<[unknown[]]>([[[4]], [[-1, -1]], [[-1, 4]], [[-1, 0]], [[-2, -3]], [[6.5]], [['6']], [[6n]]])(
+    'reshape, case %#, is ERR_SHAPE',
+    (shape) => {
+      using tensor = device.zeros([2, 3]);
+      const error = failure(() => tensor.reshape(shape as number[]));
+      expect(error).toMatchObject({ code: 'ERR_SHAPE', message: expect.stringContaining('6 elements') });
+    },
+  );
 
   it('clone has a storage of its own', async () => {
     using tensor = device.tensor([1], [1]);

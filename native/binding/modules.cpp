@@ -58,7 +58,7 @@ Napi::Value passBackward(const Napi::CallbackInfo& info) {
   const auto pass = unwrap<Pass>(info[0]);
   const TensorPtr gradOutput = unwrapOptional<Tensor>(info[1]);
   checkSameDevice(pass->output()->device(), {gradOutput});
-  return wrapTensorOrNull(info.Env(), pass->backward(gradOutput, real(info[2])));
+  return wrapTensor(info.Env(), pass->backward(gradOutput, real(info[2])));
 }
 
 Napi::Value addTensors(const Napi::CallbackInfo& info) {

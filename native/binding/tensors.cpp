@@ -70,13 +70,16 @@ Napi::Value deviceMeasureLimits(const Napi::CallbackInfo& info) {
 
 // ------------------------------------------------------------------------------------------------ tensors
 
-/// The bytes of a typed array, which must hold exactly what the tensor does.
+/// The bytes of a typed array, which must hold exactly what the tensor does. Its memory may be a SharedArrayBuffer's.
 char* hostBytes(const Napi::Value& value, const Tensor& tensor) {
   const auto array = value.As<Napi::TypedArray>();
   if (array.ByteLength() != tensor.bytes())
     throw Error(ErrorCode::Shape, "data must have " + std::to_string(tensor.size()) + " elements, got " +
                                       std::to_string(array.ElementLength()));
-  return static_cast<char*>(array.ArrayBuffer().Data()) + array.ByteOffset();
+  void* bytes = nullptr;
+  if (napi_get_typedarray_info(value.Env(), value, nullptr, nullptr, &bytes, nullptr, nullptr) != napi_ok)
+    throw Error(ErrorCode::InvalidArgument, "data must be an array whose memory can be read");
+  return static_cast<char*>(bytes);
 }
 
 Napi::Value tensorFrom(const Napi::CallbackInfo& info) {

@@ -1,6 +1,7 @@
 // A device: a backend, its pool and its queue, and the rule by which failures travel. Used from one thread.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <functional>
 #include <initializer_list>
@@ -30,14 +31,15 @@ class Device : public std::enable_shared_from_this<Device> {
 
   TensorPtr empty(DType dtype, int64_t size);
   TensorPtr zeros(DType dtype, int64_t size);
-  /// Gives `operation` the workspace that the backend asks for. The memory is free again, for what is queued later, as
-  /// soon as the answer is dropped; null when none is needed.
-  template <class Operation>
-  TensorPtr workspace(Operation& operation) {
-    const size_t bytes = backend_->workspaceBytes(operation);
+  /// Gives the operations of one job the workspace that the backend asks for, all of them the same, since they run one
+  /// after the other; null when none is needed. The answer is held until the job is queued: dropped earlier, the memory
+  /// may go back to the system when the next allocation finds too little.
+  template <class... Operation>
+  [[nodiscard]] TensorPtr workspace(Operation&... operation) {
+    const size_t bytes = std::max({backend_->workspaceBytes(operation)...});
     if (bytes == 0) return nullptr;
     TensorPtr block = empty(DType::Int32, static_cast<int64_t>((bytes + 3) / 4));
-    operation.workspace = block->data();
+    ((operation.workspace = block->data()), ...);
     return block;
   }
 

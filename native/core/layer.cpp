@@ -173,8 +173,7 @@ void MoEPass::queueRoute(const ForwardCall& call) {
   plan.scores = scores_->floats();
   plan.weights = weights_->floats();
   plan.kept = kept_->ints();
-  device.workspace(route);
-  device.workspace(plan);
+  const TensorPtr workspace = device.workspace(route, plan);
   Operands operands;
   reads(operands, {input_, mask_, lossMask_, call.routingIndices, call.routingWeights, call.logits});
   if (ranRouter_)
@@ -218,7 +217,7 @@ void MoEPass::queueExperts(const ForwardCall& call) {
                         .weights = weights_->floats(),
                         .output = output_->data(),
                         .accumulate = false};
-  device.workspace(experts);
+  const TensorPtr workspace = device.workspace(experts);
   Operands operands;
   reads(operands, {input_, weights_, statistics_.plan});
   for (const ParameterPtr& parameter : {p.gate, p.up, p.down, p.gateBias, p.upBias, p.downBias})
@@ -273,8 +272,7 @@ void MoEPass::queueShared(const ForwardCall& call) {
                         .weights = gates,
                         .output = output_->data(),
                         .accumulate = true};
-  device.workspace(plan);
-  device.workspace(experts);
+  const TensorPtr workspace = device.workspace(plan, experts);
   Operands operands;
   reads(operands, {input_, mask_, output_});
   for (const ParameterPtr& parameter : {p.sharedGate, p.sharedUp, p.sharedDown, p.sharedOutputGate})
@@ -297,8 +295,8 @@ void MoEPass::watch(const TensorPtr& tensor) {
 
 void MoEPass::watchParameters() {
   const LayerParameters& p = layer_->parameters;
-  for (const ParameterPtr& parameter :
-       {p.routerWeight, p.gate, p.up, p.down, p.downBias, p.sharedGate, p.sharedUp, p.sharedDown, p.sharedOutputGate})
+  for (const ParameterPtr& parameter : {p.routerWeight, p.routerBias, p.gate, p.up, p.down, p.gateBias, p.upBias,
+                                        p.downBias, p.sharedGate, p.sharedUp, p.sharedDown, p.sharedOutputGate})
     if (parameter) watch(parameter->value());
 }
 
@@ -326,10 +324,6 @@ MoEGradients MoEPass::backward(const TensorPtr& gradOutput, float lossScale) {
   TensorPtr sharedGradRows, sharedGradGates;
   if (S > 0) sharedGradRows = device.empty(dtype_, T_ * H_);
   if (sharedGates_) sharedGradGates = device.empty(DType::Float32, T_);
-  makeGrads({p.gate, p.up, p.down, p.gateBias, p.upBias, p.downBias, p.sharedGate, p.sharedUp, p.sharedDown,
-             p.sharedOutputGate});
-  if (ranRouter_) makeGrads({p.routerBias});
-  if (ranRouter_ && !givenLogits_) makeGrads({p.routerWeight});
   if (!ranRouter_) gradients.routingWeights = gradWeights;
 
   Operands operands;
@@ -465,10 +459,7 @@ MoEGradients MoEPass::backward(const TensorPtr& gradOutput, float lossScale) {
   };
   const Combine combine = combineInto(rows(), gradRows->data(), false);
   const Combine combineShared = combineInto(sharedRows(), shared.gradRows, true);
-  device.workspace(experts);
-  if (shared.gradRows) device.workspace(shared);
-  if (gate.gates) device.workspace(gate);
-  if (route.gradLogits) device.workspace(route);
+  const TensorPtr workspace = device.workspace(experts, shared, gate, route);
   device.enqueue("MoELayer.backward", std::move(operands),
                  [shared, gate, experts, route, combine, combineShared](Backend& backend) {
                    backend.expertsBackward(experts);
@@ -480,6 +471,10 @@ MoEGradients MoEPass::backward(const TensorPtr& gradOutput, float lossScale) {
                    if (gate.gates) backend.sigmoidGateBackward(gate);
                    if (route.gradLogits) backend.routeBackward(route);
                  });
+  markGradsWritten({p.gate, p.up, p.down, p.gateBias, p.upBias, p.downBias, p.sharedGate, p.sharedUp, p.sharedDown,
+                    p.sharedOutputGate});
+  if (ranRouter_) markGradsWritten({p.routerBias});
+  if (ranRouter_ && !givenLogits_) markGradsWritten({p.routerWeight});
 
   spent_ = true;
   watched_.clear();

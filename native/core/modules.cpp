@@ -46,6 +46,7 @@ LinearPass::LinearPass(const TensorPtr& input, ParameterPtr weight, ParameterPtr
   output_ = device_->empty(dtype, rows_ * out);
   watch(input_);
   watch(weight_->value());
+  if (bias_) watch(bias_->value());
   GroupedGemmForward gemm{.dtype = dtype,
                           .R = rows_,
                           .E = 1,
@@ -55,7 +56,7 @@ LinearPass::LinearPass(const TensorPtr& input, ParameterPtr weight, ParameterPtr
                           .weight = dataOf(weight_),
                           .bias = dataOf(bias_),
                           .output = output_->data()};
-  device_->workspace(gemm);
+  const TensorPtr workspace = device_->workspace(gemm);
   Operands operands{{input_->health(), weight_->value()->health()}, {output_->health()}, {}};
   if (bias_) operands.inputs.push_back(bias_->value()->health());
   device_->enqueue("Linear.forward", std::move(operands),
@@ -64,7 +65,6 @@ LinearPass::LinearPass(const TensorPtr& input, ParameterPtr weight, ParameterPtr
 
 TensorPtr LinearPass::queueBackward(const TensorPtr& gradOutput, float) {
   TensorPtr gradInput = device_->empty(input_->dtype(), rows_ * in_);
-  makeGrads({weight_, bias_});
   Operands operands{{gradOutput->health(), input_->health(), weight_->value()->health()}, {gradInput->health()}, {}};
   const GradTarget weight = gradTarget(weight_, operands), bias = gradTarget(bias_, operands);
   GroupedGemmBackward gemm{.dtype = input_->dtype(),
@@ -80,9 +80,10 @@ TensorPtr LinearPass::queueBackward(const TensorPtr& gradOutput, float) {
                            .gradBias = bias.data,
                            .accumulateWeight = weight.accumulate,
                            .accumulateBias = bias.accumulate};
-  device_->workspace(gemm);
+  const TensorPtr workspace = device_->workspace(gemm);
   device_->enqueue("Linear.backward", std::move(operands),
                    [gemm](Backend& backend) { backend.groupedGemmBackward(gemm); });
+  markGradsWritten({weight_, bias_});
   return gradInput;
 }
 
@@ -94,6 +95,7 @@ EmbeddingPass::EmbeddingPass(const TensorPtr& indices, ParameterPtr weight, int 
   device_->materialise(indices);
   output_ = device_->empty(weight_->value()->dtype(), indices->size() * size);
   watch(indices_);
+  watch(weight_->value());
   const EmbeddingForward embedding{.dtype = output_->dtype(),
                                    .N = indices_->size(),
                                    .count = count_,
@@ -106,9 +108,10 @@ EmbeddingPass::EmbeddingPass(const TensorPtr& indices, ParameterPtr weight, int 
 }
 
 TensorPtr EmbeddingPass::queueBackward(const TensorPtr& gradOutput, float) {
+  TensorPtr none = device_->empty(DType::Float32, 0);
   Operands operands{{gradOutput->health(), indices_->health(), output_->health()}, {}, {}};
   const GradTarget weight = gradTarget(weight_, operands);
-  if (!weight.data) return nullptr;
+  if (!weight.data) return none;
   EmbeddingBackward embedding{.dtype = gradOutput->dtype(),
                               .N = indices_->size(),
                               .count = count_,
@@ -117,10 +120,11 @@ TensorPtr EmbeddingPass::queueBackward(const TensorPtr& gradOutput, float) {
                               .gradOutput = gradOutput->data(),
                               .gradWeight = weight.data,
                               .accumulateWeight = weight.accumulate};
-  device_->workspace(embedding);
+  const TensorPtr workspace = device_->workspace(embedding);
   device_->enqueue("Embedding.backward", std::move(operands),
                    [embedding](Backend& backend) { backend.embeddingBackward(embedding); });
-  return nullptr;
+  markGradsWritten({weight_});
+  return none;
 }
 
 // ------------------------------------------------------------------------------------------------ RMSNorm
@@ -164,9 +168,10 @@ TensorPtr RmsNormPass::queueBackward(const TensorPtr& gradOutput, float) {
                        .gradInput = gradInput->data(),
                        .gradWeight = weight.data,
                        .accumulateWeight = weight.accumulate};
-  device_->workspace(norm);
+  const TensorPtr workspace = device_->workspace(norm);
   device_->enqueue("RMSNorm.backward", std::move(operands),
                    [norm](Backend& backend) { backend.rmsNormBackward(norm); });
+  markGradsWritten({weight_});
   return gradInput;
 }
 
@@ -191,7 +196,7 @@ CrossEntropyPass::CrossEntropyPass(const TensorPtr& logits, const TensorPtr& tar
                            .targets = targets_->ints(),
                            .logSumExp = logSumExp_->floats(),
                            .loss = meanAndCount_->floats()};
-  device_->workspace(loss);
+  const TensorPtr workspace = device_->workspace(loss);
   device_->enqueue(
       "crossEntropy",
       {{logits_->health(), targets_->health()}, {logSumExp_->health(), meanAndCount_->health(), output_->health()}, {}},

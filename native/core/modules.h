@@ -14,7 +14,7 @@ class Pass {
  public:
   virtual ~Pass() = default;
 
-  /// The gradient of the input; null where the input has none. `scale` counts for cross-entropy alone, which takes no
+  /// The gradient of the input; empty where the input has none. `scale` counts for cross-entropy alone, which takes no
   /// gradient of its output.
   TensorPtr backward(const TensorPtr& gradOutput, float scale);
 

@@ -39,7 +39,7 @@ Routing route(const TensorPtr& input, const TensorPtr& weight, const RouteShape&
   op.scores = routing.scores->floats();
   op.weights = routing.weights->floats();
   op.values = values->floats();
-  device.workspace(op);
+  const TensorPtr workspace = device.workspace(op);
   device.enqueue("ops.route",
                  operands({input, weight}, {routing.indices, routing.weights, routing.logits, routing.scores}),
                  [op](Backend& backend) { backend.routeForward(op); });
@@ -75,7 +75,7 @@ Gradients routeBackward(const TensorPtr& input, const TensorPtr& weight, const R
   op.gradLogits = gradLogits->floats();
   op.gradInput = gradients.first->data();
   op.gradWeight = gradients.second->floats();
-  device.workspace(op);
+  const TensorPtr workspace = device.workspace(op);
   device.enqueue("ops.route.backward",
                  operands({input, weight, routing.logits, routing.indices, routing.scores, gradWeights},
                           {gradients.first, gradients.second}),
@@ -106,7 +106,7 @@ PlanPtr plan(const TensorPtr& indices, const TensorPtr& weights, int64_t T, int 
   p.weights = device.empty(DType::Float32, T * K);
   p.ints = device.empty(DType::Int32, p.block.carve(nullptr, T, E, p.R));
   p.block.carve(p.ints->ints(), T, E, p.R);
-  p.offsets = device.empty(DType::Int32, E + 1);
+  p.offsets = device.empty(DType::Int32, int64_t{E} + 1);
   p.tokens = device.empty(DType::Int32, p.R);
   const TensorPtr kept = device.empty(DType::Int32, T * K);
   BuildPlan op{.T = T,
@@ -126,13 +126,13 @@ PlanPtr plan(const TensorPtr& indices, const TensorPtr& weights, int64_t T, int 
                .assigned = p.block.assigned,
                .keptCounts = p.block.keptCounts,
                .totals = p.block.totals};
-  device.workspace(op);
+  const TensorPtr workspace = device.workspace(op);
   device.enqueue(
       "ops.plan", operands({indices, weights}, {p.weights, p.ints, p.offsets, p.tokens}),
       [op, offsets = p.offsets->ints(), tokens = p.tokens->ints(), bytes = weights->bytes()](Backend& backend) {
         backend.copy(op.weights, op.scores, bytes);
         backend.buildPlan(op);
-        backend.copy(offsets, op.expertOffsets, (op.E + 1) * sizeof(int32_t));
+        backend.copy(offsets, op.expertOffsets, (int64_t{op.E} + 1) * sizeof(int32_t));
         backend.copy(tokens, op.rowToken, static_cast<size_t>(op.R) * sizeof(int32_t));
       });
   return result;
@@ -211,7 +211,7 @@ TensorPtr groupedGemm(const TensorPtr& rows, const TensorPtr& weight, const Plan
                         .input = rows->data(),
                         .weight = weight->data(),
                         .output = output->data()};
-  device.workspace(op);
+  const TensorPtr workspace = device.workspace(op);
   device.enqueue("ops.groupedGemm", operands({rows, weight, plan.ints}, {output}),
                  [op](Backend& backend) { backend.groupedGemmForward(op); });
   return output;
@@ -236,7 +236,7 @@ Gradients groupedGemmBackward(const TensorPtr& rows, const TensorPtr& weight, co
                          .gradOutput = gradOutput->data(),
                          .gradInput = gradients.first->data(),
                          .gradWeight = gradients.second->floats()};
-  device.workspace(op);
+  const TensorPtr workspace = device.workspace(op);
   device.enqueue("ops.groupedGemm.backward",
                  operands({rows, weight, gradOutput, plan.ints}, {gradients.first, gradients.second}),
                  [op](Backend& backend) { backend.groupedGemmBackward(op); });

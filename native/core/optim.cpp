@@ -21,6 +21,7 @@ AdamW::AdamW(std::shared_ptr<Device> device, std::vector<ParameterPtr> parameter
 void AdamW::step(const AdamWOptions& options) {
   std::vector<AdamWTensor> tensors;
   Operands operands;
+  operands.outputs.push_back(gradNorm_->health());
   for (size_t i = 0; i < parameters_.size(); ++i) {
     Parameter& parameter = *parameters_[i];
     if (!parameter.trainable || !parameter.hasGrad()) continue;
@@ -36,8 +37,6 @@ void AdamW::step(const AdamWOptions& options) {
                        .mean = means_[i]->floats(),
                        .variance = variances_[i]->floats(),
                        .steps = steps_[i]->ints()});
-    masterVersions_[i] = ++value->version;
-    parameter.grad()->cleared = true;
   }
   AdamWStep step{.tensors = tensors.data(),
                  .count = static_cast<int>(tensors.size()),
@@ -49,11 +48,17 @@ void AdamW::step(const AdamWOptions& options) {
                  .maxGradNorm = options.maxGradNorm,
                  .skipped = skipped_->ints(),
                  .gradNorm = gradNorm_->floats()};
-  device_->workspace(step);
+  const TensorPtr workspace = device_->workspace(step);
   device_->enqueue("AdamW.step", std::move(operands), [step, tensors = std::move(tensors)](Backend& backend) mutable {
     step.tensors = tensors.data();
     backend.adamwStep(step);
   });
+  for (size_t i = 0; i < parameters_.size(); ++i) {
+    Parameter& parameter = *parameters_[i];
+    if (!parameter.trainable || !parameter.hasGrad()) continue;
+    masterVersions_[i] = ++parameter.value()->version;
+    parameter.grad()->cleared = true;
+  }
 }
 
 }  // namespace moe

@@ -31,13 +31,15 @@ class Parameter {
     return grad_;
   }
 
-  /// For a backward that is about to be queued: the first one after a clear writes, later ones add.
+  /// For a backward that is about to be queued: the first one after a clear writes, later ones add. See markWritten().
   GradTarget target(Operands& operands) {
     if (!trainable) return {};
-    const bool accumulate = !grad()->cleared;
-    grad_->cleared = false;
-    operands.gradients.push_back(grad_->health());
-    return {grad_->floats(), accumulate};
+    operands.gradients.push_back(grad()->health());
+    return {grad_->floats(), !grad_->cleared};
+  }
+
+  void markWritten() {
+    if (trainable && grad_) grad_->cleared = false;
   }
 
   /// Costs no memory traffic: the gradient counts as zero from here on, and as healthy.
@@ -52,15 +54,14 @@ class Parameter {
 };
 using ParameterPtr = std::shared_ptr<Parameter>;
 
-/// Makes the gradients that a backward is about to write, so that running out of memory cannot leave some of them
-/// marked as written. Comes before the first gradTarget().
-inline void makeGrads(std::initializer_list<ParameterPtr> parameters) {
-  for (const ParameterPtr& parameter : parameters)
-    if (parameter && parameter->trainable) parameter->grad();
-}
-
 inline GradTarget gradTarget(const ParameterPtr& parameter, Operands& operands) {
   return parameter ? parameter->target(operands) : GradTarget{};
+}
+
+/// Once the backward that writes them is queued: one that ran out of memory before has not touched any gradient.
+inline void markGradsWritten(std::initializer_list<ParameterPtr> parameters) {
+  for (const ParameterPtr& parameter : parameters)
+    if (parameter) parameter->markWritten();
 }
 
 inline void* dataOf(const ParameterPtr& parameter) { return parameter ? parameter->value()->data() : nullptr; }

@@ -15,9 +15,10 @@ CapacityOptions CapacityRule::resolve(int64_t tokens, int topK, int experts, boo
   const double product = (training ? factor : evalFactor) * topK * static_cast<double>(tokens) / experts;
   const double wanted = slots > 0 ? static_cast<double>(slots) : std::ceil(product);
   // A plan cannot use more slots than there are tokens times choices; the bound keeps the conversion exact.
-  int64_t count = static_cast<int64_t>(std::min(wanted, static_cast<double>(std::numeric_limits<int32_t>::max())));
+  constexpr int64_t most = std::numeric_limits<int32_t>::max();
+  int64_t count = static_cast<int64_t>(std::min(wanted, static_cast<double>(most)));
   count = std::max(count, min);
-  options.slots = (count + multipleOf - 1) / multipleOf * multipleOf;
+  options.slots = std::min((count + multipleOf - 1) / multipleOf * multipleOf, most);
   return options;
 }
 
@@ -32,7 +33,7 @@ int64_t PlanBlock::carve(int32_t* block, int64_t tokens, int experts, int64_t ro
     if (block) field = block + used;
     used += (count + 15) / 16 * 16;  // whole cache lines
   };
-  take(expertOffsets, experts + 1);
+  take(expertOffsets, int64_t{experts} + 1);
   take(rowToken, rows);
   take(rowSlot, rows);
   take(tokenOffsets, tokens + 1);

@@ -246,9 +246,16 @@ void activateBackward(const ActivationOptions& options, int64_t rows, int column
 }
 
 void columnSums(const float* panel, int64_t rows, int columns, const float* weight, float* out, bool accumulate) {
+  // Blocks of rows are summed apart and then added: that bounds the rounding of long sums.
+  constexpr int64_t block = 64;
   for (int first = 0; first < columns; first += width) {
     Vector sum = {};
-    for (int64_t r = 0; r < rows; ++r) sum += (weight ? weight[r] : 1.0f) * load(panel + r * lanes + first);
+    for (int64_t begin = 0; begin < rows; begin += block) {
+      Vector part = {};
+      for (int64_t r = begin; r < smaller(begin + block, rows); ++r)
+        part += (weight ? weight[r] : 1.0f) * load(panel + r * lanes + first);
+      sum += part;
+    }
     for (int i = 0; i < width && first + i < columns; ++i)
       out[first + i] = accumulate ? out[first + i] + sum[i] : sum[i];
   }

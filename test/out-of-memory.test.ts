@@ -1,0 +1,133 @@
+// Memory that runs out at every allocation of every call, one after the other: each throws ERR_OUT_OF_MEMORY, keeps nothing
+// but gradients, and works when it is tried again. In the end all results have the bits of a run that had enough.
+import { describe, expect, it } from 'vitest';
+import {
+  AdamW,
+  add,
+  crossEntropy,
+  Embedding,
+  Linear,
+  MoELayer,
+  openDevice,
+  ops,
+  RMSNorm,
+  type Tensor,
+} from '../lib/index.js';
+import { usableDevices } from './devices.js';
+
+const [tokens, width] = [24, 9];
+const memoryLimit = 1 << 18;
+const smallest = 256; // bytes of the pool's smallest block
+
+/** Runs a call, and answers what it made: at once, or only after it has failed for want of memory many times. */
+type Attempt = <Made>(name: string, call: () => Made) => Made;
+
+/** A training step with everything in it, and every other call that takes memory. */
+async function everything(attempt: Attempt, device: ReturnType<typeof openDevice>): Promise<Map<string, number[]>> {
+  const layer = attempt('MoELayer', () => {
+    const router = { bias: true, renormalize: true };
+    const experts = { bias: true, shared: { ffnSize: 4, gate: 'sigmoid' } } as const;
+    const losses = { loadBalance: 0.1, importance: 0.1, z: 0.1 };
+    const capacity = { type: 'fixed', factor: 0.8 } as const;
+    const sizes = { hiddenSize: width, ffnSize: 7, numExperts: 5, topK: 2 };
+    return new MoELayer(device, { ...sizes, seed: 1, router, experts, losses, capacity });
+  });
+  const linear = attempt('Linear', () => new Linear(device, { inFeatures: width, outFeatures: 4, seed: 2 }));
+  const embedding = attempt('Embedding', () => new Embedding(device, { count: 6, size: width, seed: 3 }));
+  const norm = attempt('RMSNorm', () => new RMSNorm(device, { size: width }));
+  const parameters = [layer, linear, embedding, norm].flatMap((module) => [...module.parameters().values()]);
+  const optimizer = attempt('AdamW', () => new AdamW(parameters, { learningRate: 0.1 }));
+
+  const indices = attempt('tensor', () =>
+    device.tensor(
+      Int32Array.from({ length: tokens }, (_, t) => t % 6),
+      [tokens],
+    ),
+  );
+  const embedded = attempt('Embedding.forward', () => embedding.forward(indices));
+  const normed = attempt('RMSNorm.forward', () => norm.forward(embedded.output));
+  const mixed = attempt('MoELayer.forward', () => layer.forward(normed.output));
+  const evaluated = attempt('MoELayer.forward, evaluation', () => layer.forward(normed.output, { training: false }));
+  const sum = attempt('add', () => add(normed.output, mixed.output));
+  const projected = attempt('Linear.forward', () => linear.forward(sum));
+  const targets = attempt('zeros', () => device.zeros([tokens], 'int32'));
+  const entropy = attempt('crossEntropy', () => crossEntropy(projected.output, targets));
+  const gradProjected = attempt('crossEntropy.backward', () => entropy.backward());
+  const gradSum = attempt('Linear.backward', () => projected.backward(gradProjected));
+  const gradNormed = attempt('MoELayer.backward', () => mixed.backward(gradSum));
+  const gradEmbedded = attempt('RMSNorm.backward', () => normed.backward(gradNormed));
+  attempt('Embedding.backward', () => embedded.backward(gradEmbedded));
+  attempt('AdamW.step', () => optimizer.step({ maxGradNorm: 1 }));
+
+  using other = openDevice('cpu');
+  const foreign = other.randn([tokens], { seed: 4 });
+  const routed = attempt('ops.route', () =>
+    ops.route(sum, layer.parameters().get('router.weight')!.value, { topK: 2 }),
+  );
+  const plan = attempt('ops.plan', () => ops.plan(routed.indices, routed.weights, 5, { type: 'fixed', factor: 1 }));
+  const dispatched = attempt('ops.dispatch', () => ops.dispatch(sum, plan));
+  const weight = layer.parameters().get('experts.up')!.value;
+  const product = attempt('ops.groupedGemm', () => ops.groupedGemm(dispatched.rows, weight, plan));
+  const combined = attempt('ops.combine', () => ops.combine(product.output, plan));
+  const gradCombined = attempt('ops.combine, backward', () => combined.backward(combined.output));
+  const gradProduct = attempt('ops.groupedGemm, backward', () => product.backward(gradCombined.rows));
+  const gradDispatched = attempt('ops.dispatch, backward', () => dispatched.backward(gradProduct.rows));
+  const gradRouted = attempt('ops.route, backward', () => routed.backward(gradCombined.weights));
+  const results: Record<string, Tensor> = {
+    evaluated: evaluated.output,
+    output: mixed.output,
+    loss: entropy.loss,
+    gradEmbedded,
+    gradDispatched,
+    gradRouted: gradRouted.input,
+    gradProduct: gradProduct.weight,
+    clone: attempt('clone', () => sum.clone()),
+    cut: attempt('to int32', () => sum.to('int32')),
+    foreign: attempt('to another device', () => foreign.to(device)),
+    random: attempt('randn', () => device.randn([tokens], { seed: 5 })),
+    ...Object.fromEntries(parameters.map(({ value }, i) => [`parameter ${i}`, value])),
+  };
+  const read = Object.entries(results).map(
+    async ([name, tensor]) => [name, [...(await tensor.data())]] as [string, number[]],
+  );
+  const values = new Map(await Promise.all(read));
+  values.set('norm', [await optimizer.gradNorm()]);
+  values.set('step', [(await mixed.stats()).losses.total]);
+  await device.synchronize();
+  return values;
+}
+
+describe.each(usableDevices())('out of memory at every allocation on $kind:$index', ({ kind, index }) => {
+  it('throws from the call, and the call works when it is tried again', async () => {
+    using enough = openDevice({ kind, index });
+    const expected = await everything((_, call) => call(), enough);
+
+    using device = openDevice({ kind, index, memoryLimit });
+    const failures = new Map<string, number>();
+    const starve: Attempt = (name, call) => {
+      for (let left = 0; ; left += smallest) {
+        const ballast: Tensor[] = [];
+        try {
+          for (;;) ballast.push(device.zeros([smallest / 4]));
+        } catch {
+          for (let bytes = 0; bytes < left; bytes += smallest) ballast.pop()?.dispose();
+        }
+        const before = device.memory().allocated;
+        try {
+          return call();
+        } catch (error) {
+          expect(error, name).toMatchObject({ code: 'ERR_OUT_OF_MEMORY' });
+          failures.set(name, (failures.get(name) ?? 0) + 1);
+          if (!name.includes('backward')) expect(device.memory().allocated, name).toBe(before);
+        } finally {
+          for (const tensor of ballast) tensor.dispose();
+        }
+      }
+    };
+    expect(await everything(starve, device)).toEqual(expected);
+    // It is a test of nothing where nothing was refused; a step takes no memory.
+    expect(failures.get('MoELayer.backward')).toBeGreaterThan(20);
+    expect(failures.size).toBeGreaterThan(25);
+    expect(failures.has('AdamW.step')).toBe(false);
+  }, 120_000);
+});
