@@ -8,7 +8,9 @@ namespace softgpu::isa {
 
 using ptx::Decoding;
 
-bool decodeInteger(Decoding& d);    // 9.7.1, 9.7.2
+bool decodeInteger(Decoding& d);    // 9.7.1
+bool decodeExtended(Decoding& d);   // 9.7.2: carries
+bool decodePacked(Decoding& d);     // 9.7.1 and 9.7.18: several integers in a word
 bool decodeBits(Decoding& d);       // 9.7.1 and 9.7.8: bit fields, logic, shifts
 bool decodeFloat(Decoding& d);      // 9.7.3
 bool decodeHalf(Decoding& d);       // 9.7.4, 9.7.5
