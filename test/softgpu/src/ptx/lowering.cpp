@@ -348,6 +348,13 @@ Type Decoding::peekType() const {
   fail("'" + statement_.opcode + "' lacks a type");
 }
 
+bool Decoding::hasType(Type one, Type other) const {
+  return std::any_of(modifiers_.begin(), modifiers_.end(), [&](std::string_view modifier) {
+    const std::optional<Type> type = typeNamed(modifier);
+    return type && (*type == one || *type == other);
+  });
+}
+
 Type Decoding::takeType() {
   if (auto type = takeTypeIfAny()) return *type;
   fail("'" + statement_.opcode + "' lacks a type");

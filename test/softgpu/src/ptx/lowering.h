@@ -59,6 +59,8 @@ class Decoding {
   Type takeType();
   Type peekType() const;
   std::optional<Type> takeTypeIfAny();
+  // Whether one of the two is among the types.
+  bool hasType(Type one, Type other) const;
   // Removes a trailing part such as L2::128B, which only steers caches.
   void takeCacheHints();
 
