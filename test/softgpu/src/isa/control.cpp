@@ -23,6 +23,7 @@ void decodeBarrier(Decoding& d) {
   if (d.take("red")) {
     const int op = d.takeOneOf({"popc", "and", "or"});
     const Type type = d.takeType();
+    if (op < 0 || (op == 0) != (type == Type::kU32)) d.fail("unknown form of a barrier with a reduction");
     i.immediate[0] = ptx::kBarrierReduce;
     i.immediate[1] = static_cast<u32>(op);
     const bool counted = d.operandCount() == 4;
@@ -163,6 +164,10 @@ bool decodeControl(Decoding& d) {
   } else if (op == "nanosleep") {
     d.takeType();
     d.out().flow = Flow::kYield;
+    execute(d, nothing);
+  } else if (op == "pmevent") {
+    // Triggers of performance monitors, which are not modelled.
+    d.take("mask");
     execute(d, nothing);
   } else if (op == "griddepcontrol") {
     // Grids of one stream never overlap here, so the dependency is met and nobody waits.
