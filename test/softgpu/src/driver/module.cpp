@@ -78,6 +78,7 @@ CUresult load(CUmodule* out, const void* image, std::string* log) {
     module->program = ptx::lower(tree, [&](const ptx::Variable& v) {
       Allocation* a = arena().allocate(std::max<u64>(v.size, 1), true);
       if (!a) throw ptx::PtxError(0, "out of memory for variable " + v.name);
+      a->constant = v.space == ptx::Space::kConst;
       module->allocations.push_back(a->base);
       std::memcpy(reinterpret_cast<void*>(a->base), v.initial.data(), v.initial.size());
       a->setRangeInitialised(a->base, v.size);

@@ -58,7 +58,10 @@ void copyAsync(Warp& w, const Instruction& i, LaneMask lanes) {
   for (LaneMask m = lanes; m; m &= m - 1) {
     const u32 l = lowestLane(m);
     u32 given = bytes;
-    if (bySize) given = std::min(bytes, lanesOf<u32>(w, i.slot[2])[l]);
+    if (bySize) given = lanesOf<u32>(w, i.slot[2])[l];
+    if (given > bytes) {
+      w.abort(i, l, FaultKind::kOutOfBounds, from[l], given, "source size of a copy of " + std::to_string(bytes) + " bytes");
+    }
     if (byPredicate && ((predicateOf(w, i.slot[2]) ^ i.invert[0]) >> l & 1)) given = 0;
     if (from[l] & (bytes - 1)) w.abort(i, l, FaultKind::kMisaligned, from[l], bytes, "source of cp.async");
     if (given) {
@@ -115,7 +118,10 @@ void wait(Warp& w, const Instruction& i, LaneMask lanes) {
 
 void decodeCopy(Decoding& d) {
   Instruction& i = d.out();
-  d.take("ca");
+  const bool allLevels = d.take("ca"), globalLevel = !allLevels && d.take("cg");
+  if (!allLevels && !globalLevel) d.fail("cp.async needs .ca or .cg");
+  // With a cache hint the last operand is the policy.
+  const size_t operands = d.operandCount() - d.take("L2::cache_hint");
   d.takeCacheHints();
   if (!d.take("shared") && !d.take("shared::cta")) d.fail("cp.async writes to .shared");
   if (!d.take("global")) d.fail("cp.async reads from .global");
@@ -129,7 +135,8 @@ void decodeCopy(Decoding& d) {
   i.immediate[0] = static_cast<u32>(d.immediate(2));
   if (i.immediate[0] != 4 && i.immediate[0] != 8 && i.immediate[0] != 16)
     d.fail("cp.async of a size other than 4, 8, 16");
-  if (d.operandCount() > 3) {
+  if (globalLevel && i.immediate[0] != 16) d.fail("cp.async.cg of a size other than 16");
+  if (operands > 3) {
     if (d.isPredicate(d.operand(3))) {
       i.immediate[2] = 2;
       d.readPredicate(2, 0, d.operand(3));

@@ -1,4 +1,4 @@
-// atom, red and fences: PTX ISA 9.7.13.3 to 9.7.13.7. Lanes take effect in lane order; on a GPU the order is
+// atom, red and fences: PTX ISA 9.7.13.4 to 9.7.13.6. Lanes take effect in lane order; on a GPU the order is
 // unspecified.
 #include <bit>
 #include <cstring>
@@ -40,31 +40,49 @@ T integerResult(Operation op, T old, T b, T c) {
   return old;
 }
 
+// Each form: how an element is stored, and the new value, of memory in the given space.
 template <class T>
 struct Integer {
   using Stored = T;
-  static T result(Operation op, T old, T b, T c) { return integerResult(op, old, b, c); }
+  static T result(Operation op, Space, T old, T b, T c) { return integerResult(op, old, b, c); }
 };
-template <class T>
-struct Floating {
-  using Stored = T;
-  static T result(Operation, T old, T b, T) { return old + b; }
+struct DoubleAdd {
+  using Stored = double;
+  static double result(Operation, Space, double old, double b, double) { return old + b; }
+};
+// In global memory subnormals are flushed, in shared memory they are not: 9.7.13.5.
+struct FloatAdd {
+  using Stored = float;
+  static float result(Operation, Space space, float old, float b, float) {
+    if (space == Space::kShared) return old + b;
+    return flushSubnormal(flushSubnormal(old) + flushSubnormal(b));
+  }
+};
+struct Word128 {
+  using Stored = u128;
+  static u128 result(Operation op, Space, u128 old, u128 b, u128 c) {
+    return op == Operation::kExchange ? b : old == b ? c : old;
+  }
 };
 template <u16 (*kStore)(double, Rounding), float (*kLoad)(u16)>
 struct Narrow {
   using Stored = u16;
-  static u16 result(Operation, u16 old, u16 b, u16) {
-    return kStore(addToOdd(kLoad(old), kLoad(b)), Rounding::kNearestEven);
+  static u16 result(Operation op, Space, u16 old, u16 b, u16) {
+    const float x = kLoad(old), y = kLoad(b);
+    return kStore(op == Operation::kMin   ? minimum(x, y, false)
+                  : op == Operation::kMax ? maximum(x, y, false)
+                                          : addToOdd(x, y),
+                  Rounding::kNearestEven);
   }
 };
-using HalfAdd = Narrow<doubleToHalf, halfToFloat>;
-using Bf16Add = Narrow<doubleToBf16, bf16ToFloat>;
+using Half = Narrow<doubleToHalf, halfToFloat>;
+using Bf16 = Narrow<doubleToBf16, bf16ToFloat>;
 template <class One>
 struct Pair {
   using Stored = u32;
-  static u32 result(Operation op, u32 old, u32 b, u32) {
-    u32 low = One::result(op, static_cast<u16>(old), static_cast<u16>(b), 0);
-    u32 high = One::result(op, static_cast<u16>(old >> 16), static_cast<u16>(b >> 16), 0);
+  static u32 result(Operation op, Space space, u32 old, u32 b, u32) {
+    u32 low = One::result(op, space, static_cast<u16>(old), static_cast<u16>(b), 0);
+    u32 high = One::result(op, space, static_cast<u16>(old >> 16), static_cast<u16>(b >> 16), 0);
     return high << 16 | low;
   }
 };
@@ -106,7 +124,7 @@ void atomic(Warp& w, const Instruction& i, LaneMask lanes) {
       }
       T old;
       std::memcpy(&old, at, sizeof(T));
-      const T result = Form::result(op, old, lanesOf<T>(w, i.slot[2])[l], lanesOf<T>(w, i.slot[3])[l]);
+      const T result = Form::result(op, space, old, lanesOf<T>(w, i.slot[2])[l], lanesOf<T>(w, i.slot[3])[l]);
       // A failed compare-and-swap is no change: a loop around it must be seen to spin.
       if (std::memcmp(&result, &old, sizeof(T)) != 0) ++w.launch->memoryVersion;
       std::memcpy(at, &result, sizeof(T));
@@ -116,32 +134,69 @@ void atomic(Warp& w, const Instruction& i, LaneMask lanes) {
   }
 }
 
-Execute formOf(Operation op, Type type) {
-  if (op == Operation::kAdd) {
-    switch (type) {
-      case Type::kF32:
-        return atomic<Floating<float>>;
-      case Type::kF64:
-        return atomic<Floating<double>>;
-      case Type::kF16:
-        return atomic<HalfAdd>;
-      case Type::kBf16:
-        return atomic<Bf16Add>;
-      case Type::kF16x2:
-        return atomic<Pair<HalfAdd>>;
-      case Type::kBf16x2:
-        return atomic<Pair<Bf16Add>>;
-      default:
-        break;
+// Adjacent elements in global memory, each of them atomic. Slots: the old values, the address, the operands.
+template <class Form>
+void atomicVector(Warp& w, const Instruction& i, LaneMask lanes) {
+  using T = typename Form::Stored;
+  const u32 count = i.elements, bytes = count * sizeof(T);
+  const Operation op = static_cast<Operation>(i.immediate[0]);
+  u64 addresses[kWarpSize];
+  addressesOf(w, i.slot[count], i.offset, i.wideAddress, addresses);
+  if (i.immediate[1]) w.fenced = true;
+  w.counters->atomics += laneCount(lanes) * count;
+  ++w.launch->memoryVersion;
+  for (LaneMask m = lanes; m; m &= m - 1) {
+    const u32 l = lowestLane(m);
+    u8* at = globalForRead(w, i, l, addresses[l], bytes);
+    strongWrite(w, addresses[l]);
+    strongRead(w, addresses[l]);
+    for (u32 k = 0; k < count; ++k) {
+      T old;
+      std::memcpy(&old, at + k * sizeof(T), sizeof(T));
+      const T result = Form::result(op, Space::kGlobal, old, lanesOf<T>(w, i.slot[count + 1 + k])[l], T{});
+      std::memcpy(at + k * sizeof(T), &result, sizeof(T));
+      lanesOf<T>(w, i.slot[k])[l] = old;
     }
   }
-  return ptx::forInteger<Execute>(type, []<class T>(T) -> Execute {
-    if constexpr (sizeof(T) == 1) {
-      return nullptr;
-    } else {
-      return atomic<Integer<T>>;
-    }
-  });
+  countGlobal(w, addresses, lanes, bytes, true);
+}
+
+template <class Form>
+Execute scalarOrVector(u32 elements) {
+  return elements == 1 ? atomic<Form> : atomicVector<Form>;
+}
+
+Execute formOf(Operation op, Type type, u32 elements) {
+  const bool sum = op == Operation::kAdd, extremum = op == Operation::kMin || op == Operation::kMax;
+  // Minima and maxima of 16-bit numbers come as vectors only, and vectors of 32 bytes do not exist.
+  if (elements * ptx::bytesOf(type) > 16) return nullptr;
+  const bool narrow = sum || (extremum && elements > 1);
+  const bool swap = op == Operation::kExchange || op == Operation::kCompareAndSwap;
+  switch (type) {
+    case Type::kF32:
+      return sum ? scalarOrVector<FloatAdd>(elements) : nullptr;
+    case Type::kF64:
+      return sum && elements == 1 ? atomic<DoubleAdd> : nullptr;
+    case Type::kF16:
+      return narrow ? scalarOrVector<Half>(elements) : nullptr;
+    case Type::kBf16:
+      return narrow ? scalarOrVector<Bf16>(elements) : nullptr;
+    case Type::kF16x2:
+      return narrow ? scalarOrVector<Pair<Half>>(elements) : nullptr;
+    case Type::kBf16x2:
+      return narrow ? scalarOrVector<Pair<Bf16>>(elements) : nullptr;
+    case Type::kB128:
+      return swap && elements == 1 ? atomic<Word128> : nullptr;
+    default:
+      return ptx::forInteger<Execute>(type, [&]<class T>(T) -> Execute {
+        if constexpr (sizeof(T) == 1) {
+          return nullptr;
+        } else {
+          const bool allowed = sizeof(T) > 2 || op == Operation::kCompareAndSwap;
+          return elements == 1 && allowed ? atomic<Integer<T>> : nullptr;
+        }
+      });
+  }
 }
 
 void decodeAtom(Decoding& d) {
@@ -150,36 +205,51 @@ void decodeAtom(Decoding& d) {
   d.takeCacheHints();
   i.space = takeSpaceModifier(d);
   const int ordering = d.takeOneOf({"relaxed", "acquire", "release", "acq_rel"});
+  // Memory is sequentially consistent here, for every scope.
   d.takeOneOf({"cta", "cluster", "gpu", "sys"});
-  d.take("noftz");
   const int op = d.takeOneOf({"add", "min", "max", "and", "or", "xor", "exch", "cas", "inc", "dec"});
   if (op < 0) d.fail("atomic without an operation");
+  const int vector = d.takeOneOf({"v2", "v4", "v8"});
+  const u32 elements = vector < 0 ? 1 : 2u << vector;
   const Type type = d.takeType();
   const u32 bytes = ptx::bytesOf(type);
-  u32 next = 0;
-  if (returns) {
-    d.write(0, next++, bytes);
-  } else {
-    d.sink(0, bytes);
+  const bool narrow = type == Type::kF16 || type == Type::kBf16 || type == Type::kF16x2 || type == Type::kBf16x2;
+  if (narrow && !d.take("noftz")) d.fail("atomics of 16-bit numbers need .noftz");
+  i.elements = static_cast<u8>(elements);
+  auto elementOf = [&](const ptx::Operand& o, u32 k) -> const ptx::Operand& {
+    if (vector >= 0 && o.elements.size() != elements) d.fail("vector of the wrong size");
+    return vector < 0 ? o : o.elements[k];
+  };
+  for (u32 k = 0; k < elements; ++k) {
+    if (returns) {
+      d.write(k, elementOf(d.operand(0), k), bytes);
+    } else {
+      d.sink(k, bytes);
+    }
   }
-  d.address(1, next++, i.space);
-  d.read(2, next++, type);
+  if (vector >= 0) {
+    if (i.space == Space::kShared) d.fail("vector atomics on shared memory");
+    i.space = Space::kGlobal;
+  }
+  const size_t address = returns;
+  d.address(elements, address, i.space);
+  for (u32 k = 0; k < elements; ++k) d.read(elements + 1 + k, elementOf(d.operand(address + 1), k), type);
   if (static_cast<Operation>(op) == Operation::kCompareAndSwap) {
-    d.read(3, next, type);
-  } else {
+    d.read(3, address + 2, type);
+  } else if (vector < 0) {
     i.slot[3] = i.slot[2];
   }
   i.strong = true;
   i.immediate[0] = static_cast<u32>(op);
   i.immediate[1] = ordering >= 2;
   if (i.space != Space::kGlobal) d.noteSharedAccess(bytes);
-  execute(d, formOf(static_cast<Operation>(op), type));
+  execute(d, formOf(static_cast<Operation>(op), type, elements));
 }
 
 // Fences order nothing more here, where memory is sequentially consistent; they only mark what follows as a release.
 void fence(Decoding& d) {
   d.takeOneOf({"sc", "acq_rel", "acquire", "release"});
-  d.takeOneOf({"cta", "gl", "sys", "gpu", "cluster"});
+  if (d.takeOneOf({"cta", "gl", "sys", "gpu", "cluster"}) < 0) d.fail("fence without a scope");
   execute(d, [](Warp& w, const Instruction&, LaneMask) { w.fenced = true; });
 }
 

@@ -1,5 +1,6 @@
 // Logic, shifts and bit fields: PTX ISA 9.7.8 and the bit instructions of 9.7.1.
 #include <algorithm>
+#include <cstdlib>
 #include <type_traits>
 
 #include "isa/isa.h"
@@ -29,24 +30,40 @@ void logic(Decoding& d) {
           }));
 }
 
+void tableLogic(Warp& w, const Instruction& i, LaneMask lanes) {
+  u32* r = lanesOf<u32>(w, i.slot[0]);
+  const u32 *a = lanesOf<u32>(w, i.slot[1]), *b = lanesOf<u32>(w, i.slot[2]), *c = lanesOf<u32>(w, i.slot[3]);
+  const u32 table = i.immediate[0];
+  forLanes(lanes, [=](u32 l) {
+    u32 result = 0;
+    for (u32 k = 0; k < 8; ++k) {
+      u32 chosen = (k & 4 ? a[l] : ~a[l]) & (k & 2 ? b[l] : ~b[l]) & (k & 1 ? c[l] : ~c[l]);
+      result |= table >> k & 1 ? chosen : 0;
+    }
+    r[l] = result;
+  });
+}
+
+// The same, and a predicate: whether the result has a bit, combined with slot 5.
+void tableLogicWithPredicate(Warp& w, const Instruction& i, LaneMask lanes) {
+  tableLogic(w, i, lanes);
+  LaneMask any = 0;
+  for (u32 l = 0; l < kWarpSize; ++l) any |= static_cast<LaneMask>(lanesOf<u32>(w, i.slot[0])[l] != 0) << l;
+  const LaneMask q = predicateOf(w, i.slot[5]) ^ i.invert[0];
+  setPredicate(w, i.slot[4], lanes, i.immediate[1] ? any & q : any | q);
+}
+
 // Any function of three bits, given by its truth table: 9.7.8.6.
 void logic3(Decoding& d) {
-  d.takeType();
+  const int combine = d.takeOneOf({"or", "and"});
+  if (d.takeType() != Type::kB32) d.fail("lop3 of a type other than .b32");
   sameType(d, Type::kB32, 3);
   d.out().immediate[0] = static_cast<u32>(d.immediate(4));
-  d.out().execute = [](Warp& w, const Instruction& i, LaneMask lanes) {
-    u32* r = lanesOf<u32>(w, i.slot[0]);
-    const u32 *a = lanesOf<u32>(w, i.slot[1]), *b = lanesOf<u32>(w, i.slot[2]), *c = lanesOf<u32>(w, i.slot[3]);
-    const u32 table = i.immediate[0];
-    forLanes(lanes, [=](u32 l) {
-      u32 result = 0;
-      for (u32 k = 0; k < 8; ++k) {
-        u32 chosen = (k & 4 ? a[l] : ~a[l]) & (k & 2 ? b[l] : ~b[l]) & (k & 1 ? c[l] : ~c[l]);
-        result |= table >> k & 1 ? chosen : 0;
-      }
-      r[l] = result;
-    });
-  };
+  if (combine < 0) return execute(d, tableLogic);
+  d.writePredicate(4, d.operand(0).pair);
+  d.readPredicate(5, 0, d.operand(5));
+  d.out().immediate[1] = static_cast<u32>(combine);
+  execute(d, tableLogicWithPredicate);
 }
 
 // Shifts by more than the width give 0, or copies of the sign: 9.7.8.8 and 9.7.8.9.
@@ -180,10 +197,34 @@ u32 onesFrom(u32 position, u32 length) { return position >= 32 ? 0u : bitMask<u3
 // A mask of `length` ones from a position on: 9.7.1.22.
 void makeMask(Decoding& d) {
   const int mode = d.takeOneOf({"clamp", "wrap"});
+  if (mode < 0) d.fail("bmsk needs .clamp or .wrap");
   d.takeType();
   sameType(d, Type::kU32, 2);
-  if (mode == 0) execute(d, binary<u32>([](u32 p, u32 n) { return onesFrom(p, n); }));
-  if (mode == 1) execute(d, binary<u32>([](u32 p, u32 n) { return onesFrom(p & 31, n & 31); }));
+  execute(d, mode == 0 ? binary<u32>([](u32 p, u32 n) { return onesFrom(p, n); })
+                       : binary<u32>([](u32 p, u32 n) { return onesFrom(p & 31, n & 31); }));
+}
+
+// Extends the low n bits of a word by sign or zero: 9.7.1.21.
+template <bool kSigned>
+u32 extended(u32 a, u32 n) {
+  if (n == 0) return 0;
+  if (n >= 32) return a;
+  const u32 top = a << (32 - n);
+  return kSigned ? static_cast<u32>(static_cast<i32>(top) >> (32 - n)) : top >> (32 - n);
+}
+
+void extend(Decoding& d) {
+  const int mode = d.takeOneOf({"clamp", "wrap"});
+  if (mode < 0) d.fail("szext needs .clamp or .wrap");
+  const Type type = d.takeType();
+  sameType(d, Type::kU32, 2);
+  auto form = [&]<bool kSigned>() -> Execute {
+    if (mode == 0) return binary<u32>([](u32 a, u32 n) { return extended<kSigned>(a, n); });
+    return binary<u32>([](u32 a, u32 n) { return extended<kSigned>(a, n & 31); });
+  };
+  execute(d, type == Type::kS32   ? form.template operator()<true>()
+             : type == Type::kU32 ? form.template operator()<false>()
+                                  : nullptr);
 }
 
 // Find the n-th set bit: 9.7.1.17.
@@ -195,7 +236,8 @@ void findNth(Decoding& d) {
   d.read(3, 3, Type::kS32);
   execute(d, ternary<u32, u32, u32, i32>([](u32 mask, u32 base, i32 offset) -> u32 {
             if (offset == 0) return mask >> (base & 31) & 1 ? base : ~0u;
-            i32 step = offset > 0 ? 1 : -1, left = offset > 0 ? offset : -offset;
+            const i32 step = offset > 0 ? 1 : -1;
+            i64 left = std::abs(i64{offset});
             for (i32 at = static_cast<i32>(base); at >= 0 && at < 32; at += step) {
               if ((mask >> at & 1) && --left == 0) return static_cast<u32>(at);
             }
@@ -257,6 +299,8 @@ bool decodeBits(Decoding& d) {
     insert(d);
   } else if (op == "bmsk") {
     makeMask(d);
+  } else if (op == "szext") {
+    extend(d);
   } else if (op == "fns") {
     findNth(d);
   } else if (op == "prmt") {

@@ -1,6 +1,7 @@
-// Comparison and selection: PTX ISA 9.7.6 and 9.7.7, and logic on predicates (9.7.8).
+// Comparison and selection: PTX ISA 9.7.6 and, but for pairs, 9.7.7; and logic on predicates (9.7.8).
 #include <utility>
 
+#include "isa/comparison.h"
 #include "isa/isa.h"
 #include "isa/lanes.h"
 #include "isa/numbers.h"
@@ -9,54 +10,6 @@ namespace softgpu::isa {
 namespace {
 
 constexpr int kIntegerComparisons = 6, kAllComparisons = 14;
-
-// The unordered forms (…u) are true when an operand is NaN.
-int takeComparison(Decoding& d) {
-  int comparison =
-      d.takeOneOf({"eq", "ne", "lt", "le", "gt", "ge", "equ", "neu", "ltu", "leu", "gtu", "geu", "num", "nan"});
-  // lo, ls, hi and hs are lt, le, gt and ge of unsigned integers.
-  if (comparison < 0) {
-    int alias = d.takeOneOf({"lo", "ls", "hi", "hs"});
-    if (alias < 0) d.fail("'" + std::string(d.opcode()) + "' without a comparison");
-    comparison = 2 + alias;
-  }
-  return comparison;
-}
-
-template <class T>
-bool compare(int comparison, T a, T b) {
-  const bool unordered = a != a || b != b;
-  switch (comparison) {
-    case 0:
-      return a == b;
-    case 1:
-      return a != b && !unordered;
-    case 2:
-      return a < b;
-    case 3:
-      return a <= b;
-    case 4:
-      return a > b;
-    case 5:
-      return a >= b;
-    case 6:
-      return unordered || a == b;
-    case 7:
-      return unordered || a != b;
-    case 8:
-      return unordered || a < b;
-    case 9:
-      return unordered || a <= b;
-    case 10:
-      return unordered || a > b;
-    case 11:
-      return unordered || a >= b;
-    case 12:
-      return !unordered;
-    default:
-      return unordered;
-  }
-}
 
 // How a stored operand becomes a value to compare.
 template <class T>
@@ -67,6 +20,10 @@ struct Plain {
 struct Half {
   using Stored = u16;
   static float load(u16 x) { return halfToFloat(x); }
+};
+struct FlushedHalf {
+  using Stored = u16;
+  static float load(u16 x) { return halfToFloat(x & 0x7c00 ? x : x & 0x8000); }
 };
 struct Bf16 {
   using Stored = u16;
@@ -87,17 +44,7 @@ LaneMask compareLanes(Warp& w, const Instruction& i, int comparison) {
 }
 
 LaneMask combined(Warp& w, const Instruction& i, LaneMask value) {
-  const LaneMask c = predicateOf(w, i.slot[4]) ^ i.invert[0];
-  switch (i.immediate[0]) {
-    case 1:
-      return value & c;
-    case 2:
-      return value | c;
-    case 3:
-      return value ^ c;
-    default:
-      return value;
-  }
+  return combine(i.immediate[0], value, predicateOf(w, i.slot[4]) ^ i.invert[0]);
 }
 
 // Slots: 0 and 1 the predicates p|q, 2 and 3 the operands, 4 the predicate to combine with.
@@ -119,24 +66,20 @@ Execute comparisonOf(int comparison) {
   return comparisonAt<Format>(comparison, std::make_integer_sequence<int, kCount>());
 }
 
-void decodeCombination(Decoding& d) {
-  const int combine = d.takeOneOf({"and", "or", "xor"});
-  if (combine >= 0) d.readPredicate(4, 0, d.operand(3));
-  d.out().immediate[0] = static_cast<u32>(combine + 1);
-}
-
 void setp(Decoding& d) {
   const int comparison = takeComparison(d);
-  decodeCombination(d);
+  d.out().immediate[0] = takeCombination(d, 4);
   const bool ftz = d.take("ftz");
   const Type type = d.takeType();
+  if (ftz && type != Type::kF32 && type != Type::kF16) d.fail(".ftz without f32 or f16");
   d.writePredicate(0, d.operand(0).name);
   d.writePredicate(1, d.operand(0).pair);
   d.read(2, 1, type);
   d.read(3, 2, type);
   switch (type) {
     case Type::kF16:
-      return execute(d, comparisonOf<Half, kAllComparisons>(comparison));
+      return execute(d, ftz ? comparisonOf<FlushedHalf, kAllComparisons>(comparison)
+                            : comparisonOf<Half, kAllComparisons>(comparison));
     case Type::kBf16:
       return execute(d, comparisonOf<Bf16, kAllComparisons>(comparison));
     case Type::kF64:
@@ -168,10 +111,11 @@ Execute setRegister(u32 bytes) {
 
 void set(Decoding& d) {
   const int comparison = takeComparison(d);
-  decodeCombination(d);
+  d.out().immediate[0] = takeCombination(d, 4);
   const bool ftz = d.take("ftz");
   const Type to = d.takeType(), from = d.takeType();
   const u32 bytes = ptx::bytesOf(to);
+  if (ftz && from != Type::kF32 && from != Type::kF16) d.fail(".ftz without f32 or f16");
   d.write(0, 0, bytes);
   d.read(2, 1, from);
   d.read(3, 2, from);
@@ -179,7 +123,7 @@ void set(Decoding& d) {
   d.out().immediate[2] = to == Type::kF32 ? 0x3f800000 : to == Type::kF16 ? 0x3c00 : to == Type::kBf16 ? 0x3f80 : ~0u;
   switch (from) {
     case Type::kF16:
-      return execute(d, setRegister<Half>(bytes));
+      return execute(d, ftz ? setRegister<FlushedHalf>(bytes) : setRegister<Half>(bytes));
     case Type::kBf16:
       return execute(d, setRegister<Bf16>(bytes));
     case Type::kF64:
@@ -209,6 +153,8 @@ void selp(Decoding& d) {
 void slct(Decoding& d) {
   const bool ftz = d.take("ftz");
   const Type type = d.takeType(), chooser = d.takeType();
+  if (chooser != Type::kS32 && chooser != Type::kF32) d.fail("slct by something else than .s32 or .f32");
+  if (ftz && chooser != Type::kF32) d.fail(".ftz without f32");
   sameType(d, type, 2);
   d.read(3, 3, chooser);
   execute(d, ptx::forBits<Execute>(type, [&]<class T>(T) -> Execute {
@@ -246,10 +192,10 @@ void predicateLogic(Decoding& d) {
 
 bool decodeCompare(Decoding& d) {
   const std::string_view op = d.opcode();
+  if ((op == "setp" || op == "set") && d.hasType(Type::kF16x2, Type::kBf16x2)) return false;
   if (op == "setp") {
     setp(d);
-  } else if (op == "set" && ptx::bytesOf(d.peekType()) <= 4 && d.peekType() != Type::kF16x2 &&
-             d.peekType() != Type::kBf16x2) {
+  } else if (op == "set") {
     set(d);
   } else if (op == "selp") {
     selp(d);

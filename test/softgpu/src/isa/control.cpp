@@ -23,6 +23,7 @@ void decodeBarrier(Decoding& d) {
   if (d.take("red")) {
     const int op = d.takeOneOf({"popc", "and", "or"});
     const Type type = d.takeType();
+    if (op < 0 || (op == 0) != (type == Type::kU32)) d.fail("unknown form of a barrier with a reduction");
     i.immediate[0] = ptx::kBarrierReduce;
     i.immediate[1] = static_cast<u32>(op);
     const bool counted = d.operandCount() == 4;
@@ -164,6 +165,10 @@ bool decodeControl(Decoding& d) {
     d.takeType();
     d.out().flow = Flow::kYield;
     execute(d, nothing);
+  } else if (op == "pmevent") {
+    // Triggers of performance monitors, which are not modelled.
+    d.take("mask");
+    execute(d, nothing);
   } else if (op == "griddepcontrol") {
     // Grids of one stream never overlap here, so the dependency is met and nobody waits.
     if (!d.take("wait") && !d.take("launch_dependents")) d.fail("unknown griddepcontrol");
@@ -180,9 +185,9 @@ bool decodeControl(Decoding& d) {
 
 void decode(Decoding& d) {
   using Decoder = bool (*)(Decoding&);
-  constexpr Decoder kFamilies[] = {decodeCompare, decodeLoadStore, decodeBits,    decodeMove,   decodeHalf,
-                                   decodeFloat,   decodeInteger,   decodeConvert, decodeAtomic, decodeAsyncCopy,
-                                   decodeWarp,    decodeMatrix,    decodeControl};
+  constexpr Decoder kFamilies[] = {decodeCompare, decodeLoadStore, decodeBits,    decodeMove,      decodePacked,
+                                   decodeHalf,    decodeFloat,     decodeExtended, decodeInteger,  decodeConvert,
+                                   decodeAtomic,  decodeAsyncCopy, decodeWarp,    decodeMatrix,    decodeControl};
   for (Decoder family : kFamilies) {
     if (!family(d)) continue;
     d.finish();

@@ -1,4 +1,4 @@
-// cvt: PTX ISA 9.7.9.21. Registers may be wider than the types: results are extended, operands cut.
+// cvt and cvt.pack: PTX ISA 9.7.9.21 and 9.7.9.22. Registers may be wider than the types: results are extended, operands cut.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -18,12 +18,13 @@ struct Conversion {
   Type to, from;
   Rounding rounding;
   IntegerRounding integer;
-  bool ftz, sat, relu;
+  bool ftz, sat, relu, satfinite;
   u32 toBytes, fromBytes;  // of the registers
 
   void pack(Instruction& i) const {
     i.immediate[0] = static_cast<u32>(to) | static_cast<u32>(from) << 8 | static_cast<u32>(rounding) << 16 |
-                     static_cast<u32>(integer) << 20 | ftz << 24 | sat << 25 | relu << 26;
+                     static_cast<u32>(integer) << 20 | ftz << 24 | sat << 25 | relu << 26 |
+                     satfinite << 27;
     i.immediate[1] = toBytes | fromBytes << 8;
   }
   static Conversion of(const Instruction& i) {
@@ -35,6 +36,7 @@ struct Conversion {
             (m >> 24 & 1) != 0,
             (m >> 25 & 1) != 0,
             (m >> 26 & 1) != 0,
+            (m >> 27 & 1) != 0,
             i.immediate[1] & 255,
             i.immediate[1] >> 8};
   }
@@ -77,13 +79,15 @@ double floatValue(u64 bits, Type type, bool ftz) {
 u64 floatBits(double x, const Conversion& c) {
   if (c.sat) x = saturate(x);
   if (c.relu && !(x > 0) && x == x) x = 0;
+  // .satfinite: an infinity, of the source or by rounding, is the largest number instead.
+  auto finite = [&](u32 bits, u32 infinity) { return bits - (c.satfinite && (bits & infinity) == infinity && x == x); };
   switch (c.to) {
     case Type::kF16:
-      return doubleToHalf(x, c.rounding);
+      return finite(doubleToHalf(x, c.rounding), 0x7c00);
     case Type::kBf16:
-      return doubleToBf16(x, c.rounding);
+      return finite(doubleToBf16(x, c.rounding), 0x7f80);
     case Type::kTf32:
-      return roundTo<10, 8>(x, c.rounding) << 13;
+      return finite(roundTo<10, 8>(x, c.rounding), 0x3fc00) << 13;
     case Type::kF64:
       return std::bit_cast<u64>(x);
     default: {
@@ -172,7 +176,7 @@ void convertPair(Warp& w, const Instruction& i, LaneMask lanes) {
 
 // The conversions that kernels execute most, when registers and types agree and no modifier asks for more.
 Execute fastForm(const Conversion& c) {
-  if (c.sat || c.ftz || c.relu || c.toBytes != ptx::bytesOf(c.to) || c.fromBytes != ptx::bytesOf(c.from))
+  if (c.sat || c.ftz || c.relu || c.satfinite || c.toBytes != ptx::bytesOf(c.to) || c.fromBytes != ptx::bytesOf(c.from))
     return nullptr;
   auto is = [&](Type to, Type from) { return c.to == to && c.from == from; };
   if (is(Type::kU64, Type::kU32)) return unary<u64, u32>([](u32 x) { return u64{x}; });
@@ -189,19 +193,71 @@ Execute fastForm(const Conversion& c) {
   return nullptr;
 }
 
+// What would change nothing here, and so would be passed over in silence.
+void checkModifiers(Decoding& d, const Conversion& c) {
+  const bool pair = c.to == Type::kF16x2 || c.to == Type::kBf16x2;
+  const bool narrow = pair || c.to == Type::kF16 || c.to == Type::kBf16 || c.to == Type::kTf32;
+  if ((c.relu || c.satfinite) && (!narrow || !ptx::isFloat(c.from))) d.fail(".relu and .satfinite of a wide result");
+  if (c.satfinite && c.from != Type::kF32) d.fail(".satfinite of something else than f32");
+  if (c.rounding == Rounding::kNearestAway && c.to != Type::kTf32) d.fail(".rna of something else than tf32");
+  if (c.sat && (pair || c.to == Type::kBf16 || c.to == Type::kTf32)) d.fail(".sat of pairs, bf16 or tf32");
+  if (c.ftz && c.to != Type::kF32 && c.from != Type::kF32) d.fail(".ftz without f32");
+  if (c.integer != IntegerRounding::kNone && !ptx::isFloat(c.from)) d.fail("integer rounding of an integer");
+  if (c.integer != IntegerRounding::kNone && ptx::isFloat(c.to) && c.to != c.from) {
+    d.fail("integer rounding between two float types");
+  }
+}
+
+// cvt.pack: two s32 saturated to a narrower type, in the low part; above them the low part of the third operand:
+// 9.7.9.22. immediate[0] is the width, immediate[1] the signedness.
+void packSaturated(Warp& w, const Instruction& i, LaneMask lanes) {
+  const u32 width = i.immediate[0];
+  const i32 high = i.immediate[1] ? (1 << (width - 1)) - 1 : (1 << width) - 1, low = i.immediate[1] ? -high - 1 : 0;
+  const i32 *a = lanesOf<i32>(w, i.slot[1]), *b = lanesOf<i32>(w, i.slot[2]);
+  const u32* c = lanesOf<u32>(w, i.slot[3]);
+  const u32 mask = (1u << width) - 1;
+  forLanes(lanes, [=, &w, &i](u32 l) {
+    const u32 packed = (static_cast<u32>(std::clamp(a[l], low, high)) & mask) << width |
+                       (static_cast<u32>(std::clamp(b[l], low, high)) & mask);
+    lanesOf<u32>(w, i.slot[0])[l] = width == 16 ? packed : c[l] << (2 * width) | packed;
+  });
+}
+
+bool decodePack(Decoding& d) {
+  if (!d.take("sat")) d.fail("cvt.pack needs .sat");
+  constexpr u32 kWidths[] = {16, 16, 8, 8, 4, 4, 2, 2};
+  const int to = d.takeOneOf({"u16", "s16", "u8", "s8", "u4", "s4", "u2", "s2"});
+  if (to < 0 || d.takeType() != Type::kS32) d.fail("cvt.pack of unknown types");
+  d.out().immediate[0] = kWidths[to];
+  d.out().immediate[1] = to % 2;
+  d.write(0, 0, 4);
+  d.read(1, 1, Type::kS32);
+  d.read(2, 2, Type::kS32);
+  d.out().slot[3] = d.out().slot[2];
+  if (kWidths[to] < 16) {
+    if (d.takeType() != Type::kB32) d.fail("cvt.pack with a third operand other than .b32");
+    d.read(3, 3, Type::kB32);
+  }
+  execute(d, packSaturated);
+  return true;
+}
+
 }  // namespace
 
 bool decodeConvert(Decoding& d) {
   if (d.opcode() != "cvt") return false;
+  if (d.take("pack")) return decodePack(d);
   Conversion c{};
   const int integer = d.takeOneOf({"rni", "rzi", "rmi", "rpi"});
   c.integer = static_cast<IntegerRounding>(integer + 1);
-  c.rounding = takeRounding(d);
+  c.rounding = d.take("rna") ? Rounding::kNearestAway : takeRounding(d);
   c.ftz = d.take("ftz");
   c.sat = d.take("sat");
   c.relu = d.take("relu");
+  c.satfinite = d.take("satfinite");
   c.to = d.takeType();
   c.from = d.takeType();
+  checkModifiers(d, c);
   if (c.to == Type::kF16x2 || c.to == Type::kBf16x2) {
     if (c.from != Type::kF32) d.fail("cvt to a pair from something else than f32");
     d.write(0, 0, 4);
@@ -209,7 +265,7 @@ bool decodeConvert(Decoding& d) {
     d.read(2, 2, Type::kF32);
     c.toBytes = c.fromBytes = 4;
     c.pack(d.out());
-    if (c.to == Type::kBf16x2 && c.rounding == Rounding::kNearestEven && !c.relu && !c.sat) {
+    if (c.to == Type::kBf16x2 && c.rounding == Rounding::kNearestEven && !c.relu && !c.satfinite) {
       execute(d, binary<u32, float>([](float a, float b) { return u32{floatToBf16(a)} << 16 | floatToBf16(b); }));
     } else {
       execute(d, convertPair);

@@ -1,5 +1,5 @@
-// f32 and f64 arithmetic: PTX ISA 9.7.3. Approximate instructions give the correctly rounded result, which lies within
-// the bounds that the ISA promises; tests must not expect more of a GPU than those bounds.
+// f32 and f64 arithmetic: PTX ISA 9.7.3. Approximate instructions are nearly correctly rounded here, well within the
+// bounds that the ISA promises, and follow its tables of special cases; tests must not expect more of a GPU.
 #include <cmath>
 #include <limits>
 
@@ -103,10 +103,10 @@ Execute twoSources(std::string_view op, bool plain) {
                  : general<T, 2>([](T a, T b, const Mode&) { return a / b; });
   // The common minimum without NaN propagation, in a form that vectorises.
   if (op == "min" && plain) {
-    return binary<T>([](T a, T b) { return a < b ? a : b != b ? a : a == b && std::signbit(a) ? a : b; });
+    return binary<T>([](T a, T b) { return a < b ? a : b != b ? canonical(a) : a == b && std::signbit(a) ? a : b; });
   }
   if (op == "max" && plain) {
-    return binary<T>([](T a, T b) { return a > b ? a : b != b ? a : a == b && !std::signbit(a) ? a : b; });
+    return binary<T>([](T a, T b) { return a > b ? a : b != b ? canonical(a) : a == b && !std::signbit(a) ? a : b; });
   }
   if (op == "min") {
     return general<T, 2>([](T a, T b, const Mode& m) {
@@ -134,7 +134,8 @@ Execute oneSource(std::string_view op, bool plain) {
     return plain ? unary<T>([](T a) { return canonical(std::sqrt(a)); })
                  : general<T, 1>([](T a, const Mode&) { return std::sqrt(a); });
   if (op == "rcp")
-    return plain ? unary<T>([](T a) { return T{1} / a; }) : general<T, 1>([](T a, const Mode&) { return T{1} / a; });
+    return plain ? unary<T>([](T a) { return canonical(T{1} / a); })
+                 : general<T, 1>([](T a, const Mode&) { return T{1} / a; });
   if (op == "rsqrt")
     return general<T, 1>([](T a, const Mode&) { return static_cast<T>(1 / std::sqrt(static_cast<long double>(a))); });
   if constexpr (std::is_same_v<T, float>) {
@@ -147,20 +148,68 @@ Execute oneSource(std::string_view op, bool plain) {
   return nullptr;
 }
 
-Mode takeMode(Decoding& d) {
+// .approx and .full bound the error; the result here is within any such bound.
+enum class Precision : u8 { kExact, kApproximate, kFullRange };
+
+struct Form {
   Mode mode;
-  mode.rounding = takeRounding(d);
-  mode.ftz = d.take("ftz");
-  mode.sat = d.take("sat");
-  mode.nan = d.take("NaN");
-  if (d.take("xorsign")) {
-    mode.xorsign = d.take("abs");
-    if (!mode.xorsign) d.fail(".xorsign without .abs");
+  Precision precision = Precision::kExact;
+};
+
+// Takes the modifiers that the operation has; another one stays, and is an error.
+Form takeForm(Decoding& d) {
+  const std::string_view op = d.opcode();
+  const bool sum = op == "add" || op == "sub" || op == "mul" || op == "fma" || op == "mad";
+  const bool extremum = op == "min" || op == "max";
+  const bool quotient = op == "div" || op == "rcp" || op == "sqrt";
+  Form form;
+  if (sum || quotient) form.mode.rounding = takeRounding(d);
+  if (d.peekType() == Type::kF32) {
+    form.mode.ftz = op != "tanh" && op != "copysign" && d.take("ftz");
+    form.mode.sat = sum && d.take("sat");
+    form.mode.nan = extremum && d.take("NaN");
+    if (extremum && d.take("xorsign")) {
+      form.mode.xorsign = d.take("abs");
+      if (!form.mode.xorsign) d.fail(".xorsign without .abs");
+    }
   }
-  // .approx and .full bound the error; the result here is within any such bound.
-  d.take("approx");
-  d.take("full");
-  return mode;
+  if (!sum && !extremum && op != "abs" && op != "neg" && op != "copysign") {
+    if (op == "div" && d.take("full")) form.precision = Precision::kFullRange;
+    if (d.take("approx")) form.precision = Precision::kApproximate;
+    if (!quotient && form.precision != Precision::kApproximate) d.fail("'" + std::string(op) + "' needs .approx");
+  }
+  return form;
+}
+
+// div.approx: a · (1/b), so that divisors beyond 2^126, whose reciprocal is flushed, give zero, or NaN for an infinite
+// dividend: 9.7.3.8.
+float divideApproximately(float a, float b) {
+  const float size = std::fabs(b);
+  return size > 0x1p126f && size < HUGE_VALF ? a * std::copysign(0.0f, b) : a / b;
+}
+
+// rcp.approx.ftz.f64 and rsqrt.approx.ftz.f64 see and write the upper word alone: 9.7.3.14 and 9.7.3.17.
+template <class Op>
+Execute upperWord(Op) {
+  return unary<u64>([](u64 bits) {
+    bits &= ~u64{0xffffffff};
+    if ((bits >> 52 & 0x7ff) == 0) bits &= u64{1} << 63;
+    const double result = Op()(std::bit_cast<double>(bits));
+    if (result != result) return u64{0x7fffffff00000000};
+    const u64 upper = std::bit_cast<u64>(result) & ~u64{0xffffffff};
+    return (upper >> 52 & 0x7ff) == 0 ? upper & u64{1} << 63 : upper;
+  });
+}
+
+Execute approximateDouble(Decoding& d, std::string_view op) {
+  if (!d.take("ftz")) {
+    return op == "rsqrt"
+               ? unary<double>(
+                     [](double a) { return canonical(static_cast<double>(1 / std::sqrt(static_cast<long double>(a)))); })
+               : nullptr;
+  }
+  if (op == "rcp") return upperWord([](double a) { return 1 / a; });
+  return op == "rsqrt" ? upperWord([](double a) { return a == 0 ? 1 / a : 1 / std::sqrt(a); }) : nullptr;
 }
 
 // testp: 9.7.3.1.
@@ -178,7 +227,8 @@ void testProperty(Decoding& d) {
         const T a = lanesOf<T>(w, i.slot[1])[l];
         const int kind = std::fpclassify(a);
         const bool answers[] = {std::isfinite(a), kind == FP_INFINITE, kind != FP_NAN,
-                                kind == FP_NAN,   kind == FP_NORMAL,   kind == FP_SUBNORMAL};
+                                kind == FP_NAN,   kind == FP_NORMAL || kind == FP_ZERO,
+                                kind == FP_SUBNORMAL};
         yes |= static_cast<LaneMask>(answers[i.immediate[0]]) << l;
       }
       setPredicate(w, i.slot[0], lanes, yes);
@@ -188,7 +238,7 @@ void testProperty(Decoding& d) {
 }
 
 void fusedMultiplyAdd(Decoding& d) {
-  const Mode mode = takeMode(d);
+  const Mode mode = takeForm(d).mode;
   const Type type = d.takeType();
   sameType(d, type, 3);
   d.out().immediate[0] = mode.pack();
@@ -219,12 +269,20 @@ bool decodeFloat(Decoding& d) {
     fusedMultiplyAdd(d);
     return true;
   }
-  const Mode mode = takeMode(d);
+  const auto [mode, precision] = takeForm(d);
   d.takeType();
   const bool threeInputs = (op == "min" || op == "max") && d.operandCount() == 4;
   if (threeInputs) d.fail("min and max of three values");
   sameType(d, type, two ? 2 : 1);
   d.out().immediate[0] = mode.pack();
+  if (precision == Precision::kApproximate && type == Type::kF64) {
+    execute(d, approximateDouble(d, op));
+    return true;
+  }
+  if (precision == Precision::kApproximate && op == "div") {
+    execute(d, general<float, 2>([](float a, float b, const Mode&) { return divideApproximately(a, b); }));
+    return true;
+  }
   auto form = [&]<class T>(T) { return two ? twoSources<T>(op, mode.plain()) : oneSource<T>(op, mode.plain()); };
   execute(d, type == Type::kF32 ? form(float()) : form(double()));
   return true;

@@ -1,7 +1,8 @@
-// f16 and bf16 arithmetic, single and packed in pairs: PTX ISA 9.7.4, and the half forms of 9.7.5 and 9.7.8.
+// f16 and bf16 arithmetic, single and packed in pairs: PTX ISA 9.7.4, and comparison of pairs: 9.7.7.
 // Each result is computed in double and rounded once; addToOdd keeps the one case exact where double is too narrow.
 #include <cmath>
 
+#include "isa/comparison.h"
 #include "isa/isa.h"
 #include "isa/lanes.h"
 #include "isa/numbers.h"
@@ -9,19 +10,15 @@
 namespace softgpu::isa {
 namespace {
 
-struct HalfFormat {
-  static double load(u16 x, bool ftz) {
-    // ftz flushes f16 subnormals to zero.
-    return ftz && (x & 0x7c00) == 0 ? (x & 0x8000 ? -0.0 : 0.0) : halfToFloat(x);
-  }
-  static u16 store(double x) { return doubleToHalf(x); }
-  static u16 flush(u16 x) { return (x & 0x7c00) == 0 ? x & 0x8000 : x; }
+// .ftz makes subnormals of the format zero.
+template <u32 kExponentBits, float (*kLoad)(u16), u16 (*kStore)(double, Rounding)>
+struct Format16 {
+  static u16 flush(u16 x) { return (x & kExponentBits) == 0 ? x & 0x8000 : x; }
+  static double load(u16 x, bool ftz) { return kLoad(ftz ? flush(x) : x); }
+  static u16 store(double x) { return kStore(x, Rounding::kNearestEven); }
 };
-struct Bf16Format {
-  static double load(u16 x, bool) { return bf16ToFloat(x); }
-  static u16 store(double x) { return doubleToBf16(x); }
-  static u16 flush(u16 x) { return x; }
-};
+using HalfFormat = Format16<0x7c00, halfToFloat, doubleToHalf>;
+using Bf16Format = Format16<0x7f80, bf16ToFloat, doubleToBf16>;
 
 constexpr u32 kFtz = 1, kSat = 2, kRelu = 4, kNan = 8, kXorsign = 16;
 
@@ -87,8 +84,13 @@ Execute formOf(std::string_view op, bool packed) {
   return nullptr;
 }
 
-// abs and neg only touch the sign bit.
-Execute signForm(std::string_view op, bool packed) {
+// abs and neg only touch the sign bit, unless they flush.
+template <class Format>
+Execute signForm(std::string_view op, bool packed, bool ftz) {
+  if (ftz) {
+    if (op == "abs") return halfForm<Format>([](double a, double, double, u32) { return std::fabs(a); }, packed);
+    return halfForm<Format>([](double a, double, double, u32) { return -a; }, packed);
+  }
   if (op == "abs")
     return packed ? unary<u32>([](u32 a) { return a & 0x7fff7fff; })
                   : unary<u16>([](u16 a) { return static_cast<u16>(a & 0x7fff); });
@@ -96,69 +98,70 @@ Execute signForm(std::string_view op, bool packed) {
                 : unary<u16>([](u16 a) { return static_cast<u16>(a ^ 0x8000); });
 }
 
-// Comparison of pairs: 9.7.7. set gives 1.0 or 0 per half; setp one predicate per half.
+// Comparison of pairs: 9.7.7. set gives 1.0 or 0, or all ones or 0, per half; setp one predicate per half. Slots: 0 the
+// result or p, 1 and 2 the operands, 3 q, 4 the predicate to combine with. Immediates: ftz, what is true, the
+// comparison with the combination above it.
+constexpr u32 kCombinationShift = 8;
+
 template <class Format>
-u32 comparePair(int comparison, bool ftz, u32 a, u32 b) {
-  u32 result = 0;
-  for (u32 k = 0; k < 2; ++k) {
-    double x = Format::load(static_cast<u16>(a >> (16 * k)), ftz),
-           y = Format::load(static_cast<u16>(b >> (16 * k)), ftz);
-    const bool unordered = x != x || y != y;
-    const bool ordered[] = {x == y, x != y && !unordered, x<y, x <= y, x> y, x >= y};
-    const bool yes = comparison == 12   ? !unordered
-                     : comparison == 13 ? unordered
-                     : comparison < 6   ? ordered[comparison]
-                     : comparison == 7  ? x != y
-                                        : unordered || ordered[comparison - 6];
-    result |= static_cast<u32>(yes) << k;
+void comparePairLanes(Warp& w, const Instruction& i, LaneMask& low, LaneMask& high) {
+  const u32 *a = lanesOf<u32>(w, i.slot[1]), *b = lanesOf<u32>(w, i.slot[2]);
+  const int comparison = static_cast<int>(i.immediate[2] & 255);
+  const bool ftz = i.immediate[0];
+  low = high = 0;
+  for (u32 l = 0; l < kWarpSize; ++l) {
+    auto half = [&](u32 k) {
+      return compare(comparison, Format::load(static_cast<u16>(a[l] >> k), ftz),
+                     Format::load(static_cast<u16>(b[l] >> k), ftz));
+    };
+    low |= static_cast<LaneMask>(half(0)) << l;
+    high |= static_cast<LaneMask>(half(16)) << l;
   }
-  return result;
+  const LaneMask c = predicateOf(w, i.slot[4]) ^ i.invert[0];
+  low = combine(i.immediate[2] >> kCombinationShift, low, c);
+  high = combine(i.immediate[2] >> kCombinationShift, high, c);
 }
 
 template <class Format>
-void comparePairs(Decoding& d, bool toPredicates, u32 one) {
-  d.out().immediate[1] = one;
+void comparePairs(Decoding& d, bool toPredicates) {
   if (toPredicates) {
     d.writePredicate(0, d.operand(0).name);
     d.writePredicate(3, d.operand(0).pair);
     return execute(d, [](Warp& w, const Instruction& i, LaneMask lanes) {
-      const u32 *a = lanesOf<u32>(w, i.slot[1]), *b = lanesOf<u32>(w, i.slot[2]);
-      LaneMask low = 0, high = 0;
-      for (u32 l = 0; l < kWarpSize; ++l) {
-        u32 pair = comparePair<Format>(static_cast<int>(i.immediate[2]), i.immediate[0] & kFtz, a[l], b[l]);
-        low |= (pair & 1) << l, high |= (pair >> 1) << l;
-      }
+      LaneMask low, high;
+      comparePairLanes<Format>(w, i, low, high);
       setPredicate(w, i.slot[0], lanes, low);
       setPredicate(w, i.slot[3], lanes, high);
     });
   }
   d.write(0, 0, 4);
   execute(d, [](Warp& w, const Instruction& i, LaneMask lanes) {
-    const u32 *a = lanesOf<u32>(w, i.slot[1]), *b = lanesOf<u32>(w, i.slot[2]);
+    LaneMask low, high;
+    comparePairLanes<Format>(w, i, low, high);
     forLanes(lanes, [&](u32 l) {
-      u32 pair = comparePair<Format>(static_cast<int>(i.immediate[2]), i.immediate[0] & kFtz, a[l], b[l]);
       lanesOf<u32>(w, i.slot[0])[l] =
-          (pair & 1 ? i.immediate[1] & 0xffff : 0) | (pair & 2 ? i.immediate[1] & 0xffff0000 : 0);
+          i.immediate[1] & ((low >> l & 1 ? 0xffff : 0) | (high >> l & 1 ? 0xffff0000 : 0));
     });
   });
 }
 
 bool decodePairComparison(Decoding& d) {
   const bool toPredicates = d.opcode() == "setp";
-  const int comparison =
-      d.takeOneOf({"eq", "ne", "lt", "le", "gt", "ge", "equ", "neu", "ltu", "leu", "gtu", "geu", "num", "nan"});
-  if (comparison < 0) d.fail("comparison of pairs without a comparison");
-  d.out().immediate[0] = d.take("ftz") ? kFtz : 0;
-  d.out().immediate[2] = static_cast<u32>(comparison);
-  const Type to = d.takeType();
-  const Type from = toPredicates ? to : d.takeType();
+  const int comparison = takeComparison(d);
+  const u32 combination = takeCombination(d, 4);
+  const bool ftz = d.take("ftz");
+  const Type to = d.takeType(), from = toPredicates ? to : d.takeType();
+  if (to != from && to != Type::kU32 && to != Type::kS32) d.fail("comparison of pairs into another type");
+  if (ftz && from != Type::kF16x2) d.fail(".ftz of bf16x2");
   d.read(1, 1, from);
   d.read(2, 2, from);
-  const u32 one = to == Type::kF16x2 ? 0x3c003c00 : to == Type::kBf16x2 ? 0x3f803f80 : ~0u;
+  d.out().immediate[0] = ftz;
+  d.out().immediate[1] = to == Type::kF16x2 ? 0x3c003c00 : to == Type::kBf16x2 ? 0x3f803f80 : ~0u;
+  d.out().immediate[2] = static_cast<u32>(comparison) | combination << kCombinationShift;
   if (from == Type::kF16x2) {
-    comparePairs<HalfFormat>(d, toPredicates, one);
+    comparePairs<HalfFormat>(d, toPredicates);
   } else {
-    comparePairs<Bf16Format>(d, toPredicates, one);
+    comparePairs<Bf16Format>(d, toPredicates);
   }
   return true;
 }
@@ -167,34 +170,37 @@ bool decodePairComparison(Decoding& d) {
 
 bool decodeHalf(Decoding& d) {
   const std::string_view op = d.opcode();
-  const bool comparison = op == "set" || op == "setp";
   const bool two = op == "add" || op == "sub" || op == "mul" || op == "min" || op == "max";
-  const bool one = op == "abs" || op == "neg" || op == "ex2" || op == "tanh";
-  if (!comparison && !two && !one && op != "fma") return false;
+  const bool sign = op == "abs" || op == "neg", approximate = op == "ex2" || op == "tanh";
+  const bool comparison = op == "set" || op == "setp";
+  if (!comparison && !two && !sign && !approximate && op != "fma") return false;
+  if (comparison) return d.hasType(Type::kF16x2, Type::kBf16x2) && decodePairComparison(d);
   const Type type = d.peekType();
   const bool isHalf = type == Type::kF16 || type == Type::kF16x2;
   const bool isBf16 = type == Type::kBf16 || type == Type::kBf16x2;
   const bool packed = type == Type::kF16x2 || type == Type::kBf16x2;
   if (!isHalf && !isBf16) return false;
-  if (comparison) return packed && decodePairComparison(d);
   d.takeType();
-  d.take("rn");
-  d.take("approx");
+  // Each operation takes the modifiers that it has; another one stays, and is an error.
+  const bool extremum = op == "min" || op == "max", sum = !sign && !approximate && !extremum;
   u32 mode = 0;
-  if (d.take("ftz")) mode |= kFtz;
-  if (d.take("sat")) mode |= kSat;
-  if (d.take("relu")) mode |= kRelu;
-  if (d.take("NaN")) mode |= kNan;
-  if (d.take("xorsign")) {
+  if (sum) d.take("rn");
+  if (approximate && !d.take("approx")) d.fail("'" + std::string(op) + "' needs .approx");
+  if (op != "tanh" && (op == "ex2" ? isBf16 : isHalf) && d.take("ftz")) mode |= kFtz;
+  if (op == "ex2" && isBf16 && mode != kFtz) d.fail("ex2 of bf16 needs .ftz");
+  if (sum && isHalf && d.take("sat")) mode |= kSat;
+  if (op == "fma" && d.take("relu")) mode |= kRelu;
+  if (extremum && d.take("NaN")) mode |= kNan;
+  if (extremum && d.take("xorsign")) {
     if (!d.take("abs")) d.fail(".xorsign without .abs");
     mode |= kXorsign;
   }
   d.out().immediate[0] = mode;
-  const u32 sources = one ? 1 : op == "fma" ? 3 : 2;
+  const u32 sources = sign || approximate ? 1 : op == "fma" ? 3 : 2;
   sameType(d, type, sources);
   for (u32 k = sources + 1; k <= 3; ++k) d.out().slot[k] = d.out().slot[1];
-  if (op == "abs" || op == "neg") {
-    execute(d, signForm(op, packed));
+  if (sign) {
+    execute(d, isHalf ? signForm<HalfFormat>(op, packed, mode & kFtz) : signForm<Bf16Format>(op, packed, false));
   } else {
     execute(d, isHalf ? formOf<HalfFormat>(op, packed) : formOf<Bf16Format>(op, packed));
   }

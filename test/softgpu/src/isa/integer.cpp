@@ -56,7 +56,8 @@ struct WiderOf<i32> {
   using type = i64;
 };
 
-// Division by zero and INT_MIN / -1 are unspecified; these are what hardware does.
+// Division by zero is unspecified, and so is INT_MIN / -1; quotient and remainder of the former are all ones, as
+// ptxas folds them.
 template <class T>
 T divide(T a, T b) {
   if (b == 0) return static_cast<T>(-1);
@@ -67,7 +68,7 @@ T divide(T a, T b) {
 }
 template <class T>
 T remainder(T a, T b) {
-  if (b == 0) return a;
+  if (b == 0) return static_cast<T>(-1);
   if constexpr (std::is_signed_v<T>) {
     if (b == -1) return 0;
   }
@@ -95,7 +96,7 @@ Execute simple(std::string_view op) {
   return nullptr;
 }
 
-// The relu form of min and max, s32 only: 9.7.1.11.
+// The relu form of min and max, s32 only: 9.7.1.12 and 9.7.1.13.
 Execute relu(std::string_view op) {
   if (op == "min") return binary<i32>([](i32 a, i32 b) { return std::max(0, a < b ? a : b); });
   return binary<i32>([](i32 a, i32 b) { return std::max(0, a > b ? a : b); });
@@ -154,10 +155,14 @@ auto product24(T a, T b) {
   return low24(a) * low24(b);
 }
 
-// The product of the low 24 bits: 9.7.1.6 and 9.7.1.7.
+// The product of the low 24 bits: 9.7.1.5 and 9.7.1.6.
 void multiply24(Decoding& d, Type type, bool add) {
   int part = d.takeOneOf({"lo", "hi"});
   sameType(d, type, add ? 3 : 2);
+  if (d.take("sat")) {
+    if (!add || part != 1 || type != Type::kS32) d.fail(".sat needs mad24.hi.s32");
+    return execute(d, ternary<i32>([](i32 a, i32 b, i32 c) { return clampTo32<i32>((product24(a, b) >> 16) + c); }));
+  }
   auto form = [&]<class T>(T) -> Execute {
     if (part == 0 && add) return ternary<T>([](T a, T b, T c) { return wrapAdd(static_cast<T>(product24(a, b)), c); });
     if (part == 0) return binary<T>([](T a, T b) { return static_cast<T>(product24(a, b)); });
@@ -180,6 +185,7 @@ i64 partOf(u32 word, u32 index, u32 bits, bool isSigned) {
 void dotProduct(Decoding& d) {
   const bool four = d.opcode() == "dp4a";
   int half = four ? 0 : d.takeOneOf({"lo", "hi"});
+  if (half < 0) d.fail("dp2a needs .lo or .hi");
   Type a = d.takeType(), b = d.takeType();
   d.write(0, 0, 4);
   d.read(1, 1, a);
@@ -235,10 +241,10 @@ bool decodeInteger(Decoding& d) {
     return true;
   }
   if (d.take("sat")) {
-    if (type != Type::kS32) d.fail(".sat needs .s32");
+    if (type != Type::kS32 || (op != "add" && op != "sub")) d.fail(".sat needs add or sub with .s32");
     sameType(d, type, 2);
-    if (op == "add") execute(d, binary<i32>([](i32 a, i32 b) { return clampTo32<i32>(i64{a} + b); }));
-    if (op == "sub") execute(d, binary<i32>([](i32 a, i32 b) { return clampTo32<i32>(i64{a} - b); }));
+    execute(d, op == "add" ? binary<i32>([](i32 a, i32 b) { return clampTo32<i32>(i64{a} + b); })
+                           : binary<i32>([](i32 a, i32 b) { return clampTo32<i32>(i64{a} - b); }));
     return true;
   }
   if (d.take("relu")) {

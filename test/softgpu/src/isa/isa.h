@@ -8,19 +8,21 @@ namespace softgpu::isa {
 
 using ptx::Decoding;
 
-bool decodeInteger(Decoding& d);    // 9.7.1, 9.7.2
-bool decodeBits(Decoding& d);       // 9.7.1 and 9.7.8: bit fields, logic, shifts
+bool decodeInteger(Decoding& d);    // 9.7.1
+bool decodeExtended(Decoding& d);   // 9.7.2: carries
+bool decodePacked(Decoding& d);     // 9.7.1 and 9.7.18: several integers in a word
+bool decodeBits(Decoding& d);       // 9.7.1, 9.7.8 and prmt: bit fields, logic, shifts
 bool decodeFloat(Decoding& d);      // 9.7.3
-bool decodeHalf(Decoding& d);       // 9.7.4, 9.7.5
+bool decodeHalf(Decoding& d);       // 9.7.4, and pairs of 9.7.7
 bool decodeCompare(Decoding& d);    // 9.7.6, 9.7.7, and logic on predicates
 bool decodeConvert(Decoding& d);    // 9.7.9: cvt
-bool decodeMove(Decoding& d);       // 9.7.9: mov, cvta, isspacep, prmt
+bool decodeMove(Decoding& d);       // 9.7.9: mov, cvta, isspacep
 bool decodeLoadStore(Decoding& d);  // 9.7.9: ld, st, ldu, prefetch
 bool decodeAtomic(Decoding& d);     // 9.7.13: atom, red, membar, fence
 bool decodeAsyncCopy(Decoding& d);  // 9.7.9.25: cp.async
 bool decodeWarp(Decoding& d);       // 9.7.9, 9.7.13: shfl, vote, match, redux, bar.warp.sync
-bool decodeMatrix(Decoding& d);     // 9.7.15: ldmatrix, stmatrix, mma
-bool decodeControl(Decoding& d);    // 9.7.12, 9.7.13: branches, calls, barriers, exit, trap
+bool decodeMatrix(Decoding& d);     // 9.7.14: ldmatrix, stmatrix, mma
+bool decodeControl(Decoding& d);    // 9.7.12, 9.7.13, 9.7.19: branches, calls, barriers, exit, trap
 
 // The state space that an instruction names; generic if none.
 ptx::Space takeSpaceModifier(Decoding& d);

@@ -1,4 +1,4 @@
-// ld, st, ldu and prefetch: PTX ISA 9.7.9.8 to 9.7.9.16. Cache operators have no effect on results.
+// ld, st, ldu, prefetch and discard: PTX ISA 9.7.9.8 to 9.7.9.18. Cache operators have no effect on results.
 #include <algorithm>
 #include <cstring>
 
@@ -188,8 +188,10 @@ void decodeAccess(Decoding& d, bool store) {
   Instruction& i = d.out();
   d.takeCacheHints();
   const Space space = takeSpaceModifier(d);
-  const int ordering = d.takeOneOf({"volatile", "relaxed", "acquire", "release", "mmio", "weak"});
-  i.strong = ordering >= 0 && ordering != 5;
+  const int ordering = d.takeOneOf({"volatile", "relaxed", "acquire", "release", "weak"});
+  i.strong = ordering >= 0 && ordering != 4;
+  // Memory of the device has no side effects: mmio.relaxed is relaxed.
+  if (ordering == 1) d.take("mmio");
   d.takeOneOf({"cta", "cluster", "gpu", "sys"});
   const int vector = d.takeOneOf({"v2", "v4"});
   i.elements = vector < 0 ? 1 : vector == 0 ? 2 : 4;
@@ -219,6 +221,21 @@ void decodeAccess(Decoding& d, bool store) {
                    : forMemory<Load>(bytes, registerBytes, ptx::isSigned(type)));
 }
 
+// A weak write of indeterminate values: what is read before the next write was never written: 9.7.9.17.
+constexpr u32 kDiscardBytes = 128;
+void discard(Warp& w, const Instruction& i, LaneMask lanes) {
+  u64 addresses[kWarpSize];
+  addressesOf(w, i.slot[kAddressSlot], i.offset, i.wideAddress, addresses);
+  for (LaneMask m = lanes; m; m &= m - 1) {
+    const u32 l = lowestLane(m);
+    Allocation* a = tryAllocation(w, addresses[l], kDiscardBytes);
+    if (!a) badGlobal(w, i, l, addresses[l], kDiscardBytes, true);
+    if (addresses[l] % kDiscardBytes) w.abort(i, l, FaultKind::kMisaligned, addresses[l], kDiscardBytes, "discard");
+    a->clearRangeInitialised(addresses[l], kDiscardBytes);
+  }
+  ++w.launch->memoryVersion;
+}
+
 }  // namespace
 
 Space takeSpaceModifier(Decoding& d) {
@@ -244,15 +261,22 @@ bool decodeLoadStore(Decoding& d) {
     decodeAccess(d, false);
   } else if (op == "st") {
     decodeAccess(d, true);
-  } else if (op == "prefetch" || op == "prefetchu" || op == "discard" || op == "applypriority") {
+  } else if (op == "prefetch" || op == "prefetchu" || op == "applypriority") {
     // Hints to the caches: nothing to see.
     d.takeCacheHints();
     d.takeOneOf({"L1", "L2"});
     takeSpaceModifier(d);
     execute(d, [](Warp&, const Instruction&, LaneMask) {});
+  } else if (op == "discard") {
+    d.out().space = takeSpaceModifier(d);
+    if (!d.take("L2") || d.immediate(1) != kDiscardBytes) d.fail("discard needs .L2 and a size of 128");
+    d.address(kAddressSlot, 0, d.out().space);
+    execute(d, discard);
   } else if (op == "createpolicy") {
+    // A policy is opaque, and steers caches only.
     d.takeCacheHints();
-    d.takeOneOf({"fractional", "range"});
+    if (d.takeOneOf({"fractional", "range"}) < 0 && !(d.take("cvt") && d.take("L2"))) d.fail("unknown createpolicy");
+    takeSpaceModifier(d);
     d.takeType();
     d.write(0, 0, 8);
     execute(d, [](Warp& w, const Instruction& i, LaneMask lanes) {

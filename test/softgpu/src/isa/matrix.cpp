@@ -1,4 +1,4 @@
-// ldmatrix, stmatrix and mma.sync: PTX ISA 9.7.15. g = lane / 4 and t = lane % 4 are the groupID and threadID_in_group
+// ldmatrix, stmatrix and mma.sync: PTX ISA 9.7.14.5. g = lane / 4 and t = lane % 4 are the groupID and threadID_in_group
 // of the ISA's figures.
 #include <algorithm>
 #include <cmath>
@@ -65,7 +65,9 @@ void moveMatrices(Warp& w, const Instruction& i, LaneMask lanes) {
 void decodeMatrixMove(Decoding& d, bool store) {
   Instruction& i = d.out();
   if (!d.take("sync") || !d.take("aligned") || !d.take("m8n8")) d.fail("matrix moves are .sync.aligned.m8n8");
-  i.elements = static_cast<u8>(1 << std::max(0, d.takeOneOf({"x1", "x2", "x4"})));
+  const int count = d.takeOneOf({"x1", "x2", "x4"});
+  if (count < 0) d.fail("matrix moves of .x1, .x2 or .x4");
+  i.elements = static_cast<u8>(1 << count);
   const bool transposed = d.take("trans");
   i.space = takeSpaceModifier(d);
   if (d.takeType() != Type::kB16) d.fail("matrix moves of elements other than .b16");
@@ -230,6 +232,7 @@ void decodeMultiply(Decoding& d) {
   const Type typeD = d.takeType(), typeA = d.takeType(), typeB = d.takeType(), typeC = d.takeType();
   if (typeD != typeC) d.fail("mma with different types of C and D");
   const bool bytes = ptx::bytesOf(typeA) == 1;
+  if (i.immediate[0] && !bytes) d.fail("mma.satfinite of floating-point numbers");
   if (!bytes && typeA != typeB) d.fail("mma with different types of A and B");
   const u32 per = bytes ? 4 : typeA == Type::kTf32 ? 1 : 2;
   const u32 counts[] = {typeD == Type::kF16 ? 2u : 4u, 16 * k / kWarpSize / per, 8 * k / kWarpSize / per,

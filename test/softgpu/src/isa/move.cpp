@@ -1,4 +1,5 @@
-// mov, cvta and isspacep: PTX ISA 9.7.9.2 to 9.7.9.20. mov of predicates is in compare.cpp.
+// mov, cvta and isspacep: PTX ISA 9.7.9.3, 9.7.9.4, 9.7.9.19 and 9.7.9.20. mov of predicates is in compare.cpp.
+#include <algorithm>
 #include <cstring>
 
 #include "isa/isa.h"
@@ -8,20 +9,25 @@
 namespace softgpu::isa {
 namespace {
 
-// Slot 0 is the whole, 1… the parts; immediate[0] bytes per part, immediate[1] bytes of the whole.
+// Slot 0 is the whole, 1… the parts; immediate[0] bytes per part, immediate[1] bytes of the whole, immediate[2] bytes of
+// a part's register: 8-bit registers are kept in 16 bits.
 void pack(Warp& w, const Instruction& i, LaneMask lanes) {
-  const u32 part = i.immediate[0], whole = i.immediate[1];
+  const u32 part = i.immediate[0], whole = i.immediate[1], stride = i.immediate[2];
   forLanes(lanes, [&](u32 l) {
     u8* to = w.registers + i.slot[0] + l * whole;
-    for (u32 k = 0; k * part < whole; ++k) std::memcpy(to + k * part, w.registers + i.slot[1 + k] + l * part, part);
+    for (u32 k = 0; k * part < whole; ++k) std::memcpy(to + k * part, w.registers + i.slot[1 + k] + l * stride, part);
   });
 }
 void unpack(Warp& w, const Instruction& i, LaneMask lanes) {
-  const u32 part = i.immediate[0], whole = i.immediate[1];
+  const u32 part = i.immediate[0], whole = i.immediate[1], stride = i.immediate[2];
   forLanes(lanes, [&](u32 l) {
     u8 from[16];
     std::memcpy(from, w.registers + i.slot[0] + l * whole, whole);
-    for (u32 k = 0; k * part < whole; ++k) std::memcpy(w.registers + i.slot[1 + k] + l * part, from + k * part, part);
+    for (u32 k = 0; k * part < whole; ++k) {
+      u8* to = w.registers + i.slot[1 + k] + l * stride;
+      std::memset(to, 0, stride);
+      std::memcpy(to, from + k * part, part);
+    }
   });
 }
 
@@ -30,11 +36,12 @@ void moveVector(Decoding& d, Type type) {
   const bool packs = d.operand(1).kind == Kind::kVector;
   const ptx::Operand& vector = d.operand(packs ? 1 : 0);
   const u32 whole = ptx::bytesOf(type), count = static_cast<u32>(vector.elements.size());
-  if (count == 0 || whole % count != 0 || whole / count < 2) d.fail("mov of a vector of 8-bit parts");
+  if ((count != 2 && count != 4) || whole / count < 1) d.fail("mov of a vector that does not fit");
   const u32 part = whole / count;
-  const Type partType = part == 2 ? Type::kB16 : part == 4 ? Type::kB32 : Type::kB64;
+  const Type partType = part == 1 ? Type::kB8 : part == 2 ? Type::kB16 : part == 4 ? Type::kB32 : Type::kB64;
   d.out().immediate[0] = part;
   d.out().immediate[1] = whole;
+  d.out().immediate[2] = std::max(2u, part);
   if (packs) {
     d.write(0, 0, whole);
   } else {
@@ -104,15 +111,29 @@ void convertAddress(Decoding& d) {
   execute(d, binary<u64>([](u64 a, u64 b) { return a + b; }));
 }
 
+// Kernel parameters lie within the global window, constants do not.
+bool liesIn(Space space, u64 address) {
+  const u64 window = address >> kWindowShift;
+  if (space == Space::kShared) return window == kSharedWindow >> kWindowShift;
+  if (space == Space::kLocal) return window == kLocalWindow >> kWindowShift;
+  const bool isParameter = window == kParamWindow >> kWindowShift;
+  if (space == Space::kParam || isParameter) return isParameter && space != Space::kConst;
+  if (window != 0) return false;
+  const Allocation* a = arena().find(address);
+  return (a && a->constant) == (space == Space::kConst);
+}
+
 void isInSpace(Decoding& d) {
   const Space space = takeSpaceModifier(d);
-  d.out().immediate[0] = static_cast<u32>(windowOf(d, space) >> kWindowShift);
+  if (space == Space::kGeneric) d.fail("isspacep needs a state space");
+  d.out().immediate[0] = static_cast<u32>(space);
   d.writePredicate(0, d.operand(0).name);
   d.read(1, 1, Type::kU64);
   execute(d, [](Warp& w, const Instruction& i, LaneMask lanes) {
     LaneMask yes = 0;
-    for (u32 l = 0; l < kWarpSize; ++l) {
-      yes |= static_cast<LaneMask>(lanesOf<u64>(w, i.slot[1])[l] >> kWindowShift == i.immediate[0]) << l;
+    for (LaneMask m = lanes; m; m &= m - 1) {
+      const u32 l = lowestLane(m);
+      yes |= static_cast<LaneMask>(liesIn(static_cast<Space>(i.immediate[0]), lanesOf<u64>(w, i.slot[1])[l])) << l;
     }
     setPredicate(w, i.slot[0], lanes, yes);
   });

@@ -16,15 +16,13 @@ enum class Rounding : u8 { kNearestEven, kZero, kDown, kUp, kNearestAway };
 
 // .rn .rz .rm .rp, the default where a floating-point instruction names none.
 inline Rounding takeRounding(ptx::Decoding& d) {
-  switch (d.takeOneOf({"rn", "rz", "rm", "rp", "rna"})) {
+  switch (d.takeOneOf({"rn", "rz", "rm", "rp"})) {
     case 1:
       return Rounding::kZero;
     case 2:
       return Rounding::kDown;
     case 3:
       return Rounding::kUp;
-    case 4:
-      return Rounding::kNearestAway;
     default:
       return Rounding::kNearestEven;
   }
@@ -44,7 +42,7 @@ T saturate(T x) {
 inline float halfToFloat(u16 h) {
   const u32 sign = static_cast<u32>(h & 0x8000) << 16;
   const u32 magnitude = h & 0x7fff;
-  if (magnitude >= 0x7c00) return std::bit_cast<float>(sign | 0x7f800000 | (magnitude & 0x3ff) << 13);
+  if (magnitude >= 0x7c00) return std::bit_cast<float>(magnitude == 0x7c00 ? sign | 0x7f800000 : 0x7fffffff);
   // Scaling by 2^112 rebiases the exponent, and makes subnormals normal, exactly.
   const float scaled = std::bit_cast<float>(magnitude << 13) * 0x1p112f;
   return std::bit_cast<float>(sign | std::bit_cast<u32>(scaled));

@@ -1,5 +1,5 @@
-// Instructions across the lanes of a warp: shfl, vote, match, redux, elect, activemask, bar.warp.sync: PTX ISA 9.7.9.6
-// and 9.7.13. The scheduler has already brought the lanes of the member mask together.
+// Instructions across the lanes of a warp: shfl, vote, match, redux, elect, activemask, bar.warp.sync: PTX ISA 9.7.9.6,
+// 9.7.13.2, 9.7.13.9 to 9.7.13.12 and 9.7.13.14. The scheduler has already brought the lanes of the member mask together.
 #include <algorithm>
 
 #include "isa/isa.h"
@@ -54,7 +54,7 @@ void shuffle(Warp& w, const Instruction& i, LaneMask lanes) {
 void decodeShuffle(Decoding& d) {
   collective(d, 4, 4);
   const int mode = d.takeOneOf({"up", "down", "bfly", "idx"});
-  d.takeType();
+  if (ptx::bytesOf(d.takeType()) != 4) d.fail("shfl of other than 32 bits");
   d.write(0, 0, 4);
   d.writePredicate(5, d.operand(0).pair);
   for (u32 k = 1; k <= 3; ++k) d.read(k, k, Type::kB32);
@@ -90,6 +90,7 @@ void decodeVote(Decoding& d) {
 void decodeMatch(Decoding& d) {
   collective(d, 2, 2);
   const int mode = d.takeOneOf({"any", "all"});
+  if (mode < 0) d.fail("match without a mode");
   const Type type = d.takeType();
   d.write(0, 0, 4);
   d.read(1, 1, type);
@@ -150,7 +151,10 @@ void decodeReduction(Decoding& d) {
   const Type type = d.takeType();
   d.write(0, 0, 4);
   d.read(1, 1, type);
-  execute(d, type == Type::kS32 ? reduction<i32>(op) : reduction<u32>(op));
+  const bool bitwise = op > 2;
+  execute(d, type == Type::kS32 && !bitwise                          ? reduction<i32>(op)
+             : type == (bitwise ? Type::kB32 : Type::kU32) ? reduction<u32>(op)
+                                                           : nullptr);
 }
 
 void decodeElect(Decoding& d) {

@@ -31,6 +31,11 @@ void Allocation::setRangeInitialised(u64 address, u64 bytes) {
   for (; at < end; ++at) initialised[at >> 3] |= static_cast<u8>(1u << (at & 7));
 }
 
+void Allocation::clearRangeInitialised(u64 address, u64 bytes) {
+  const u64 at = address - base;
+  std::fill(&initialised[at >> 3], &initialised[(at + bytes) >> 3], u8{0});
+}
+
 void Allocation::copyInitialised(u64 address, const Allocation& from, u64 fromAddress, u64 bytes) {
   if (from.isRangeInitialised(fromAddress, bytes)) return setRangeInitialised(address, bytes);
   for (u64 k = 0; k < bytes; ++k) {

@@ -23,7 +23,8 @@ struct Allocation {
   u64 base = 0;
   u64 size = 0;
   bool live = true;
-  bool module = false;  // a variable of a loaded module
+  bool module = false;    // a variable of a loaded module
+  bool constant = false;  // … in the .const state space
   Bits initialised;     // one bit per byte
   u64 touchedBy = 0;    // the launch that the two maps below belong to
   Bits sectorsRead, sectorsWritten;
@@ -44,6 +45,8 @@ struct Allocation {
   }
   bool isRangeInitialised(u64 address, u64 bytes) const;
   void setRangeInitialised(u64 address, u64 bytes);
+  // Makes the bytes unwritten again; both numbers are multiples of 8.
+  void clearRangeInitialised(u64 address, u64 bytes);
   // Whether each byte was written travels with a copy inside the device.
   void copyInitialised(u64 address, const Allocation& from, u64 fromAddress, u64 bytes);
 };

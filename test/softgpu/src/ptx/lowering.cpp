@@ -75,6 +75,8 @@ constexpr SpecialName kSpecialNames[] = {
 constexpr u32 kNoInstruction = ~0u;
 // Virtual register 0 is the predicate that is always true.
 constexpr u32 kTrue = 0;
+// Predicates of the kernel that no statement names.
+constexpr u64 kPredicateSink = 1, kCarry = 2;
 
 }  // namespace
 
@@ -346,6 +348,13 @@ Type Decoding::peekType() const {
   fail("'" + statement_.opcode + "' lacks a type");
 }
 
+bool Decoding::hasType(Type one, Type other) const {
+  return std::any_of(modifiers_.begin(), modifiers_.end(), [&](std::string_view modifier) {
+    const std::optional<Type> type = typeNamed(modifier);
+    return type && (*type == one || *type == other);
+  });
+}
+
 Type Decoding::takeType() {
   if (auto type = takeTypeIfAny()) return *type;
   fail("'" + statement_.opcode + "' lacks a type");
@@ -416,6 +425,8 @@ void Decoding::constant(u32 slot, u64 value, u32 bytes) {
   setSlot(slot, lowering_.shared(VirtualRegister::Kind::kConstant, bytes, value), false);
 }
 
+void Decoding::carry(u32 slot) { out_.slot[slot] = lowering_.shared(VirtualRegister::Kind::kPredicate, 4, kCarry); }
+
 void Decoding::sink(u32 slot, u32 bytes) {
   out_.slot[slot] = lowering_.shared(VirtualRegister::Kind::kSink, std::max(bytes, 4u), 0);
   use_.writes |= 1u << slot;
@@ -423,7 +434,7 @@ void Decoding::sink(u32 slot, u32 bytes) {
 
 void Decoding::writePredicate(u32 slot, const std::string& name) {
   if (name.empty() || name == "_") {
-    out_.slot[slot] = lowering_.shared(VirtualRegister::Kind::kPredicate, 4, 1);
+    out_.slot[slot] = lowering_.shared(VirtualRegister::Kind::kPredicate, 4, kPredicateSink);
     return;
   }
   const Symbol* symbol = lowering_.find(name);

@@ -59,6 +59,8 @@ class Decoding {
   Type takeType();
   Type peekType() const;
   std::optional<Type> takeTypeIfAny();
+  // Whether one of the two is among the types.
+  bool hasType(Type one, Type other) const;
   // Removes a trailing part such as L2::128B, which only steers caches.
   void takeCacheHints();
 
@@ -69,6 +71,8 @@ class Decoding {
   void read(u32 slot, const Operand& operand, Type type);
   void writePredicate(u32 slot, const std::string& name);
   void readPredicate(u32 slot, u32 invertIndex, const Operand& operand);
+  // The condition code register's carry flag, one predicate per thread.
+  void carry(u32 slot);
   void constant(u32 slot, u64 value, u32 bytes);
   void sink(u32 slot, u32 bytes);
   // An address [base + offset] into `slot`, `offset` and `wideAddress`. `space` may change from param to local.
