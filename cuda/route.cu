@@ -40,7 +40,7 @@ __device__ void multiplyLogits(const RouteForward& f, int64_t first, int count, 
       for (int e = warp(); e < experts; e += routeWarps)
         tiles.w[e][lane()] = inside ? f.weight[int64_t{e0 + e} * f.H + k0 + lane()] : 0.0f;
       __syncthreads();
-#pragma unroll 2
+#pragma unroll 1  // more takes registers that the whole kernel has to pay for
       for (int k = 0; k < depthTile; k += 4) {
         const float4 x = *reinterpret_cast<const float4*>(&tiles.x[lane()][k]);
 #pragma unroll
