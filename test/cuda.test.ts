@@ -51,6 +51,12 @@ describe.skipIf(!where)(where ? 'CUDA' : 'CUDA (skipped: no nvcc, or not run by 
     expect(zeros.dataSync()).toEqual(new Float32Array(0));
   });
 
+  test('measures what it can do', async () => {
+    const { flopsPerSecond, readBytesPerSecond } = await cuda.measureLimits();
+    expect(flopsPerSecond).toBeGreaterThan(0);
+    expect(readBytesPerSecond).toBeGreaterThan(0);
+  });
+
   const shapes = [
     [3, 17, 7, 2],
     [0, 4, 3, 1],

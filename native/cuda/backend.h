@@ -80,6 +80,8 @@ class CudaBackend final : public Backend {
   void zero(void* block, size_t bytes) override;
   void convert(const Convert&) override;
   void randomNormal(const RandomNormal&) override;
+
+  // limits.cpp
   DeviceLimits measureLimits() override;
 
   // route.cpp

@@ -16,8 +16,6 @@ namespace {
 #define MOE_PENDING_WORKSPACE(Operation) \
   size_t CudaBackend::workspaceBytes(const Operation&) const { return 0; }
 
-DeviceLimits CudaBackend::measureLimits() { missing("measureLimits"); }
-
 // permute.cpp
 MOE_PENDING(buildPlan, BuildPlan)
 MOE_PENDING(dispatch, Dispatch)

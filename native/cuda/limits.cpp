@@ -1,0 +1,72 @@
+// The roofline of a bench, measured. The only operation that waits for the device.
+#include <algorithm>
+#include <functional>
+
+#include "backend.h"
+
+namespace moe::cuda {
+
+namespace {
+
+constexpr double enough = 0.02;  // seconds that a measurement takes at least
+constexpr unsigned threads = 256;
+constexpr int chains = 16;  // of cuda/limits.cu
+
+class Event {
+ public:
+  Event() { MOE_CUDA(cuEventCreate, &event_, CU_EVENT_BLOCKING_SYNC); }
+  ~Event() { driver().cuEventDestroy_v2(event_); }
+  Event(const Event&) = delete;
+  Event& operator=(const Event&) = delete;
+
+  CUevent get() const { return event_; }
+
+ private:
+  CUevent event_ = nullptr;
+};
+
+/// Seconds that the stream takes for what `work` gives to it.
+double timed(CUstream stream, const std::function<void()>& work) {
+  const Event from, to;
+  MOE_CUDA(cuEventRecord, from.get(), stream);
+  work();
+  MOE_CUDA(cuEventRecord, to.get(), stream);
+  MOE_CUDA(cuEventSynchronize, to.get());
+  float milliseconds = 0;
+  MOE_CUDA(cuEventElapsedTime_v2, &milliseconds, from.get(), to.get());
+  return std::max(milliseconds * 1e-3, 1e-9);
+}
+
+}  // namespace
+
+DeviceLimits CudaBackend::measureLimits() {
+  DeviceLimits limits{};
+  const unsigned blocks = 8 * static_cast<unsigned>(properties_.multiprocessors);
+  CUdeviceptr block = 0;
+  // Far more than a cache holds; less when that is all there is.
+  size_t bytes = size_t{1} << 30;
+  while (driver().cuMemAlloc_v2(&block, bytes) != CUDA_SUCCESS)
+    if ((bytes /= 2) < (size_t{1} << 20)) throw Error(ErrorCode::OutOfMemory, "out of memory for the measurement");
+  struct Free {
+    CUdeviceptr block;
+    ~Free() { driver().cuMemFree_v2(block); }
+  } const free{block};
+  auto* sink = reinterpret_cast<float*>(block);
+
+  int rounds = 64;
+  for (double seconds = 0; seconds < enough; rounds *= 2) {
+    seconds = timed(stream_.get(), [&] { launch("peakMultiplyAdd", {blocks}, threads, 0, sink, rounds); });
+    limits.flopsPerSecond = 2.0 * chains * rounds * blocks * threads / seconds;
+  }
+  // Grows like the rounds above, so that a slow device is not kept for long.
+  for (size_t part = size_t{1} << 20; part <= bytes; part *= 2) {
+    const auto count = static_cast<int64_t>(part / 16);
+    MOE_CUDA(cuMemsetD8Async, block, 0, part, stream_.get());
+    const double seconds = timed(stream_.get(), [&] { launch("peakRead", {blocks}, threads, 0, sink, block, count); });
+    limits.readBytesPerSecond = static_cast<double>(part) / seconds;
+    if (seconds > enough) break;
+  }
+  return limits;
+}
+
+}  // namespace moe::cuda
