@@ -60,7 +60,8 @@ void copyAsync(Warp& w, const Instruction& i, LaneMask lanes) {
     u32 given = bytes;
     if (bySize) given = lanesOf<u32>(w, i.slot[2])[l];
     if (given > bytes) {
-      w.abort(i, l, FaultKind::kOutOfBounds, from[l], given, "source size of a copy of " + std::to_string(bytes) + " bytes");
+      w.abort(i, l, FaultKind::kOutOfBounds, from[l], given,
+              "source size of a copy of " + std::to_string(bytes) + " bytes");
     }
     if (byPredicate && ((predicateOf(w, i.slot[2]) ^ i.invert[0]) >> l & 1)) given = 0;
     if (from[l] & (bytes - 1)) w.abort(i, l, FaultKind::kMisaligned, from[l], bytes, "source of cp.async");

@@ -1,4 +1,5 @@
-// cvt and cvt.pack: PTX ISA 9.7.9.21 and 9.7.9.22. Registers may be wider than the types: results are extended, operands cut.
+// cvt and cvt.pack: PTX ISA 9.7.9.21 and 9.7.9.22. Registers may be wider than the types: results are extended,
+// operands cut.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -23,8 +24,7 @@ struct Conversion {
 
   void pack(Instruction& i) const {
     i.immediate[0] = static_cast<u32>(to) | static_cast<u32>(from) << 8 | static_cast<u32>(rounding) << 16 |
-                     static_cast<u32>(integer) << 20 | ftz << 24 | sat << 25 | relu << 26 |
-                     satfinite << 27;
+                     static_cast<u32>(integer) << 20 | ftz << 24 | sat << 25 | relu << 26 | satfinite << 27;
     i.immediate[1] = toBytes | fromBytes << 8;
   }
   static Conversion of(const Instruction& i) {

@@ -203,10 +203,10 @@ Execute upperWord(Op) {
 
 Execute approximateDouble(Decoding& d, std::string_view op) {
   if (!d.take("ftz")) {
-    return op == "rsqrt"
-               ? unary<double>(
-                     [](double a) { return canonical(static_cast<double>(1 / std::sqrt(static_cast<long double>(a)))); })
-               : nullptr;
+    return op == "rsqrt" ? unary<double>([](double a) {
+      return canonical(static_cast<double>(1 / std::sqrt(static_cast<long double>(a))));
+    })
+                         : nullptr;
   }
   if (op == "rcp") return upperWord([](double a) { return 1 / a; });
   return op == "rsqrt" ? upperWord([](double a) { return a == 0 ? 1 / a : 1 / std::sqrt(a); }) : nullptr;
@@ -226,8 +226,11 @@ void testProperty(Decoding& d) {
       for (u32 l = 0; l < kWarpSize; ++l) {
         const T a = lanesOf<T>(w, i.slot[1])[l];
         const int kind = std::fpclassify(a);
-        const bool answers[] = {std::isfinite(a), kind == FP_INFINITE, kind != FP_NAN,
-                                kind == FP_NAN,   kind == FP_NORMAL || kind == FP_ZERO,
+        const bool answers[] = {std::isfinite(a),
+                                kind == FP_INFINITE,
+                                kind != FP_NAN,
+                                kind == FP_NAN,
+                                kind == FP_NORMAL || kind == FP_ZERO,
                                 kind == FP_SUBNORMAL};
         yes |= static_cast<LaneMask>(answers[i.immediate[0]]) << l;
       }

@@ -139,8 +139,7 @@ void comparePairs(Decoding& d, bool toPredicates) {
     LaneMask low, high;
     comparePairLanes<Format>(w, i, low, high);
     forLanes(lanes, [&](u32 l) {
-      lanesOf<u32>(w, i.slot[0])[l] =
-          i.immediate[1] & ((low >> l & 1 ? 0xffff : 0) | (high >> l & 1 ? 0xffff0000 : 0));
+      lanesOf<u32>(w, i.slot[0])[l] = i.immediate[1] & ((low >> l & 1 ? 0xffff : 0) | (high >> l & 1 ? 0xffff0000 : 0));
     });
   });
 }

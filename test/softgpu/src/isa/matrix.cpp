@@ -1,5 +1,5 @@
-// ldmatrix, stmatrix and mma.sync: PTX ISA 9.7.14.5. g = lane / 4 and t = lane % 4 are the groupID and threadID_in_group
-// of the ISA's figures.
+// ldmatrix, stmatrix and mma.sync: PTX ISA 9.7.14.5. g = lane / 4 and t = lane % 4 are the groupID and
+// threadID_in_group of the ISA's figures.
 #include <algorithm>
 #include <cmath>
 #include <cstring>

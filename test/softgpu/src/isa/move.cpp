@@ -9,8 +9,8 @@
 namespace softgpu::isa {
 namespace {
 
-// Slot 0 is the whole, 1… the parts; immediate[0] bytes per part, immediate[1] bytes of the whole, immediate[2] bytes of
-// a part's register: 8-bit registers are kept in 16 bits.
+// Slot 0 is the whole, 1… the parts; immediate[0] bytes per part, immediate[1] bytes of the whole, immediate[2] bytes
+// of a part's register: 8-bit registers are kept in 16 bits.
 void pack(Warp& w, const Instruction& i, LaneMask lanes) {
   const u32 part = i.immediate[0], whole = i.immediate[1], stride = i.immediate[2];
   forLanes(lanes, [&](u32 l) {

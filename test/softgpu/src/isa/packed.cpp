@@ -1,5 +1,5 @@
-// Integers packed in a word: the pairs of 16 bits of 9.7.1 (add, min, max) and vabsdiff4 of 9.7.18.2, the one SIMD video
-// instruction that nvcc still emits.
+// Integers packed in a word: the pairs of 16 bits of 9.7.1 (add, min, max) and vabsdiff4 of 9.7.18.2, the one SIMD
+// video instruction that nvcc still emits.
 #include <algorithm>
 #include <cstdlib>
 

@@ -1,5 +1,6 @@
 // Instructions across the lanes of a warp: shfl, vote, match, redux, elect, activemask, bar.warp.sync: PTX ISA 9.7.9.6,
-// 9.7.13.2, 9.7.13.9 to 9.7.13.12 and 9.7.13.14. The scheduler has already brought the lanes of the member mask together.
+// 9.7.13.2, 9.7.13.9 to 9.7.13.12 and 9.7.13.14. The scheduler has already brought the lanes of the member mask
+// together.
 #include <algorithm>
 
 #include "isa/isa.h"
@@ -152,7 +153,7 @@ void decodeReduction(Decoding& d) {
   d.write(0, 0, 4);
   d.read(1, 1, type);
   const bool bitwise = op > 2;
-  execute(d, type == Type::kS32 && !bitwise                          ? reduction<i32>(op)
+  execute(d, type == Type::kS32 && !bitwise                ? reduction<i32>(op)
              : type == (bitwise ? Type::kB32 : Type::kU32) ? reduction<u32>(op)
                                                            : nullptr);
 }

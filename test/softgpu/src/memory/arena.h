@@ -25,8 +25,8 @@ struct Allocation {
   bool live = true;
   bool module = false;    // a variable of a loaded module
   bool constant = false;  // … in the .const state space
-  Bits initialised;     // one bit per byte
-  u64 touchedBy = 0;    // the launch that the two maps below belong to
+  Bits initialised;       // one bit per byte
+  u64 touchedBy = 0;      // the launch that the two maps below belong to
   Bits sectorsRead, sectorsWritten;
 
   bool contains(u64 address, u64 bytes) const { return address - base < size && bytes <= size - (address - base); }
