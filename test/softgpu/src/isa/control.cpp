@@ -185,9 +185,10 @@ bool decodeControl(Decoding& d) {
 
 void decode(Decoding& d) {
   using Decoder = bool (*)(Decoding&);
-  constexpr Decoder kFamilies[] = {decodeCompare, decodeLoadStore, decodeBits,     decodeMove,    decodePacked,
-                                   decodeHalf,    decodeFloat,     decodeExtended, decodeInteger, decodeConvert,
-                                   decodeAtomic,  decodeAsyncCopy, decodeWarp,     decodeMatrix,  decodeControl};
+  constexpr Decoder kFamilies[] = {decodeCompare, decodeLoadStore, decodeBits,   decodeMove,
+                                   decodePacked,  decodeHalf,      decodeFloat,  decodeExtended,
+                                   decodeInteger, decodeConvert,   decodeAtomic, decodeAsyncCopy,
+                                   decodeWarp,    decodeMatrix,    decodeWmma,   decodeControl};
   for (Decoder family : kFamilies) {
     if (!family(d)) continue;
     d.finish();

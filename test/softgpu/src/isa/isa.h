@@ -22,6 +22,7 @@ bool decodeAtomic(Decoding& d);     // 9.7.13: atom, red, membar, fence
 bool decodeAsyncCopy(Decoding& d);  // 9.7.9.25: cp.async
 bool decodeWarp(Decoding& d);       // 9.7.9, 9.7.13: shfl, vote, match, redux, bar.warp.sync
 bool decodeMatrix(Decoding& d);     // 9.7.14: ldmatrix, stmatrix, mma
+bool decodeWmma(Decoding& d);       // 9.7.14.4: wmma
 bool decodeControl(Decoding& d);    // 9.7.12, 9.7.13, 9.7.19: branches, calls, barriers, exit, trap
 
 // The state space that an instruction names; generic if none.

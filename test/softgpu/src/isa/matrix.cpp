@@ -1,4 +1,4 @@
-// ldmatrix, stmatrix and mma.sync: PTX ISA 9.7.14.5. g = lane / 4 and t = lane % 4 are the groupID and
+// ldmatrix, stmatrix, movmatrix and mma.sync: PTX ISA 9.7.14.5. g = lane / 4 and t = lane % 4 are the groupID and
 // threadID_in_group of the ISA's figures.
 #include <algorithm>
 #include <cmath>
@@ -90,14 +90,31 @@ void decodeMatrixMove(Decoding& d, bool store) {
   execute(d, transposed ? moveMatrices<false, true> : moveMatrices<false, false>);
 }
 
-// ---- mma.sync m16n8kK.row.col. A is 16×K, B is K×8, C and D are 16×8.
-
-// Hardware may drop what does not fit: the sum is exact (nearly: in double), then cut towards zero.
-float truncateToFloat(double x) {
-  const float nearest = static_cast<float>(x);
-  const bool beyond = std::fabs(static_cast<double>(nearest)) > std::fabs(x) && std::fabs(nearest) < HUGE_VALF;
-  return std::bit_cast<float>(std::bit_cast<u32>(nearest) - beyond);
+// movmatrix: the transpose, from registers to registers. Slots: 0 the result, 1 the matrix.
+void transposeMatrix(Warp& w, const Instruction& i, LaneMask) {
+  u16 rows[8][8];
+  const u32* from = lanesOf<u32>(w, i.slot[1]);
+  for (u32 l = 0; l < kWarpSize; ++l) {
+    for (u32 half = 0; half < 2; ++half) rows[l / 4][2 * (l % 4) + half] = static_cast<u16>(from[l] >> (16 * half));
+  }
+  for (u32 l = 0; l < kWarpSize; ++l) {
+    lanesOf<u32>(w, i.slot[0])[l] = rows[2 * (l % 4)][l / 4] | static_cast<u32>(rows[2 * (l % 4) + 1][l / 4]) << 16;
+  }
 }
+
+void decodeTranspose(Decoding& d) {
+  if (!d.take("sync") || !d.take("aligned") || !d.take("m8n8") || !d.take("trans")) {
+    d.fail("movmatrix is .sync.aligned.m8n8.trans");
+  }
+  if (d.takeType() != Type::kB16) d.fail("matrix moves of elements other than .b16");
+  d.out().flow = Flow::kConverge;
+  d.out().aligned = true;
+  d.write(0, 0, 4);
+  d.read(1, 1, Type::kB32);
+  execute(d, transposeMatrix);
+}
+
+// ---- mma.sync m16n8kK.row.col. A is 16×K, B is K×8, C and D are 16×8.
 
 template <class Visit>
 inline __attribute__((always_inline)) void forLanePairs(Visit visit) {
@@ -275,6 +292,8 @@ void decodeMultiply(Decoding& d) {
 bool decodeMatrix(Decoding& d) {
   if (d.opcode() == "ldmatrix" || d.opcode() == "stmatrix") {
     decodeMatrixMove(d, d.opcode() == "stmatrix");
+  } else if (d.opcode() == "movmatrix") {
+    decodeTranspose(d);
   } else if (d.opcode() == "mma") {
     decodeMultiply(d);
   } else {

@@ -118,6 +118,13 @@ inline double addToOdd(double a, double b) {
   return std::bit_cast<double>(away ? bits + 1 : bits - 1);
 }
 
+// A tensor core's sum: hardware may drop what does not fit, so it is exact (nearly: in double), then cut towards zero.
+inline float truncateToFloat(double x) {
+  const float nearest = static_cast<float>(x);
+  const bool beyond = std::fabs(static_cast<double>(nearest)) > std::fabs(x) && std::fabs(nearest) < HUGE_VALF;
+  return std::bit_cast<float>(std::bit_cast<u32>(nearest) - beyond);
+}
+
 // Sets the rounding mode of + - * / sqrt and fma for a scope.
 class RoundingScope {
  public:

@@ -348,6 +348,16 @@ Type Decoding::peekType() const {
   fail("'" + statement_.opcode + "' lacks a type");
 }
 
+int Decoding::takeFirstOf(std::initializer_list<std::string_view> names) {
+  for (auto m = modifiers_.begin(); m != modifiers_.end(); ++m) {
+    auto name = std::find(names.begin(), names.end(), *m);
+    if (name == names.end()) continue;
+    modifiers_.erase(m);
+    return static_cast<int>(name - names.begin());
+  }
+  return -1;
+}
+
 bool Decoding::hasType(Type one, Type other) const {
   return std::any_of(modifiers_.begin(), modifiers_.end(), [&](std::string_view modifier) {
     const std::optional<Type> type = typeNamed(modifier);

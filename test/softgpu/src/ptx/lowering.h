@@ -56,6 +56,8 @@ class Decoding {
   bool take(std::string_view modifier);
   // The index of the first of the names that is there, or -1.
   int takeOneOf(std::initializer_list<std::string_view> names);
+  // The same, but the modifier that comes first decides.
+  int takeFirstOf(std::initializer_list<std::string_view> names);
   Type takeType();
   Type peekType() const;
   std::optional<Type> takeTypeIfAny();

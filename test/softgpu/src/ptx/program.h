@@ -38,8 +38,8 @@ constexpr u32 kBarrierSync = 0, kBarrierArrive = 1, kBarrierReduce = 2;
 // Instruction::immediate[2] of bar.warp.sync.
 constexpr u32 kWarpBarrier = 1;
 
-// As many as atom.v8 has: eight results, the address and eight operands.
-constexpr u32 kMaxSlots = 17;
+// As many as wmma.mma has: four fragments of eight registers.
+constexpr u32 kMaxSlots = 32;
 
 struct Instruction {
   Execute execute = nullptr;
