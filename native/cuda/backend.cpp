@@ -235,14 +235,18 @@ Guard CudaBackend::enter() {
 }
 
 void CudaBackend::launchKernel(const std::string& kernel, Dim grid, unsigned block, size_t sharedBytes,
-                               void** parameters) {
+                               void** parameters, bool together) {
   const CUfunction function = kernels_.find(kernel);
   constexpr size_t withoutAsking = 48 << 10;
   if (sharedBytes > withoutAsking)
     MOE_CUDA(cuFuncSetAttribute, function, CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES,
              static_cast<int>(sharedBytes));
-  MOE_CUDA(cuLaunchKernel, function, grid.x, grid.y, grid.z, block, 1, 1, static_cast<unsigned>(sharedBytes),
-           stream_.get(), parameters, nullptr);
+  const auto shared = static_cast<unsigned>(sharedBytes);
+  if (together)
+    MOE_CUDA(cuLaunchCooperativeKernel, function, grid.x, grid.y, grid.z, block, 1, 1, shared, stream_.get(),
+             parameters);
+  else
+    MOE_CUDA(cuLaunchKernel, function, grid.x, grid.y, grid.z, block, 1, 1, shared, stream_.get(), parameters, nullptr);
 }
 
 void CudaBackend::collectFailures(std::function<void(std::vector<FailurePtr>)> completion) {

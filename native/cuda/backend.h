@@ -147,6 +147,16 @@ class CudaBackend final : public Backend {
     launchKernel(kernel, grid, block, sharedBytes, list);
   }
 
+  /// The same for kernels whose blocks wait for each other: they all run at once, so there are no more than
+  /// multiprocessors.
+  template <class... Parameters>
+  void launchTogether(const std::string& kernel, unsigned blocks, unsigned block, size_t sharedBytes,
+                      const Parameters&... parameters) {
+    Guard guard = nextGuard();
+    void* list[] = {const_cast<void*>(static_cast<const void*>(&parameters))..., &guard};
+    launchKernel(kernel, {blocks}, block, sharedBytes, list, true);
+  }
+
   /// Comes before the first launch of an operation whose kernels may find faults; `inFirst` when the first one does.
   void expectFaults(int64_t limit, bool inFirst);
   /// Copies host data that the caller may change afterwards.
@@ -155,7 +165,8 @@ class CudaBackend final : public Backend {
   /// Blocks of that many threads for so many items: enough to fill the device, the rest is looped over.
   unsigned blocksFor(int64_t items, unsigned threads) const;
 
-  void launchKernel(const std::string& kernel, Dim grid, unsigned block, size_t sharedBytes, void** parameters);
+  void launchKernel(const std::string& kernel, Dim grid, unsigned block, size_t sharedBytes, void** parameters,
+                    bool together = false);
   Guard nextGuard();
   Guard enter();
   int distinctInputs(std::vector<const Status*>& inputs) const;

@@ -41,6 +41,7 @@ struct Search {
     MOE_FIND(cuModuleGetFunction);
     MOE_FIND(cuFuncSetAttribute);
     MOE_FIND(cuLaunchKernel);
+    MOE_FIND(cuLaunchCooperativeKernel);
     MOE_FIND(cuLaunchHostFunc);
     MOE_FIND(cuStreamCreate);
     MOE_FIND(cuStreamDestroy_v2);

@@ -59,6 +59,9 @@ struct Driver {
   CUresult (*cuLaunchKernel)(CUfunction, unsigned gridX, unsigned gridY, unsigned gridZ, unsigned blockX,
                              unsigned blockY, unsigned blockZ, unsigned sharedBytes, CUstream, void** parameters,
                              void** extra);
+  CUresult (*cuLaunchCooperativeKernel)(CUfunction, unsigned gridX, unsigned gridY, unsigned gridZ, unsigned blockX,
+                                        unsigned blockY, unsigned blockZ, unsigned sharedBytes, CUstream,
+                                        void** parameters);
   CUresult (*cuLaunchHostFunc)(CUstream, void (*function)(void*), void* data);
   CUresult (*cuStreamCreate)(CUstream*, unsigned flags);
   CUresult (*cuStreamDestroy_v2)(CUstream);

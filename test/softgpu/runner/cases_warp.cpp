@@ -66,6 +66,11 @@ void control() {
        "mov.u32 %d, 0;\nmov.u32 %t0, 0;\nLOOP:\nsetp.ge.u32 %p, %t0, %a1;\n@%p bra DONE;\nadd.u32 %d, %d, "
        "%a0;\nadd.u32 %t0, %t0, 1;\nbra.uni LOOP;\nDONE:",
        [](Lane a, unsigned) { return a[0] * a[1]; });
+  // Lanes that jump back to a shuffle at which the others wait already.
+  text("9.7.9.6",
+       "setp.gt.u32 %p, %a1, 2;\nbra.uni START;\nMEET: shfl.sync.bfly.b32 %d, %a0, 1, 31, -1;\nbra.uni "
+       "DONE;\nSTART: @%p bra MEET;\nadd.u32 %a0, %a0, 100;\nbra.uni MEET;\nDONE:",
+       [](Lane, unsigned l) { return uint64_t{1000} + (l ^ 1) + ((l ^ 1) % 5 > 2 ? 0 : 100); });
   text(
       "9.7.12.4",
       "rem.u32 %t0, %a2, 3;\nTABLE: .branchtargets ZERO, ONE, TWO;\nbrx.idx %t0, TABLE;\nZERO: mov.u32 %d, 10;\nbra "

@@ -21,6 +21,14 @@ const char* kPtx = R"(.version 8.0
   ld.param.u64 %x, [x]; ld.param.u32 %k, [k];
   ld.global.u32 %v, [%x]; mad.lo.u32 %v, %v, 3, %k; st.global.u32 [%x], %v;
   ret;
+}
+// Lane l: out[l] = *pointers[l].
+.visible .entry follow(.param .u64 pointers, .param .u64 out) {
+  .reg .b64 %p, %o; .reg .b32 %v, %lane;
+  ld.param.u64 %p, [pointers]; ld.param.u64 %o, [out]; mov.u32 %lane, %laneid;
+  mad.wide.u32 %p, %lane, 8, %p; mad.wide.u32 %o, %lane, 4, %o;
+  ld.global.u64 %p, [%p]; ld.global.u32 %v, [%p]; st.global.u32 [%o], %v;
+  ret;
 })";
 
 class Stream {
@@ -100,6 +108,16 @@ int checkDriver() {
         s, [](void* flag) { *static_cast<std::atomic<bool>*>(flag) = true; }, &called));
     while (!called) std::this_thread::yield();
     expect("a host callback comes without a wait", called);
+  }
+  {
+    Buffer<uint32_t> low(std::vector<uint32_t>{1}), high(std::vector<uint32_t>{2}), out(32);
+    std::vector<CUdeviceptr> addresses(32, low.address());
+    addresses[0] = high.address();
+    Buffer<CUdeviceptr> pointers(addresses);
+    launch(module.function("follow"), {1, 32}, pointers.address(), out.address());
+    std::vector<uint32_t> expected(32, 1);
+    expected[0] = 2;
+    expect("the lanes of one load may read several allocations", out.read() == expected);
   }
   {
     CUdeviceptr answer = 0;

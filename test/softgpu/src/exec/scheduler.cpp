@@ -129,6 +129,14 @@ class WarpRunner {
     }
   }
 
+  bool othersWaitHere() const {
+    for (size_t k = 0; k < w_.groups.size(); ++k) {
+      const LaneGroup& other = w_.groups[k];
+      if (k != current_ && other.state == GroupState::kConverge && other.pc == w_.groups[current_].pc) return true;
+    }
+    return false;
+  }
+
   void erase(size_t k) {
     w_.groups.erase(w_.groups.begin() + static_cast<std::ptrdiff_t>(k));
     if (current_ > k) --current_;
@@ -189,7 +197,8 @@ class WarpRunner {
           return false;
         }
         if (!converged(i)) {
-          group().state = GroupState::kConverge;
+          // Lanes that came here from below have not met those that wait: the next pick joins them.
+          if (!othersWaitHere()) group().state = GroupState::kConverge;
           return false;
         }
         if (i.flow == Flow::kBarrier) return barrier(i);

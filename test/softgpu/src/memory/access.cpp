@@ -177,7 +177,7 @@ void countGlobal(Warp& w, const u64* addresses, LaneMask lanes, u32 bytes, bool 
   (write ? c.globalStoreSectors : c.globalLoadSectors) += count;
   (write ? c.globalStoreBytes : c.globalLoadBytes) += u64{bytes} * laneCount(lanes);
   for (u32 k = 0; k < count; ++k) {
-    Allocation* a = tryAllocation(w, std::max(sectors[k] * kSectorBytes, w.recent ? w.recent->base : 0), 1);
+    Allocation* a = tryAllocation(w, sectors[k] * kSectorBytes, 1);
     if (a) w.launch->noteSectors(*a, (sectors[k] * kSectorBytes - a->base) / kSectorBytes, 1, write);
   }
 }
