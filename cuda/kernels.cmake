@@ -48,7 +48,7 @@ math(EXPR cuda_toolkit "${CMAKE_MATCH_1} * 1000 + ${CMAKE_MATCH_2} * 10")
 execute_process(COMMAND ${SWITCHYARD_NVCC} --list-gpu-code OUTPUT_VARIABLE cuda_known)
 string(REGEX MATCHALL "sm_[0-9]+" cuda_known "${cuda_known}")
 
-set(cuda_real ${SWITCHYARD_CUDA_ARCHITECTURES} $ENV{SWITCHYARD_CUDA_ARCHITECTURES})
+set(cuda_real ${SWITCHYARD_CUDA_ARCHITECTURES})
 if(NOT cuda_real)
   execute_process(COMMAND nvidia-smi --query-gpu=compute_cap --format=csv,noheader
     RESULT_VARIABLE cuda_status OUTPUT_VARIABLE cuda_real ERROR_QUIET)

@@ -19,7 +19,8 @@ describe('the npm package', () => {
     writeFileSync(join(project, 'package.json'), JSON.stringify({ private: true, type: 'module' }));
     // npm hands its own settings down to what it runs; a user's shell has none of them, but the registry stays.
     const kept = Object.entries(process.env).filter(([name]) => !/^npm_/i.test(name) || name === 'npm_config_registry');
-    env = { ...Object.fromEntries(kept), HOME: home };
+    // The kernels are compiled once, by the build under test: here a build for the CPU says that it is one.
+    env = { ...Object.fromEntries(kept), HOME: home, SWITCHYARD_CUDA: 'OFF' };
   });
   afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
@@ -27,7 +28,14 @@ describe('the npm package', () => {
     const packed = await succeed('npm', ['pack', '--json', '--ignore-scripts', '--pack-destination', folder]);
     const [{ filename, files }] = JSON.parse(packed.stdout) as [{ filename: string; files: { path: string }[] }];
     const paths = files.map(({ path }) => path);
-    for (const path of ['dist/index.js', 'dist/index.d.ts', 'bin/switchyard.mjs', 'CMakeLists.txt', 'LICENSE'])
+    for (const path of [
+      'dist/index.js',
+      'dist/index.d.ts',
+      'bin/switchyard.mjs',
+      'CMakeLists.txt',
+      'cuda/kernels.cmake',
+      'LICENSE',
+    ])
       expect(paths).toContain(path);
     expect(paths.filter((path) => /^(test|bench|examples|node_modules|build)\/|\.node$/.test(path))).toEqual([]);
 
@@ -38,6 +46,7 @@ describe('the npm package', () => {
     const doctor = await run('npx', ['--no-install', 'switchyard', 'doctor'], inProject);
     expect(doctor.code, doctor.stdout).toBe(0);
     expect(doctor.stdout).toContain('switchyard is usable');
+    expect(doctor.stdout).toContain('CUDA: not built: switchyard was built with SWITCHYARD_CUDA=OFF');
 
     writeFileSync(join(project, 'loop.ts'), readmeLoop());
     const compilerOptions = {
