@@ -359,6 +359,7 @@ __device__ inline ExpSum blockExpSum(ExpSum x, ExpSum* scratch) {
 template <class T, int width>
 __device__ void crossEntropyRows(const CrossEntropyForward& f, const LossWork& w, const Guard& guard) {
   __shared__ ExpSum scratch[warpSize_];
+  const float lowest = -__builtin_inff();
   LossPartial partial{0, 0};
   for (int64_t n = blockIdx.x; n < f.N; n += gridDim.x) {
     const T* row = static_cast<const T*>(f.logits) + n * f.classes;
@@ -368,7 +369,7 @@ __device__ void crossEntropyRows(const CrossEntropyForward& f, const LossWork& w
       if (threadIdx.x == 0 && target != -1) noteFault(guard, Fault::TargetIndex, n);
       continue;
     }
-    ExpSum mine{-__int_as_float(0x7f800000), 0};
+    ExpSum mine{lowest, 0};
     for (int i = threadIdx.x * width; i < f.classes; i += blockDim.x * width) {
       float x[width];
       load(row + i, x);
@@ -380,7 +381,7 @@ __device__ void crossEntropyRows(const CrossEntropyForward& f, const LossWork& w
         mine.maximum = maximum;
       }
 #pragma unroll
-      for (int j = 0; j < width; ++j) mine.sum += moe::exp(x[j] - mine.maximum);
+      for (int j = 0; j < width; ++j) mine.sum += x[j] == lowest ? 0.0f : moe::exp(x[j] - mine.maximum);
     }
     const ExpSum all = blockExpSum(mine, scratch);
     if (threadIdx.x == 0) {
