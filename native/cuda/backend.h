@@ -15,6 +15,14 @@
 #include "outcomes.h"
 #include "pinned.h"
 
+namespace moe {
+
+struct RowGradient;
+struct WeightGradients;
+struct BiasGradients;
+
+}  // namespace moe
+
 namespace moe::cuda {
 
 struct Dim {
@@ -164,6 +172,11 @@ class CudaBackend final : public Backend {
 
   /// Blocks of that many threads for so many items: enough to fill the device, the rest is looped over.
   unsigned blocksFor(int64_t items, unsigned threads) const;
+
+  // experts.cpp
+  void rowProduct(const GroupedGemmForward&, bool clearTail);
+  void rowGradient(const RowGradient&, DType dtype);
+  void parameterGradients(const WeightGradients&, const BiasGradients&, DType dtype);
 
   void launchKernel(const std::string& kernel, Dim grid, unsigned block, size_t sharedBytes, void** parameters,
                     bool together = false);

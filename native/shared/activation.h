@@ -8,7 +8,7 @@
 
 namespace moe {
 
-constexpr bool isGated(Activation kind) { return kind >= Activation::SwiGlu; }
+MOE_HD constexpr bool isGated(Activation kind) { return kind >= Activation::SwiGlu; }
 
 /// A function of one variable at a point.
 struct Curve {

@@ -4,6 +4,8 @@
 
 #include <cstdint>
 
+#include "hd.h"
+
 namespace moe {
 
 enum class SelectBy : int32_t { Scores, Logits };
@@ -44,7 +46,7 @@ struct ActivationOptions {
   Activation kind = Activation::SwiGlu;
   float alpha = 0, limit = 0;  // ClampedSwiGlu only
 
-  bool gated() const { return kind >= Activation::SwiGlu; }
+  MOE_MEMBER bool gated() const { return kind >= Activation::SwiGlu; }
 };
 
 }  // namespace moe

@@ -1,0 +1,169 @@
+// The gradients of the experts' weights, gradient(e) = or += leftᵀ·right over the rows of expert e, and of their biases.
+// Rows are gathered while they are loaded. What is accumulated into is read and written by one thread. An expert
+// without rows has gradient 0.
+#include "../native/shared/experts.h"
+#include "tiles.cuh"
+
+namespace moe {
+
+template <class Tile>
+struct FeedTN {
+  MNMajorLoader<Tile, Tile::rows, true> left;
+  MNMajorLoader<Tile, Tile::columns, true> right;
+
+  template <int used>
+  __device__ void load(uint32_t stage) {
+    left.load(stage);
+    right.load(stage);
+  }
+};
+
+/// A tile of one gradient, as the fragments lie: the four lanes of a row write one sector.
+template <class Tile>
+__device__ void storeGradient(const typename Tile::Sums& sums, int used, const WeightGradient& w, float* gradient,
+                              int row0, int column0) {
+  constexpr TileShape shape = Tile::shape;
+  const bool pairs = w.N % 2 == 0 && reinterpret_cast<uintptr_t>(gradient) % sizeof(float2) == 0;
+#pragma unroll
+  for (int i = 0; i < shape.fragmentsM; ++i) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int row = row0 + (i * shape.warpsM + Tile::warpM()) * 16 + half * 8 + lane() / 4;
+      if (i >= used || row >= w.M) continue;
+      float* to = gradient + int64_t{row} * w.N;
+      float2 x[shape.fragmentsN];
+#pragma unroll
+      for (int j = 0; j < shape.fragmentsN; ++j) x[j] = {sums[i][j][half * 2], sums[i][j][half * 2 + 1]};
+      if (w.accumulate) {
+#pragma unroll
+        for (int j = 0; j < shape.fragmentsN; ++j) {
+          const int column = column0 + Tile::columnOf(j * 8) + lane() % 4 * 2;
+          float2 old = {};
+          if (pairs && column < w.N) {
+            old = *reinterpret_cast<const float2*>(to + column);
+          } else {
+            if (column < w.N) old.x = to[column];
+            if (column + 1 < w.N) old.y = to[column + 1];
+          }
+          x[j].x += old.x;
+          x[j].y += old.y;
+        }
+      }
+#pragma unroll
+      for (int j = 0; j < shape.fragmentsN; ++j) {
+        const int column = column0 + Tile::columnOf(j * 8) + lane() % 4 * 2;
+        if (pairs && column < w.N) {
+          *reinterpret_cast<float2*>(to + column) = x[j];
+        } else {
+          if (column < w.N) to[column] = x[j].x;
+          if (column + 1 < w.N) to[column + 1] = x[j].y;
+        }
+      }
+    }
+  }
+}
+
+template <class Tile>
+__device__ void weightGradients(const WeightGradients& p, const TileWalk& walk) {
+  using T = typename Tile::T;
+  const Ring ring = {ptx::sharedAddress(sharedMemory), walk.stages, Tile::shape.stageBytes()};
+  const LeftReader<Tile, Major::MN> left;
+  const RightReader<Tile, Major::MN> right;
+
+  const auto tilesOf = [](const WeightGradient& w) {
+    return ((w.M + Tile::rows - 1) / Tile::rows) * ((w.N + Tile::columns - 1) / Tile::columns);
+  };
+  int perExpert = 0;
+  for (int i = 0; i < p.count; ++i) perExpert += tilesOf(p.list[i]);
+  for (int index = blockIdx.x; index < p.E * perExpert; index += gridDim.x) {
+    const int e = index / perExpert;
+    int within = index % perExpert, which = 0;
+    for (int tiles; within >= (tiles = tilesOf(p.list[which])); ++which) within -= tiles;
+    const WeightGradient& w = p.list[which];
+    const TilePosition position =
+        tilePosition(within, (w.M + Tile::rows - 1) / Tile::rows, (w.N + Tile::columns - 1) / Tile::columns, walk.group);
+    const int row0 = position.row * Tile::rows, column0 = position.column * Tile::columns;
+    const int64_t begin = p.expertOffsets ? p.expertOffsets[e] : 0, end = p.expertOffsets ? p.expertOffsets[e + 1] : p.R;
+    float* gradient = w.gradient + int64_t{e} * w.M * w.N;
+
+    typename Tile::Sums sums = {};
+    int used = (min(Tile::rows, w.M - row0) + 16 * Tile::shape.warpsM - 1) / (16 * Tile::shape.warpsM);
+    if (end > begin) {
+      // Without an index, the expert's rows are neighbours.
+      const auto from = [&](const void* rows, const int32_t* rowIndex, int width) {
+        return static_cast<const T*>(rows) + (rowIndex ? 0 : begin * width);
+      };
+      const int depth = static_cast<int>(end - begin);
+      FeedTN<Tile> feed;
+      feed.left.start(0, from(w.left, w.leftIndex, w.M), w.leftIndex ? w.leftIndex + begin : nullptr, row0, w.M, depth);
+      feed.right.start(Tile::shape.leftBytes(), from(w.right, w.rightIndex, w.N),
+                       w.rightIndex ? w.rightIndex + begin : nullptr, column0, w.N, depth);
+      withFragments<Tile>(min(Tile::rows, w.M - row0), [&](auto count) {
+        mainLoop<count.value, Tile>(feed, left, right, ring, (depth + Tile::stepDepth - 1) / Tile::stepDepth, sums);
+      });
+      __syncthreads();
+    } else if (w.accumulate) {
+      continue;
+    }
+    storeGradient<Tile>(sums, used, w, gradient, row0, column0);
+  }
+}
+
+constexpr int biasThreads = 256, biasWarps = biasThreads / warpSize_, biasColumns = 4 * warpSize_;
+
+/// 128 columns of one expert's bias: a warp takes every eighth row, then the warps' sums are added in order.
+template <class T>
+__device__ void biasGradients(const BiasGradients& p) {
+  __shared__ float4 sums[biasWarps][warpSize_];
+  int block = blockIdx.x, which = 0;
+  const auto blocksOf = [](const BiasGradient& b) { return (b.N + biasColumns - 1) / biasColumns; };
+  for (int blocks; block >= (blocks = blocksOf(p.list[which]) * p.E); ++which) block -= blocks;
+  const BiasGradient& b = p.list[which];
+  const int e = block / blocksOf(b), column = block % blocksOf(b) * biasColumns + lane() * 4, inside = b.N - column;
+  const int64_t begin = p.expertOffsets ? p.expertOffsets[e] : 0, end = p.expertOffsets ? p.expertOffsets[e + 1] : p.R;
+  const T* rows = static_cast<const T*>(b.rows);
+  const bool vectors = inFours<T>(rows, b.N);
+
+  float4 sum = {};
+#pragma unroll 4
+  for (int64_t row = begin + warp(); row < end; row += biasWarps) {
+    const int64_t from = b.index ? b.index[row] : row;
+    const float weight = b.weights ? b.weights[b.rowSlot[row]] : 1.0f;
+    const Four<T> x = inside > 0 ? loadFour(rows + from * b.N + column, inside, vectors) : Four<T>{};
+    sum.x += weight * toFloat(x.value[0]);
+    sum.y += weight * toFloat(x.value[1]);
+    sum.z += weight * toFloat(x.value[2]);
+    sum.w += weight * toFloat(x.value[3]);
+  }
+  sums[warp()][lane()] = sum;
+  __syncthreads();
+  if (warp() > 0) return;
+  for (int w = 1; w < biasWarps; ++w) {
+    const float4 other = sums[w][lane()];
+    sum = {sum.x + other.x, sum.y + other.y, sum.z + other.z, sum.w + other.w};
+  }
+  float* gradient = b.gradient + int64_t{e} * b.N + column;
+  const float x[4] = {sum.x, sum.y, sum.z, sum.w};
+#pragma unroll
+  for (int k = 0; k < 4; ++k)
+    if (k < inside) gradient[k] = b.accumulate ? gradient[k] + x[k] : x[k];
+}
+
+// ------------------------------------------------------------------------------------------------
+
+#define MOE_GRADIENT_KERNELS(name, type, shape)                                                                \
+  extern "C" __global__ void __launch_bounds__(128, 2)                                                         \
+      weightGradients_##name(const __grid_constant__ WeightGradients p, const __grid_constant__ TileWalk walk, \
+                             const __grid_constant__ Guard guard) {                                            \
+    if (enter(guard)) weightGradients<Tile<type, shape>>(p, walk);                                             \
+  }                                                                                                            \
+  extern "C" __global__ void __launch_bounds__(256)                                                            \
+      biasGradients_##name(const __grid_constant__ BiasGradients p, const __grid_constant__ Guard guard) {     \
+    if (enter(guard)) biasGradients<type>(p);                                                                  \
+  }
+
+MOE_GRADIENT_KERNELS(float32, float, wideTileFloat32)
+MOE_GRADIENT_KERNELS(bfloat16, bfloat16, wideTile)
+MOE_GRADIENT_KERNELS(float16, float16, wideTile)
+
+}  // namespace moe

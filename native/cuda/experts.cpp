@@ -1,0 +1,186 @@
+// The experts stage: tiles, grids and workspaces of cuda/experts.cu and cuda/experts-wgrad.cu. Forward is two launches;
+// backward one for the gradients that flow back through down, one for those of the weights, one for those of the rows,
+// and one for those of biases where there are any.
+#include "../shared/experts.h"
+
+#include <algorithm>
+
+#include "backend.h"
+#include "tiles.h"
+
+namespace moe::cuda {
+
+namespace {
+
+constexpr unsigned biasThreads = 256;
+constexpr int biasColumns = 128;
+
+TileChoice upTile(const ExpertsForward& p, const Properties& device) {
+  return chooseRowTile({p.dtype, p.plan.R, p.plan.E, int64_t{p.F} * (p.activation.gated() ? 2 : 1)}, device);
+}
+
+TileChoice downBackwardTile(const ExpertsBackward& p, const Properties& device) {
+  return chooseRowTile({p.dtype, p.plan.R, p.plan.E, p.F}, device);
+}
+
+TileChoice rowTile(DType dtype, int64_t R, int E, int columns, const Properties& device) {
+  return chooseRowTile({dtype, R, E, columns}, device);
+}
+
+void append(WeightGradients& gradients, const WeightGradient& gradient) {
+  if (gradient.gradient) gradients.list[gradients.count++] = gradient;
+}
+
+void append(BiasGradients& gradients, const BiasGradient& gradient) {
+  if (gradient.gradient) gradients.list[gradients.count++] = gradient;
+}
+
+int64_t tilesOf(const WeightGradients& p, const TileShape& shape) {
+  int64_t tiles = 0;
+  for (int i = 0; i < p.count; ++i)
+    tiles += ceilDivide(p.list[i].M, shape.rows()) * ceilDivide(p.list[i].N, shape.columns());
+  return tiles * p.E;
+}
+
+unsigned blocksOf(const BiasGradients& p) {
+  int64_t blocks = 0;
+  for (int i = 0; i < p.count; ++i) blocks += ceilDivide(p.list[i].N, biasColumns);
+  return static_cast<unsigned>(blocks * p.E);
+}
+
+}  // namespace
+
+void CudaBackend::rowProduct(const GroupedGemmForward& p, bool clearTail) {
+  const TileChoice tile = rowTile(p.dtype, p.R, p.expertOffsets ? p.E : 1, p.out, properties_);
+  launch(kernelOf("rowProduct", tile, p.dtype), {tile.grid}, tile.shape.threads(), tile.sharedBytes, p, tile.walk,
+         clearTail);
+}
+
+void CudaBackend::rowGradient(const RowGradient& p, DType dtype) {
+  const TileChoice tile = rowTile(dtype, p.R, p.E, p.width, properties_);
+  launch(kernelOf("rowGradient", tile, dtype), {tile.grid}, tile.shape.threads(), tile.sharedBytes, p, tile.walk);
+}
+
+void CudaBackend::parameterGradients(const WeightGradients& weights, const BiasGradients& biases, DType dtype) {
+  const TileChoice tile = chooseGradientTile(dtype, tilesOf(weights, gradientTile(dtype)), properties_);
+  launch(typed("weightGradients", dtype), {tile.grid}, tile.shape.threads(), tile.sharedBytes, weights, tile.walk);
+  launch(typed("biasGradients", dtype), {blocksOf(biases)}, biasThreads, 0, biases);
+}
+
+// ------------------------------------------------------------------------------------------------ forward
+
+size_t CudaBackend::workspaceBytes(const ExpertsForward& p) const { return ExpertsForwardSpace{}.carve(nullptr, p); }
+
+void CudaBackend::expertsForward(const ExpertsForward& p) {
+  ExpertsForwardSpace space{};
+  space.carve(static_cast<char*>(p.workspace), p);
+  const TileChoice tile = upTile(p, properties_);
+  launch(kernelOf("expertsUp", tile, p.dtype), {tile.grid}, tile.shape.threads(), tile.sharedBytes, p, space, tile.walk);
+
+  GroupedGemmForward down{};
+  down.dtype = p.dtype;
+  down.R = p.plan.R;
+  down.E = p.plan.E;
+  down.in = p.F;
+  down.out = p.H;
+  down.expertOffsets = p.plan.expertOffsets;
+  down.input = space.activated;
+  down.weight = p.down;
+  down.bias = p.downBias;
+  down.output = p.rows;
+  rowProduct(down, false);
+}
+
+size_t CudaBackend::workspaceBytes(const GroupedGemmForward&) const { return 0; }
+
+void CudaBackend::groupedGemmForward(const GroupedGemmForward& p) { rowProduct(p, true); }
+
+// ------------------------------------------------------------------------------------------------ backward
+
+size_t CudaBackend::workspaceBytes(const ExpertsBackward& p) const {
+  return ExpertsBackwardSpace{}.carve(nullptr, p, downBackwardTile(p, properties_).shape);
+}
+
+void CudaBackend::expertsBackward(const ExpertsBackward& p) {
+  const PlanRows& plan = p.plan;
+  const TileChoice tile = downBackwardTile(p, properties_);
+  ExpertsBackwardSpace space{};
+  space.carve(static_cast<char*>(p.workspace), p, tile.shape);
+  launch(kernelOf("downBackward", tile, p.dtype), {tile.grid}, tile.shape.threads(), tile.sharedBytes, p, space,
+         tile.walk);
+
+  WeightGradients weights{};
+  weights.R = plan.R;
+  weights.E = plan.E;
+  weights.expertOffsets = plan.expertOffsets;
+  const int32_t* token = plan.rowToken;
+  append(weights, {p.gradOutput, space.weighted, token, nullptr, p.H, p.F, p.gradDown, p.accumulateDown});
+  append(weights, {space.gradGate, p.input, nullptr, token, p.F, p.H, p.gradGate, p.accumulateGate});
+  append(weights, {space.gradUp, p.input, nullptr, token, p.F, p.H, p.gradUp, p.accumulateUp});
+
+  BiasGradients biases{};
+  biases.R = plan.R;
+  biases.E = plan.E;
+  biases.expertOffsets = plan.expertOffsets;
+  append(biases, {p.gradOutput, token, p.weights, plan.rowSlot, p.H, p.gradDownBias, p.accumulateDownBias});
+  append(biases, {space.gradGate, nullptr, nullptr, nullptr, p.F, p.gradGateBias, p.accumulateGateBias});
+  append(biases, {space.gradUp, nullptr, nullptr, nullptr, p.F, p.gradUpBias, p.accumulateUpBias});
+  parameterGradients(weights, biases, p.dtype);
+
+  if (!p.gradRows && !p.gradWeights) return;
+  const bool gated = p.activation.gated();
+  RowGradient rows{};
+  rows.R = plan.R;
+  rows.E = plan.E;
+  rows.depth = p.F;
+  rows.width = p.H;
+  rows.expertOffsets = plan.expertOffsets;
+  rows.gradients[0] = gated ? space.gradGate : space.gradUp;
+  rows.weights[0] = gated ? p.gate : p.up;
+  rows.gradients[1] = gated ? space.gradUp : nullptr;
+  rows.weights[1] = gated ? p.up : nullptr;
+  rows.output = p.gradRows;
+  if (p.gradWeights) {
+    rows.dots = space.dots;
+    rows.dotCount = space.dotCount;
+    rows.hidden = p.H;
+    rows.rowToken = plan.rowToken;
+    rows.rowSlot = plan.rowSlot;
+    rows.gradOutput = p.gradOutput;
+    rows.downBias = p.downBias;
+    rows.gradWeights = p.gradWeights;
+  }
+  rowGradient(rows, p.dtype);
+}
+
+size_t CudaBackend::workspaceBytes(const GroupedGemmBackward&) const { return 0; }
+
+void CudaBackend::groupedGemmBackward(const GroupedGemmBackward& p) {
+  const int E = p.expertOffsets ? p.E : 1;
+  WeightGradients weights{};
+  weights.R = p.R;
+  weights.E = E;
+  weights.expertOffsets = p.expertOffsets;
+  append(weights, {p.gradOutput, p.input, nullptr, nullptr, p.out, p.in, p.gradWeight, p.accumulateWeight});
+  BiasGradients biases{};
+  biases.R = p.R;
+  biases.E = E;
+  biases.expertOffsets = p.expertOffsets;
+  append(biases, {p.gradOutput, nullptr, nullptr, nullptr, p.out, p.gradBias, p.accumulateBias});
+  parameterGradients(weights, biases, p.dtype);
+
+  if (!p.gradInput) return;
+  RowGradient rows{};
+  rows.R = p.R;
+  rows.E = E;
+  rows.depth = p.out;
+  rows.width = p.in;
+  rows.expertOffsets = p.expertOffsets;
+  rows.gradients[0] = p.gradOutput;
+  rows.weights[0] = p.weight;
+  rows.output = p.gradInput;
+  rows.clearTail = true;
+  rowGradient(rows, p.dtype);
+}
+
+}  // namespace moe::cuda

@@ -1,0 +1,81 @@
+#include "tiles.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+
+#include "backend.h"
+
+namespace moe::cuda {
+
+namespace {
+
+// Rows per expert from which on a wide tile is filled well enough.
+constexpr int64_t wideRows = 33;
+// What the kernels' registers allow: 128 threads with up to 255 and up to 168.
+constexpr int wideBlocks = 2, flatBlocks = 3;
+
+TileShape wideOf(DType dtype) { return dtype == DType::Float32 ? wideTileFloat32 : wideTile; }
+
+/// Fills in all but the shape.
+void fit(TileChoice& choice, int experts, int64_t tiles, const Properties& device) {
+  constexpr size_t reserved = 1024;  // of every block, by the driver
+  const bool flat = choice.shape.rows() == flatTile.rows();
+  const size_t perMultiprocessor = device.sharedBytesPerBlock + reserved;
+  const auto bytesOf = [&](int stages) {
+    return static_cast<size_t>(stages) * choice.shape.stageBytes() + (experts + 1) * sizeof(int32_t);
+  };
+  const auto blocksOf = [&](int stages) {
+    const size_t fitting = perMultiprocessor / (bytesOf(stages) + reserved);
+    return std::max(1, std::min(flat ? flatBlocks : wideBlocks, static_cast<int>(fitting)));
+  };
+  // The fourth stage must not cost a block.
+  choice.walk.stages = blocksOf(4) >= blocksOf(3) && bytesOf(4) <= static_cast<size_t>(device.sharedBytesPerBlock) ? 4 : 3;
+  choice.sharedBytes = bytesOf(choice.walk.stages);
+  choice.blocksPerMultiprocessor = blocksOf(choice.walk.stages);
+  choice.tiles = tiles;
+  choice.grid = static_cast<unsigned>(
+      std::min<int64_t>(tiles, int64_t{device.multiprocessors} * choice.blocksPerMultiprocessor));
+  // What runs at one time is about square: it reads as few different rows and columns as it can.
+  choice.walk.group = std::max(1, static_cast<int>(std::lround(std::sqrt(choice.grid))));
+}
+
+}  // namespace
+
+TileShape gradientTile(DType dtype) { return wideOf(dtype); }
+
+TileChoice chooseRowTile(const ProductShape& product, const Properties& device) {
+  TileChoice choice{};
+  const bool flat = product.rows < wideRows * product.experts;
+  choice.name = flat ? "Flat" : "Wide";
+  choice.shape = flat ? flatTile : wideOf(product.dtype);
+  const int64_t tiles = maxRowTiles(product.rows, product.experts, choice.shape.rows()) *
+                        ceilDivide(product.columns, choice.shape.columns());
+  fit(choice, product.experts, tiles, device);
+  return choice;
+}
+
+TileChoice chooseGradientTile(DType dtype, int64_t tiles, const Properties& device) {
+  TileChoice choice{};
+  choice.name = "";
+  choice.shape = wideOf(dtype);
+  fit(choice, 0, tiles, device);
+  return choice;
+}
+
+std::string kernelOf(const char* name, const TileChoice& choice, DType dtype) {
+  return typed((std::string(name) + choice.name).c_str(), dtype);
+}
+
+std::string TileChoice::describe(DType dtype) const {
+  char text[192];
+  std::snprintf(text, sizeof text,
+                "%dx%dx%d, %d stages, %d block%s of %.1f KB per multiprocessor, grid %u, rows in groups of %d, at most "
+                "%lld tiles",
+                shape.rows(), shape.columns(), static_cast<int>(shape.depthBytes / dtypeSize(dtype)), walk.stages,
+                blocksPerMultiprocessor, blocksPerMultiprocessor == 1 ? "" : "s", sharedBytes / 1024.0, grid, walk.group,
+                static_cast<long long>(tiles));
+  return text;
+}
+
+}  // namespace moe::cuda
