@@ -69,8 +69,6 @@ MOE_HD T roundTo(float x) {
 
 // ------------------------------------------------------------------------------------------------ conversion
 
-namespace detail {
-
 /// A float32 that rounds to 16 bits as `x` itself does: where 24 bits do not hold x, the last of them says whether
 /// anything was cut off (rounding to odd).
 MOE_HD float int32ForRounding(int32_t x) {
@@ -81,13 +79,11 @@ MOE_HD float int32ForRounding(int32_t x) {
 }
 
 /// Towards zero, saturating; NaN gives 0.
-MOE_HD int32_t saturated(float x) {
+MOE_HD int32_t truncated(float x) {
   if (x >= 0x1p31f) return INT32_MAX;
   if (x < -0x1p31f) return INT32_MIN;
   return x == x ? static_cast<int32_t>(x) : 0;
 }
-
-}  // namespace detail
 
 /// One element of the Convert operation; From and To are float, BFloat16, Float16 or int32_t.
 template <class To, class From>
@@ -95,13 +91,13 @@ MOE_HD To convertTo(From x) {
   if constexpr (std::is_same_v<To, From>)
     return x;
   else if constexpr (std::is_same_v<To, int32_t>)
-    return detail::saturated(toFloat(x));
+    return truncated(toFloat(x));
   else if constexpr (!std::is_same_v<From, int32_t>)
     return roundTo<To>(toFloat(x));
   else if constexpr (std::is_same_v<To, float>)
     return static_cast<float>(x);
   else
-    return roundTo<To>(detail::int32ForRounding(x));
+    return roundTo<To>(int32ForRounding(x));
 }
 
 }  // namespace moe
