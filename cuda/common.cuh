@@ -7,6 +7,7 @@
 
 #include <cstdint>
 
+#include "../native/shared/float16.h"
 #include "../native/shared/operations.h"
 #include "../native/shared/status.h"
 
@@ -23,7 +24,6 @@ using float16 = __half;
 /// Calls macro(name, type) for every float dtype: kernels are named after it, as in "add_bfloat16".
 #define MOE_FLOAT_TYPES(macro) macro(float32, float) macro(bfloat16, moe::bfloat16) macro(float16, moe::float16)
 
-__device__ inline float toFloat(float x) { return x; }
 __device__ inline float toFloat(bfloat16 x) { return __bfloat162float(x); }
 __device__ inline float toFloat(float16 x) { return __half2float(x); }
 

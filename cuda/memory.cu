@@ -34,12 +34,20 @@ __device__ void fillNormal(const RandomNormal& r) {
   }
 MOE_FLOAT_TYPES(MOE_RANDOM_NORMAL)
 
-__device__ inline float toFloat(int32_t x) { return static_cast<float>(x); }
-
 /// Towards zero, saturating; NaN gives 0.
 template <>
 __device__ inline int32_t fromFloat<int32_t>(float x) {
   return __float2int_rz(x);
+}
+
+template <class To, class From>
+__device__ inline To convertOne(From x) {
+  if constexpr (std::is_same_v<To, From>)
+    return x;
+  else if constexpr (!std::is_same_v<From, int32_t>)
+    return fromFloat<To>(toFloat(x));
+  else
+    return fromFloat<To>(std::is_same_v<To, float> ? static_cast<float>(x) : int32ForRounding(x));
 }
 
 template <class To, class From>
@@ -48,7 +56,7 @@ __device__ void convertAll(const Convert& c) {
   To* output = static_cast<To*>(c.output);
   const int64_t stride = int64_t{gridDim.x} * blockDim.x;
   for (int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < c.n; i += stride)
-    output[i] = fromFloat<To>(toFloat(input[i]));
+    output[i] = convertOne<To>(input[i]);
 }
 
 template <class From>

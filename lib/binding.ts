@@ -19,6 +19,7 @@ export type PlanHandle = Handle<'plan'>;
 
 /** The numbers of native/shared/dtype.h's DType. */
 export const dtypeCode = { float32: 0, bfloat16: 1, float16: 2, int32: 3 } as const;
+/** Uint16Array: the bits of 16-bit floats; a Float32Array reads and writes any float dtype. */
 export type HostArray = Float32Array | Int32Array | Uint16Array;
 
 /** The numbers of native/shared/options.h's enums. */
@@ -68,6 +69,8 @@ export interface NativeLosses {
 }
 
 export interface NativeLayerConfig {
+  /** Of everything but the router. */
+  dtype: number;
   hiddenSize: number;
   ffnSize: number;
   numExperts: number;
@@ -154,12 +157,12 @@ export interface NativeBinding {
 
   tensorFrom(device: DeviceHandle, dtype: number, data: HostArray): TensorHandle;
   tensorZeros(device: DeviceHandle, dtype: number, size: number): TensorHandle;
-  tensorNormal(device: DeviceHandle, size: number, seed: bigint, std: number): TensorHandle;
+  tensorNormal(device: DeviceHandle, dtype: number, size: number, seed: bigint, std: number): TensorHandle;
   /** A second handle on the same storage. */
   tensorAlias(tensor: TensorHandle): TensorHandle;
   tensorRelease(tensor: TensorHandle): void;
-  tensorRead(tensor: TensorHandle, into: Float32Array | Int32Array): Promise<void>;
-  tensorReadSync(tensor: TensorHandle, into: Float32Array | Int32Array): void;
+  tensorRead(tensor: TensorHandle, into: HostArray): Promise<void>;
+  tensorReadSync(tensor: TensorHandle, into: HostArray): void;
   tensorWrite(tensor: TensorHandle, data: HostArray): void;
   tensorClone(tensor: TensorHandle): TensorHandle;
   tensorConvert(tensor: TensorHandle, dtype: number): TensorHandle;
@@ -168,6 +171,7 @@ export interface NativeBinding {
   /** Normal(0, std) from (seed, purpose); std 0 fills with `mean`. */
   parameterCreate(
     device: DeviceHandle,
+    dtype: number,
     size: number,
     init: { mean: number; std: number; seed: bigint; purpose: number },
   ): ParameterHandle;
@@ -236,14 +240,22 @@ export interface NativeBinding {
     weightDecay: number,
     maxGradNorm: number,
   ): void;
-  /** steps: int32 [1] each, updates so far; skipped: int32 [1]; gradNorm: float32 [1]; moments in the order of the parameters. */
+  /**
+   * steps: int32 [1] each, updates so far; skipped: int32 [1]; gradNorm: float32 [1]; moments and masters (null for float32
+   * parameters) in the order of the parameters.
+   */
   adamwState(optimizer: AdamWHandle): {
     means: TensorHandle[];
     variances: TensorHandle[];
+    masters: (TensorHandle | null)[];
     steps: TensorHandle[];
     skipped: TensorHandle;
     gradNorm: TensorHandle;
   };
+  /** Makes the masters anew whose parameters were written since. */
+  adamwRefreshMasters(optimizer: AdamWHandle): void;
+  /** Takes the masters, which were written, as belonging to the parameters. */
+  adamwAdoptMasters(optimizer: AdamWHandle): void;
   adamwRelease(optimizer: AdamWHandle): void;
 
   opsRoute(

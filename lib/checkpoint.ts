@@ -1,5 +1,7 @@
 // Checkpoints: which tensors and counters make up a run, under which names, and whether a file fits. The file format is
 // safetensors.ts.
+
+import type { HostArray } from './binding.js';
 import {
   checkInteger,
   checkNumber,
@@ -11,12 +13,13 @@ import {
   sameShape,
 } from './checks.js';
 import { MoEError } from './errors.js';
+import { storedArray } from './host-data.js';
 import type { Module } from './modules.js';
 import { type LayerState, MoELayer } from './moe-layer.js';
 import { AdamW, type AdamWHyperparameters, checkHyperparameters } from './optim.js';
 import { Parameter } from './parameter.js';
 import { SafetensorsFile, type TensorData, writeSafetensors } from './safetensors.js';
-import type { Tensor } from './tensor.js';
+import { Tensor } from './tensor.js';
 
 /** What a checkpoint is of. Loading takes it without metadata. */
 export interface CheckpointState {
@@ -30,6 +33,7 @@ export interface CheckpointState {
 
 /** The library's own metadata entry: what is not a tensor. */
 const stateKey = 'switchyard';
+const fileDType = { float32: 'F32', bfloat16: 'BF16', float16: 'F16', int32: 'I32' } as const;
 const saveOptions = new Set(['modules', 'optimizer', 'metadata']);
 const loadOptions = new Set(['modules', 'optimizer']);
 
@@ -39,7 +43,7 @@ interface ExtraState {
 }
 
 /**
- * Saves parameters, the layers' seeds, forward counts and temperatures, and the optimizer's moments, counters and
+ * Saves parameters, the layers' seeds, forward counts and temperatures, and the optimizer's moments, masters, counters and
  * hyperparameters as one safetensors file: a run resumed from it continues bit for bit. Gradients are not part of it: save
  * between step() and the next backward.
  *
@@ -56,8 +60,7 @@ export async function saveCheckpoint(path: string, state: CheckpointState): Prom
   const extra = encodeState(modules, optimizer);
   // All reads are queued before the first await: nothing that is queued later can be in the snapshot.
   const reads = [...named].map(async ([name, tensor]): Promise<[string, TensorData]> => {
-    const dtype = tensor.dtype === 'int32' ? 'I32' : 'F32';
-    return [name, { dtype, shape: tensor.shape, data: await tensor.data() }];
+    return [name, { dtype: fileDType[tensor.dtype], shape: tensor.shape, data: await Tensor.bitsOf(tensor) }];
   });
   const tensors = new Map(await Promise.all(reads));
   await writeSafetensors(path, tensors, Object.fromEntries([...Object.entries(metadata), [stateKey, extra]]));
@@ -88,9 +91,9 @@ export async function loadCheckpoint(
     const extra = decodeState(file);
     if (optimizer && !extra.optimizer)
       throw invalid('state.optimizer', `a file that has an optimizer's state, which ${path} has not`, optimizer);
-    const contents: (Float32Array | Int32Array)[] = [];
+    const contents: HostArray[] = [];
     for (const [name, tensor] of named) {
-      const data = tensor.dtype === 'int32' ? new Int32Array(tensor.size) : new Float32Array(tensor.size);
+      const data = storedArray(tensor.dtype, tensor.size);
       await file.read(file.tensors.get(name)!, data);
       checkCounts(file, name, data);
       contents.push(data);
@@ -106,7 +109,7 @@ export async function loadCheckpoint(
 function apply(
   modules: ReadonlyMap<string, Module>,
   optimizer: AdamW | undefined,
-  contents: (Float32Array | Int32Array)[],
+  contents: HostArray[],
   extra: ExtraState,
 ): void {
   const tensors = [...nameTensors(modules, optimizer).values()];
@@ -172,7 +175,7 @@ function nameTensors(modules: ReadonlyMap<string, Module>, optimizer: AdamW | un
     }
   }
   if (!optimizer) return tensors;
-  const { parameters, means, variances, steps, skipped } = AdamW.stateOf(optimizer);
+  const { parameters, means, variances, masters, steps, skipped } = AdamW.stateOf(optimizer);
   for (const [i, parameter] of parameters.entries()) {
     const name = names.get(parameter);
     if (name === undefined)
@@ -183,6 +186,7 @@ function nameTensors(modules: ReadonlyMap<string, Module>, optimizer: AdamW | un
       );
     put(`optimizer.mean.${name}`, means[i]!);
     put(`optimizer.variance.${name}`, variances[i]!);
+    if (masters[i]) put(`optimizer.master.${name}`, masters[i]);
     put(`optimizer.step.${name}`, steps[i]!);
   }
   put('optimizer.skipped', skipped);
@@ -193,7 +197,7 @@ function checkFits(file: SafetensorsFile, name: string, tensor: Tensor): void {
   const entry = file.tensors.get(name);
   if (!entry)
     throw new MoEError('ERR_INVALID_ARGUMENT', `${file.path}: expected a tensor '${name}', got a file without it`);
-  const dtype = tensor.dtype === 'int32' ? 'I32' : 'F32';
+  const dtype = fileDType[tensor.dtype];
   if (entry.dtype !== dtype)
     throw new MoEError('ERR_DTYPE', `${file.path}: tensor '${name}': expected dtype ${dtype}, got ${entry.dtype}`);
   if (!sameShape(entry.shape, tensor.shape)) {
@@ -205,7 +209,7 @@ function checkFits(file: SafetensorsFile, name: string, tensor: Tensor): void {
 }
 
 /** All int32 tensors of a checkpoint count something; below 0 the bias correction would divide by 0. */
-function checkCounts(file: SafetensorsFile, name: string, data: Float32Array | Int32Array): void {
+function checkCounts(file: SafetensorsFile, name: string, data: HostArray): void {
   const wrong = data instanceof Int32Array ? data.find((count) => count < 0) : undefined;
   if (wrong !== undefined)
     throw new MoEError(

@@ -30,7 +30,6 @@ const capacity: Table<ResolvedCapacity> = {
 };
 
 const layer: Table<ResolvedConfig> = {
-  dtype: ({ dtype }) => dtype !== 'float32' && dtype,
   gates: ({ gates }) => gates !== 1,
   'experts.dropout': ({ experts }) => experts.dropout > 0,
   'losses.loadBalance.counts': ({ losses }) => losses.loadBalance?.counts === 'unbiased' && 'unbiased',

@@ -1,7 +1,7 @@
 // A layer's configuration: its type, its defaults, and every check that does not need a device. config-router, -capacity
 // and -experts do their parts; config-forward does a call's options; config-unsupported has what is still missing.
-import type { NativeCapacity, NativeLayerConfig, NativeRouter } from './binding.js';
-import { checkInteger, checkOneOf, checkOptions, checkSeed, checkSize, invalid, maxSize, orDefault } from './checks.js';
+import { dtypeCode, type NativeCapacity, type NativeLayerConfig, type NativeRouter } from './binding.js';
+import { checkInteger, checkOptions, checkSeed, checkSize, invalid, maxSize, orDefault } from './checks.js';
 import { type CapacityConfig, type ResolvedCapacity, resolveCapacity } from './config-capacity.js';
 import {
   activationOf,
@@ -14,6 +14,7 @@ import {
 } from './config-experts.js';
 import { type ResolvedRouter, type RouterConfig, resolveRouter } from './config-router.js';
 import { rejectUnsupported } from './config-unsupported.js';
+import { checkFloatDType, type FloatDType } from './host-data.js';
 import { drawSeed } from './parameter.js';
 
 /** E experts of width F behind a router that sends each token of width H to K of them. */
@@ -26,8 +27,11 @@ export interface MoEConfig {
   numExperts: number;
   /** K, at most E. */
   topK: number;
-  /** Weights and activations. Default 'float32', the only one this version supports; router and losses always are. */
-  dtype?: 'float32' | 'bfloat16' | 'float16';
+  /**
+   * Weights and activations. Default 'float32'. Whatever it is, the router's parameters and scores, losses, sums, gradients
+   * of parameters and optimizer state are float32.
+   */
+  dtype?: FloatDType;
   router?: RouterConfig;
   /** Default dropless. */
   capacity?: CapacityConfig;
@@ -48,7 +52,7 @@ export interface ResolvedConfig {
   ffnSize: number;
   numExperts: number;
   topK: number;
-  dtype: 'float32' | 'bfloat16' | 'float16';
+  dtype: FloatDType;
   router: ResolvedRouter;
   capacity: ResolvedCapacity;
   experts: ResolvedExperts;
@@ -80,7 +84,7 @@ export function resolveConfig(value: unknown): ResolvedConfig {
     ffnSize: checkSize('config.ffnSize', given.ffnSize),
     numExperts,
     topK: checkInteger('config.topK', given.topK, 1, numExperts, 'numExperts'),
-    dtype: checkOneOf('config.dtype', orDefault(given.dtype, 'float32'), ['float32', 'bfloat16', 'float16']),
+    dtype: checkFloatDType('config.dtype', orDefault(given.dtype, 'float32')),
     router: resolveRouter('config.router', given.router, numExperts),
     capacity: resolveCapacity('config.capacity', given.capacity),
     experts: resolveExperts('config.experts', given.experts),
@@ -135,6 +139,7 @@ export function nativeConfig(config: ResolvedConfig): NativeLayerConfig {
   const { losses, experts } = config;
   const clamped = typeof experts.activation === 'object' ? experts.activation : undefined;
   return {
+    dtype: dtypeCode[config.dtype],
     hiddenSize: config.hiddenSize,
     ffnSize: config.ffnSize,
     numExperts: config.numExperts,

@@ -163,7 +163,8 @@ export class Device implements Disposable {
 
   /**
    * A tensor of `data`, copied before this returns. dtype defaults to float32, and to int32 for an Int32Array. Numbers
-   * that are not whole or do not fit are an error in int32; Uint16Array, the bits of 16-bit floats, needs a dtype.
+   * that are not whole or do not fit are an error in int32; 16-bit floats are rounded to nearest even. Uint16Array, the
+   * bits of 16-bit floats, needs a dtype.
    * ERR_SHAPE when `shape` does not have as many elements as `data`.
    */
   tensor(
@@ -186,16 +187,20 @@ export class Device implements Disposable {
     return new Tensor(this.#context, native.tensorZeros(handle, dtypeCode[type], sizeOf(dims)), dims, type);
   }
 
-  /** Normal(0, std), std 1 by default, from the counter-based generator: the same values on every device for a seed. */
+  /**
+   * Normal(0, std), std 1 by default, from the counter-based generator: the same values on every device for a seed, rounded
+   * from float32 to a narrower dtype.
+   */
   randn(shape: readonly number[], options: { seed: number | bigint; std?: number; dtype?: DType }): Tensor {
     const handle = this.#context.handle('randn()');
     const dims = checkShape('shape', shape);
     const { seed, std = 1, dtype = 'float32' } = checkOptions('options', options, randnOptions);
     const bits = BigInt(checkSeed('options.seed', seed));
     const deviation = checkNumber('options.std', std, { min: 0 });
-    if (checkDType('options.dtype', dtype) !== 'float32')
-      throw invalid('options.dtype', 'a float dtype', dtype, 'ERR_DTYPE');
-    return new Tensor(this.#context, native.tensorNormal(handle, sizeOf(dims), bits, deviation), dims, 'float32');
+    const type = checkDType('options.dtype', dtype);
+    if (type === 'int32') throw invalid('options.dtype', 'a float dtype', dtype, 'ERR_DTYPE');
+    const drawn = native.tensorNormal(handle, dtypeCode[type], sizeOf(dims), bits, deviation);
+    return new Tensor(this.#context, drawn, dims, type);
   }
 
   /** Resolves when all work queued so far is done; rejects with the first failure that nothing has reported yet. */

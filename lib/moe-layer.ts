@@ -7,11 +7,27 @@ import { activationOf } from './config-experts.js';
 import { type ForwardOptions, forwardCall } from './config-forward.js';
 import { contextOf, type DeviceContext } from './context.js';
 import type { Device } from './device.js';
+import type { FloatDType } from './host-data.js';
 import type { Module } from './modules.js';
-import { constantInitial, type Parameter, ParameterSet, type ParameterShape, scaledNormal } from './parameter.js';
+import {
+  constantInitial,
+  type Initial,
+  type Parameter,
+  type ParameterOptions,
+  ParameterSet,
+  scaledNormal,
+} from './parameter.js';
 import { OwningPass } from './pass.js';
 import { decodeStats, type MoEStats } from './stats.js';
 import { checkRows, checkShaped, checkTensor, Tensor } from './tensor.js';
+
+/** The router decides in float32 whatever the layer's dtype. */
+function* parametersOf(config: ResolvedConfig): Generator<ParameterOptions> {
+  for (const [name, shape, initial] of parameterShapes(config))
+    yield { name, shape, initial, dtype: name.startsWith('router.') ? 'float32' : config.dtype };
+}
+
+type ParameterShape = readonly [name: string, shape: readonly number[], initial: Initial];
 
 /** The parameters a configuration calls for; see MoELayer.parameters. */
 function* parameterShapes(config: ResolvedConfig): Generator<ParameterShape> {
@@ -60,7 +76,7 @@ export class MoELayer implements Module {
     this.device = device;
     this.#config = resolveConfig(config);
     this.#temperature = this.#config.router.temperature;
-    this.#parameters = new ParameterSet(this.#context, 'MoELayer', this.#config.seed, parameterShapes(this.#config));
+    this.#parameters = new ParameterSet(this.#context, 'MoELayer', this.#config.seed, parametersOf(this.#config));
     const handles = [...this.#parameters.map.keys()].map((name) => [name, this.#parameters.handle(name)] as const);
     this.#handle = native.layerCreate(
       this.#context.handle('MoELayer'),
@@ -75,7 +91,7 @@ export class MoELayer implements Module {
   }
 
   /**
-   * Those of these that the configuration calls for, all float32:
+   * Those of these that the configuration calls for, of its dtype but for 'router.*', which are float32:
    * 'router.weight' [E,H], 'router.bias' [E], 'experts.gate' [E,F,H], 'experts.up' [E,F,H], 'experts.down' [E,H,F],
    * 'experts.gateBias' [E,F], 'experts.upBias' [E,F], 'experts.downBias' [E,H], 'shared.gate' [S,H], 'shared.up' [S,H],
    * 'shared.down' [H,S], 'shared.outputGate' [1,H].
@@ -88,12 +104,12 @@ export class MoELayer implements Module {
   }
 
   /**
-   * input [..., H] float32 → a pass with output [..., H]; the leading dimensions are T tokens, T = 0 included. A token
-   * whose logits are not finite is ERR_NON_FINITE when the output is read, and poisons what depends on it.
+   * input [..., H] of the layer's dtype → a pass with output [..., H]; the leading dimensions are T tokens, T = 0 included.
+   * A token whose logits are not finite is ERR_NON_FINITE when the output is read, and poisons what depends on it.
    */
   forward(input: Tensor, options?: ForwardOptions): MoEPass {
     const context = this.#parameters.open('forward()');
-    const handle = checkTensor('input', input, context, 'float32');
+    const handle = checkTensor('input', input, context, this.#config.dtype);
     const tokens = checkRows('input', input, this.#config.hiddenSize, 'hiddenSize');
     const call = forwardCall(context, this.#config, tokens, options);
     call.temperature ??= this.#temperature;
@@ -101,6 +117,7 @@ export class MoELayer implements Module {
     const router = call.routingWeights === undefined;
     return new MoEPass(context, native.layerForward(this.#handle, handle, call), {
       shape: input.shape,
+      dtype: this.#config.dtype,
       tokens,
       topK: call.topK ?? this.#config.topK,
       numExperts: this.#config.numExperts,
@@ -156,6 +173,7 @@ export class MoELayer implements Module {
 /** What a pass has to know of the call that made it. */
 interface Call {
   readonly shape: readonly number[];
+  readonly dtype: FloatDType;
   readonly tokens: number;
   readonly topK: number;
   readonly numExperts: number;
@@ -172,7 +190,7 @@ const backwardOptions = new Set(['lossScale']);
  * gradients of the routing too, unless they were kept or returned through tidy.
  */
 export class MoEPass extends OwningPass {
-  /** [..., H] float32. */
+  /** [..., H] of the layer's dtype. */
   readonly output: Tensor;
   /**
    * The router's decisions: indices [T,K] int32 before drops (-1 for masked tokens), final weights [T,K] float32 (0 where
@@ -199,7 +217,7 @@ export class MoEPass extends OwningPass {
     this.#handle = made.pass;
     this.#call = call;
     const choices = Object.freeze([call.tokens, call.topK]);
-    this.output = this.own(new Tensor(context, made.output, call.shape, 'float32', this));
+    this.output = this.own(new Tensor(context, made.output, call.shape, call.dtype, this));
     const indices = this.own(new Tensor(context, made.indices, choices, 'int32', this));
     const weights = this.own(new Tensor(context, made.weights, choices, 'float32', this));
     const kept = this.own(new Tensor(context, made.kept, choices, 'int32', this));
@@ -214,7 +232,7 @@ export class MoEPass extends OwningPass {
 
   /**
    * Adds the parameters' gradients, those of every configured loss included, and returns the gradient of the input, in its
-   * shape. gradOutput: float32 in the output's shape. lossScale multiplies the balancing losses' gradients only (default 1).
+   * shape. gradOutput: of the output's shape and dtype. lossScale multiplies the balancing losses' gradients only (default 1).
    *
    * Runs once: ERR_STALE_PASS a second time, for a pass made with training: false, and when the input or a parameter was
    * written since forward.
@@ -225,7 +243,7 @@ export class MoEPass extends OwningPass {
       'gradOutput',
       gradOutput,
       this.#context,
-      'float32',
+      this.#call.dtype,
       this.output.shape,
       'of the output',
     );
@@ -234,7 +252,7 @@ export class MoEPass extends OwningPass {
       const given = checkOptions('options', options, backwardOptions);
       lossScale = checkNumber('options.lossScale', orDefault(given.lossScale, 1));
     }
-    const { tokens, topK, numExperts, shape } = this.#call;
+    const { tokens, topK, numExperts, shape, dtype } = this.#call;
     const gradients = native.moePassBackward(this.#handle, gradient, lossScale);
     if (gradients.routingWeights)
       this.#weightsGrad = this.own(
@@ -244,7 +262,7 @@ export class MoEPass extends OwningPass {
       this.#logitsGrad = this.own(
         new Tensor(this.#context, gradients.routingLogits, [tokens, numExperts], 'float32', this),
       );
-    return new Tensor(this.#context, gradients.input, shape, 'float32');
+    return new Tensor(this.#context, gradients.input, shape, dtype);
   }
 
   /** [T,K] float32: after backward, when the caller gave routing weights. */

@@ -9,11 +9,11 @@ import { rejectUnsupportedCapacity, rejectUnsupportedRouter } from './config-uns
 import type { DeviceContext } from './context.js';
 import { MoEError } from './errors.js';
 import { OwningPass } from './pass.js';
-import { checkShaped, checkTensor, Tensor, tensorContext } from './tensor.js';
+import { checkFloatTensor, checkShaped, checkTensor, Tensor, tensorContext } from './tensor.js';
 
 const routeOptions = new Set([...routerOptions, 'topK']);
 
-/** A float32 or int32 tensor with that many dimensions, which the answer names. */
+/** A tensor with that many dimensions, which the answer names. */
 function checkRank(name: string, tensor: Tensor, symbols: string, rank: number): readonly number[] {
   if (tensor.shape.length === rank) return tensor.shape;
   throw new MoEError('ERR_SHAPE', `${name}: expected shape ${symbols}, got ${describe(tensor.shape)}`);
@@ -22,8 +22,8 @@ function checkRank(name: string, tensor: Tensor, symbols: string, rank: number):
 // ---------------------------------------------------------------- route
 
 /**
- * input [T,H] and weight [E,H], float32, → indices [T,K] int32, weights [T,K] and logits [T,E] float32. `backward` turns
- * dL/dweights [T,K] into the gradients of both. `config` is a router's, without bias, and topK.
+ * input [T,H] of a float dtype and weight [E,H] float32 → indices [T,K] int32, weights [T,K] and logits [T,E] float32.
+ * `backward` turns dL/dweights [T,K] into the gradients of both. `config` is a router's, without bias, and topK.
  */
 export function route(
   input: Tensor,
@@ -36,7 +36,7 @@ export function route(
   backward(gradWeights: Tensor): { input: Tensor; weight: Tensor };
 } {
   const context = tensorContext('input', input);
-  checkTensor('input', input, context, 'float32');
+  const dtype = checkFloatTensor('input', input, context);
   checkTensor('weight', weight, context, 'float32');
   const [tokens, hiddenSize] = checkRank('input', input, '[T,H]', 2) as [number, number];
   const [numExperts] = checkRank('weight', weight, '[E,H]', 2) as [number, number];
@@ -57,7 +57,7 @@ export function route(
   const router = nativeRouter(options);
 
   const handles = (): [TensorHandle, TensorHandle] => [
-    checkTensor('input', input, context, 'float32'),
+    checkTensor('input', input, context, dtype),
     checkTensor('weight', weight, context, 'float32'),
   ];
   const made = native.opsRoute(...handles(), shape, router);
@@ -70,7 +70,7 @@ export function route(
       const gradient = checkShaped('gradWeights', gradWeights, context, 'float32', choices, '[T,K]');
       const gradients = native.opsRouteBackward(...handles(), shape, router, made, gradient);
       return {
-        input: new Tensor(context, gradients.input, input.shape, 'float32'),
+        input: new Tensor(context, gradients.input, input.shape, dtype),
         weight: new Tensor(context, gradients.weight, weight.shape, 'float32'),
       };
     },
@@ -147,48 +147,49 @@ export function plan(indices: Tensor, weights: Tensor, numExperts: number, capac
 
 // ---------------------------------------------------------------- dispatch and combine
 
-/** input [T,H] float32 → rows [R,H] sorted by expert, zero past the plan's end. */
+/** input [T,H] of a float dtype → rows [R,H] sorted by expert, zero past the plan's end. */
 export function dispatch(input: Tensor, plan: DispatchPlan): { rows: Tensor; backward(gradRows: Tensor): Tensor } {
   const context = tensorContext('input', input);
-  const handle = checkTensor('input', input, context, 'float32');
+  const dtype = checkFloatTensor('input', input, context);
+  const handle = checkTensor('input', input, context, dtype);
   const planned = DispatchPlan.handleOf(plan, context);
   const hiddenSize = checkSize('input.shape[1]', checkRank('input', input, '[T,H]', 2)[1]);
   const shape = [plan.shape.tokens, hiddenSize];
-  checkShaped('input', input, context, 'float32', shape, '[T,H]');
+  checkShaped('input', input, context, dtype, shape, '[T,H]');
   const rowsShape = [plan.maxRows, hiddenSize];
   return {
-    rows: new Tensor(context, native.opsDispatch(handle, planned, hiddenSize), rowsShape, 'float32'),
+    rows: new Tensor(context, native.opsDispatch(handle, planned, hiddenSize), rowsShape, dtype),
     backward(gradRows) {
-      const gradient = checkShaped('gradRows', gradRows, context, 'float32', rowsShape, '[R,H]');
+      const gradient = checkShaped('gradRows', gradRows, context, dtype, rowsShape, '[R,H]');
       const made = native.opsDispatchBackward(gradient, DispatchPlan.handleOf(plan, context), hiddenSize);
-      return new Tensor(context, made, shape, 'float32');
+      return new Tensor(context, made, shape, dtype);
     },
   };
 }
 
-/** rows [R,H] float32 → output [T,H], the sum of each token's rows times the plan's weights. */
+/** rows [R,H] of a float dtype → output [T,H], the sum of each token's rows times the plan's weights. */
 export function combine(
   rows: Tensor,
   plan: DispatchPlan,
 ): { output: Tensor; backward(grad: Tensor): { rows: Tensor; weights: Tensor } } {
   const context = tensorContext('rows', rows);
-  checkTensor('rows', rows, context, 'float32');
+  const dtype = checkFloatTensor('rows', rows, context);
   const planned = DispatchPlan.handleOf(plan, context);
   const hiddenSize = checkSize('rows.shape[1]', checkRank('rows', rows, '[R,H]', 2)[1]);
-  const handle = checkShaped('rows', rows, context, 'float32', [plan.maxRows, hiddenSize], '[R,H]');
+  const handle = checkShaped('rows', rows, context, dtype, [plan.maxRows, hiddenSize], '[R,H]');
   const { tokens, topK } = plan.shape;
   const shape = [tokens, hiddenSize];
   return {
-    output: new Tensor(context, native.opsCombine(handle, planned, hiddenSize), shape, 'float32'),
+    output: new Tensor(context, native.opsCombine(handle, planned, hiddenSize), shape, dtype),
     backward(grad) {
       const gradients = native.opsCombineBackward(
-        checkTensor('rows', rows, context, 'float32'),
-        checkShaped('grad', grad, context, 'float32', shape, '[T,H]'),
+        checkTensor('rows', rows, context, dtype),
+        checkShaped('grad', grad, context, dtype, shape, '[T,H]'),
         DispatchPlan.handleOf(plan, context),
         hiddenSize,
       );
       return {
-        rows: new Tensor(context, gradients.rows, rows.shape, 'float32'),
+        rows: new Tensor(context, gradients.rows, rows.shape, dtype),
         weights: new Tensor(context, gradients.weights, [tokens, topK], 'float32'),
       };
     },
@@ -197,35 +198,38 @@ export function combine(
 
 // ---------------------------------------------------------------- grouped GEMM
 
-/** rows [R,in] grouped by plan.offsets times weight [E,out,in], float32, → output [R,out], zero past the plan's end. */
+/**
+ * rows [R,in] grouped by plan.offsets times weight [E,out,in] of the same float dtype → output [R,out], zero past the plan's
+ * end. The gradient of weight is float32.
+ */
 export function groupedGemm(
   rows: Tensor,
   weight: Tensor,
   plan: DispatchPlan,
 ): { output: Tensor; backward(grad: Tensor): { rows: Tensor; weight: Tensor } } {
   const context = tensorContext('rows', rows);
-  checkTensor('rows', rows, context, 'float32');
-  checkTensor('weight', weight, context, 'float32');
+  const dtype = checkFloatTensor('rows', rows, context);
+  checkTensor('weight', weight, context, dtype);
   DispatchPlan.handleOf(plan, context);
   const inFeatures = checkSize('rows.shape[1]', checkRank('rows', rows, '[R,in]', 2)[1]);
   const outFeatures = checkSize('weight.shape[1]', checkRank('weight', weight, '[E,out,in]', 3)[1]);
-  checkShaped('rows', rows, context, 'float32', [plan.maxRows, inFeatures], '[R,in]');
-  checkShaped('weight', weight, context, 'float32', [plan.shape.numExperts, outFeatures, inFeatures], '[E,out,in]');
+  checkShaped('rows', rows, context, dtype, [plan.maxRows, inFeatures], '[R,in]');
+  checkShaped('weight', weight, context, dtype, [plan.shape.numExperts, outFeatures, inFeatures], '[E,out,in]');
 
   const operands = (): [TensorHandle, TensorHandle] => [
-    checkTensor('rows', rows, context, 'float32'),
-    checkTensor('weight', weight, context, 'float32'),
+    checkTensor('rows', rows, context, dtype),
+    checkTensor('weight', weight, context, dtype),
   ];
   const shape = [plan.maxRows, outFeatures];
   const output = native.opsGroupedGemm(...operands(), DispatchPlan.handleOf(plan, context), inFeatures, outFeatures);
   return {
-    output: new Tensor(context, output, shape, 'float32'),
+    output: new Tensor(context, output, shape, dtype),
     backward(grad) {
-      const gradient = checkShaped('grad', grad, context, 'float32', shape, '[R,out]');
+      const gradient = checkShaped('grad', grad, context, dtype, shape, '[R,out]');
       const planned = DispatchPlan.handleOf(plan, context);
       const gradients = native.opsGroupedGemmBackward(...operands(), gradient, planned, inFeatures, outFeatures);
       return {
-        rows: new Tensor(context, gradients.rows, rows.shape, 'float32'),
+        rows: new Tensor(context, gradients.rows, rows.shape, dtype),
         weight: new Tensor(context, gradients.weight, weight.shape, 'float32'),
       };
     },

@@ -26,11 +26,15 @@ export interface AdamWHyperparameters {
   readonly weightDecay: number;
 }
 
-/** The optimizer's tensors, moments in the order of its parameters. steps: int32 [1] each, updates of that parameter; skipped: int32 [1]. */
+/**
+ * The optimizer's tensors, in the order of its parameters. masters: the float32 values that those of 16-bit parameters are
+ * rounded from, undefined for the others; steps: int32 [1] each, updates of that parameter; skipped: int32 [1].
+ */
 export interface AdamWState {
   readonly parameters: readonly Parameter[];
   readonly means: readonly Tensor[];
   readonly variances: readonly Tensor[];
+  readonly masters: readonly (Tensor | undefined)[];
   readonly steps: readonly Tensor[];
   readonly skipped: Tensor;
 }
@@ -38,7 +42,10 @@ export interface AdamWState {
 const optimizerOptions = new Set(['learningRate', 'betas', 'epsilon', 'weightDecay']);
 const stepOptions = new Set(['maxGradNorm']);
 
-/** Adam with decoupled weight decay (Loshchilov & Hutter 2019). */
+/**
+ * Adam with decoupled weight decay (Loshchilov & Hutter 2019). Parameters of 16 bits have float32 masters here, which are
+ * what is updated; writing to such a parameter makes its master anew.
+ */
 export class AdamW implements Disposable {
   /** May be changed between steps; checked by step(). */
   learningRate: number;
@@ -125,6 +132,7 @@ export class AdamW implements Disposable {
       this.#tensors = {
         means: state.means.map((tensor, i) => held(tensor, shapes[i]!)),
         variances: state.variances.map((tensor, i) => held(tensor, shapes[i]!)),
+        masters: state.masters.map((tensor, i) => (tensor ? held(tensor, shapes[i]!) : undefined)),
         steps: state.steps.map(counter),
         skipped: counter(state.skipped),
         gradNorm: held(state.gradNorm, []),
@@ -133,10 +141,11 @@ export class AdamW implements Disposable {
     return this.#tensors;
   }
 
-  /** @internal */
+  /** @internal With masters that belong to the parameters as they are now. */
   static stateOf(optimizer: AdamW): AdamWState {
-    const { means, variances, steps, skipped } = optimizer.#state('state');
-    return { parameters: optimizer.#parameters, means, variances, steps, skipped };
+    native.adamwRefreshMasters(optimizer.#open('state'));
+    const { means, variances, masters, steps, skipped } = optimizer.#state('state');
+    return { parameters: optimizer.#parameters, means, variances, masters, steps, skipped };
   }
 
   /** @internal */
@@ -144,8 +153,9 @@ export class AdamW implements Disposable {
     return { learningRate: optimizer.learningRate, ...optimizer.#hyper };
   }
 
-  /** @internal */
+  /** @internal After parameters and state have been written. */
   static restore(optimizer: AdamW, hyper: AdamWHyperparameters): void {
+    native.adamwAdoptMasters(optimizer.#open('restore'));
     optimizer.learningRate = hyper.learningRate;
     optimizer.#hyper = { betas: hyper.betas, epsilon: hyper.epsilon, weightDecay: hyper.weightDecay };
   }

@@ -1,9 +1,10 @@
 // Parameters: a named trainable tensor and its gradient, how they are initialised, and the set of them that a module owns.
 import { randomInt } from 'node:crypto';
-import { native, type ParameterHandle, type TensorHandle } from './binding.js';
+import { dtypeCode, native, type ParameterHandle, type TensorHandle } from './binding.js';
 import { checkBoolean, sizeOf } from './checks.js';
 import type { DeviceContext } from './context.js';
 import { MoEError } from './errors.js';
+import { bytesOf, type FloatDType } from './host-data.js';
 import { Tensor } from './tensor.js';
 
 /**
@@ -40,23 +41,32 @@ export const constantInitial = (mean: number): Initial => ({ std: 0, mean });
 /** A seed from the system, small enough to survive JSON. */
 export const drawSeed = (): number => randomInt(2 ** 48 - 1);
 
+export interface ParameterOptions {
+  readonly name: string;
+  readonly shape: readonly number[];
+  readonly dtype: FloatDType;
+  readonly initial: Initial;
+}
+
 /** A trainable tensor of a module and its gradient; never disposed by tidy or a pass, only with the module. */
 export class Parameter {
   readonly name: string;
   readonly #context: DeviceContext;
   readonly #handle: ParameterHandle;
   readonly #shape: readonly number[];
+  readonly #dtype: FloatDType;
   #value: Tensor | undefined;
   #grad: Tensor | undefined;
   #trainable = true;
   #disposed = false;
 
   /** @internal */
-  constructor(context: DeviceContext, name: string, shape: readonly number[], initial: Initial, seed: number | bigint) {
+  constructor(context: DeviceContext, { name, shape, dtype, initial }: ParameterOptions, seed: number | bigint) {
     this.name = name;
     this.#context = context;
     this.#shape = Object.freeze([...shape]);
-    this.#handle = native.parameterCreate(context.handle(name), sizeOf(shape), {
+    this.#dtype = dtype;
+    this.#handle = native.parameterCreate(context.handle(name), dtypeCode[dtype], sizeOf(shape), {
       mean: initial.mean ?? 0,
       std: initial.std,
       seed: BigInt(seed),
@@ -64,9 +74,10 @@ export class Parameter {
     });
   }
 
-  /** float32. Writing to it makes passes that used it stale. */
+  /** Of the module's dtype; a router's is float32. Writing to it makes passes that used it stale. */
   get value(): Tensor {
-    if (!this.#value || this.#value.isDisposed) this.#value = this.#tensor(native.parameterValue(this.#open('value')));
+    if (!this.#value || this.#value.isDisposed)
+      this.#value = this.#tensor(native.parameterValue(this.#open('value')), this.#dtype);
     return this.#value;
   }
 
@@ -75,7 +86,8 @@ export class Parameter {
    * later ones add.
    */
   get grad(): Tensor {
-    if (!this.#grad || this.#grad.isDisposed) this.#grad = this.#tensor(native.parameterGrad(this.#open('grad')));
+    if (!this.#grad || this.#grad.isDisposed)
+      this.#grad = this.#tensor(native.parameterGrad(this.#open('grad')), 'float32');
     return this.#grad;
   }
 
@@ -90,8 +102,8 @@ export class Parameter {
     this.#trainable = trainable;
   }
 
-  #tensor(handle: TensorHandle): Tensor {
-    return new Tensor(this.#context, handle, this.#shape, 'float32', 'held');
+  #tensor(handle: TensorHandle, dtype: FloatDType): Tensor {
+    return new Tensor(this.#context, handle, this.#shape, dtype, 'held');
   }
 
   #open(what: string): ParameterHandle {
@@ -134,11 +146,9 @@ export class Parameter {
   }
 }
 
-export type ParameterShape = readonly [name: string, shape: readonly number[], initial: Initial];
-
 /** Refuses a module whose parameters alone cannot fit, before any of them is made. */
-function checkMemory(context: DeviceContext, module: string, sizes: readonly number[]): void {
-  const bytes = 4 * sizes.reduce((sum, size) => sum + size, 0);
+function checkMemory(context: DeviceContext, module: string, wanted: readonly ParameterOptions[]): void {
+  const bytes = wanted.reduce((sum, { shape, dtype }) => sum + bytesOf(dtype) * sizeOf(shape), 0);
   if (bytes <= context.memoryLimit) return;
   throw new MoEError(
     'ERR_OUT_OF_MEMORY',
@@ -156,19 +166,14 @@ export class ParameterSet {
   #disposed = false;
 
   /** Makes all of them, or none when the memory does not suffice. */
-  constructor(context: DeviceContext, module: string, seed: number | bigint, shapes: Iterable<ParameterShape>) {
+  constructor(context: DeviceContext, module: string, seed: number | bigint, parameters: Iterable<ParameterOptions>) {
     this.map = this.#parameters;
     this.#context = context;
     this.#module = module;
-    const wanted = [...shapes];
-    checkMemory(
-      context,
-      module,
-      wanted.map(([, shape]) => sizeOf(shape)),
-    );
+    const wanted = [...parameters];
+    checkMemory(context, module, wanted);
     try {
-      for (const [name, shape, initial] of wanted)
-        this.#parameters.set(name, new Parameter(context, name, shape, initial, seed));
+      for (const options of wanted) this.#parameters.set(options.name, new Parameter(context, options, seed));
     } catch (error) {
       this.dispose();
       throw error;

@@ -3,6 +3,7 @@ import { native, type PassHandle } from './binding.js';
 import { checkNumber } from './checks.js';
 import type { DeviceContext } from './context.js';
 import { MoEError } from './errors.js';
+import type { FloatDType } from './host-data.js';
 import { Scoped } from './scope.js';
 import { checkShaped, Tensor } from './tensor.js';
 
@@ -49,7 +50,7 @@ export abstract class OwningPass extends Scoped {
 
 /** The pass of Linear, Embedding and RMSNorm. */
 export class DensePass extends OwningPass implements Pass {
-  /** The layer's output, float32. */
+  /** Of the layer's dtype. */
   readonly output: Tensor;
   readonly #context: DeviceContext;
   readonly #handle: PassHandle;
@@ -60,20 +61,21 @@ export class DensePass extends OwningPass implements Pass {
     context: DeviceContext,
     [handle, output]: ReturnType<typeof native.linearForward>,
     outputShape: readonly number[],
+    dtype: FloatDType,
     gradShape: readonly number[],
   ) {
     super();
     this.#context = context;
     this.#handle = handle;
     this.#gradShape = gradShape;
-    this.output = this.own(new Tensor(context, output, outputShape, 'float32', this));
+    this.output = this.own(new Tensor(context, output, outputShape, dtype, this));
     context.track(this);
   }
 
   /**
-   * Adds the gradients of the parameters and returns that of the input, in the input's shape. Indices have none: an
-   * Embedding answers an empty tensor of shape [0]. gradOutput: float32 in the output's shape. ERR_STALE_PASS a second
-   * time, and when the input or a parameter was written since forward.
+   * Adds the gradients of the parameters and returns that of the input, in the input's shape and dtype. Indices have none:
+   * an Embedding answers an empty tensor of shape [0]. gradOutput: of the output's shape and dtype. ERR_STALE_PASS
+   * a second time, and when the input or a parameter was written since forward.
    */
   backward(gradOutput: Tensor): Tensor {
     this.checkOpen(this.#context, 'backward()');
@@ -81,11 +83,12 @@ export class DensePass extends OwningPass implements Pass {
       'gradOutput',
       gradOutput,
       this.#context,
-      'float32',
+      this.output.dtype,
       this.output.shape,
       'of the output',
     );
-    return new Tensor(this.#context, native.passBackward(this.#handle, gradient, 1), this.#gradShape, 'float32');
+    const gradInput = native.passBackward(this.#handle, gradient, 1);
+    return new Tensor(this.#context, gradInput, this.#gradShape, this.output.dtype);
   }
 
   protected override releaseHandle(): void {
@@ -100,26 +103,29 @@ export class LossPass extends OwningPass {
   readonly #context: DeviceContext;
   readonly #handle: PassHandle;
   readonly #logitsShape: readonly number[];
+  readonly #dtype: FloatDType;
 
   /** @internal */
   constructor(
     context: DeviceContext,
     [handle, loss]: ReturnType<typeof native.crossEntropyForward>,
     logitsShape: readonly number[],
+    dtype: FloatDType,
   ) {
     super();
     this.#context = context;
     this.#handle = handle;
     this.#logitsShape = logitsShape;
+    this.#dtype = dtype;
     this.loss = this.own(new Tensor(context, loss, [], 'float32', this));
     context.track(this);
   }
 
-  /** The gradient of scale · loss (scale 1 by default) for the logits, in their shape. Runs once, as for every pass. */
+  /** The gradient of scale · loss (scale 1 by default) for the logits, in their shape and dtype. Runs once, as every pass. */
   backward(scale = 1): Tensor {
     this.checkOpen(this.#context, 'backward()');
     const gradient = native.passBackward(this.#handle, null, checkNumber('scale', scale));
-    return new Tensor(this.#context, gradient, this.#logitsShape, 'float32');
+    return new Tensor(this.#context, gradient, this.#logitsShape, this.#dtype);
   }
 
   protected override releaseHandle(): void {

@@ -3,6 +3,7 @@
 import { randomUUID } from 'node:crypto';
 import { type FileHandle, open, readlink, realpath, rename, stat, unlink } from 'node:fs/promises';
 import { dirname, join, resolve } from 'node:path';
+import type { HostArray } from './binding.js';
 import { invalid } from './checks.js';
 import { MoEError } from './errors.js';
 
@@ -70,7 +71,7 @@ export class SafetensorsFile implements AsyncDisposable {
   }
 
   /** Fills `into`, which has as many bytes as the tensor. */
-  async read(entry: TensorEntry, into: Float32Array | Int32Array): Promise<void> {
+  async read(entry: TensorEntry, into: HostArray): Promise<void> {
     try {
       const bytes = new Uint8Array(into.buffer, into.byteOffset, into.byteLength);
       await readFully(this.path, this.#file, bytes, this.#dataStart + entry.begin);
@@ -209,9 +210,9 @@ function duplicateKey(json: string): string | undefined {
 // ---------------------------------------------------------------- writing
 
 export interface TensorData {
-  readonly dtype: 'F32' | 'I32';
+  readonly dtype: 'F32' | 'BF16' | 'F16' | 'I32';
   readonly shape: readonly number[];
-  readonly data: Float32Array | Int32Array;
+  readonly data: HostArray;
 }
 
 /** The length, the header and its padding; tensors in the order of `tensors`. */

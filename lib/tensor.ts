@@ -1,10 +1,10 @@
 // Tensors: a shape and a handle on device memory. Everything here queues or reads; no arithmetic.
-import { dtypeCode, native, type TensorHandle } from './binding.js';
+import { dtypeCode, type HostArray, native, type TensorHandle } from './binding.js';
 import { checkOptions, describe, invalid, sameShape, sizeOf } from './checks.js';
 import { contextOf, type DeviceContext, isDevice } from './context.js';
 import type { Device } from './device.js';
 import { MoEError } from './errors.js';
-import { checkDType, checkWritten, type DType, hostArray } from './host-data.js';
+import { checkDType, checkWritten, type DType, type FloatDType, hostArray, storedArray } from './host-data.js';
 import { Scoped } from './scope.js';
 
 /** Where a tensor's disposal comes from besides its own dispose(). */
@@ -57,7 +57,8 @@ export class Tensor extends Scoped {
   }
 
   /**
-   * A copy in JavaScript, once all work queued so far is done: a Float32Array, or an Int32Array for int32.
+   * A copy in JavaScript, once all work queued so far is done: a Float32Array, to which 16-bit floats are widened, or an
+   * Int32Array for int32.
    * Rejects with the failure of the operation that should have filled the tensor, with ERR_DISPOSED, and with the
    * signal's reason when `signal` aborts first.
    */
@@ -90,7 +91,8 @@ export class Tensor extends Scoped {
 
   /**
    * Replaces the contents, in the order of the queue; all views of the storage see it. Copies `data` before it returns.
-   * ERR_DTYPE unless `data` is the kind of array that data() gives, ERR_SHAPE unless it has `size` elements.
+   * ERR_DTYPE unless `data` is the kind of array that data() gives or, for 16-bit floats, a Uint16Array of their bits;
+   * ERR_SHAPE unless it has `size` elements. A Float32Array is rounded to nearest even where the tensor has 16 bits.
    */
   write(data: Float32Array | Int32Array | Uint16Array): void {
     const handle = this.#open('write()');
@@ -105,8 +107,8 @@ export class Tensor extends Scoped {
   }
 
   /**
-   * A copy on another device, or of another dtype. float32 → int32 cuts towards zero and saturates, NaN gives 0.
-   * To what it already is: a copy too.
+   * A copy on another device, or of another dtype. To int32 is towards zero and saturates, NaN gives 0; to a 16-bit float
+   * is to nearest even, infinity where it is too large. To what it already is: a copy too.
    */
   to(target: Device | DType): Tensor {
     const handle = this.#open('to()');
@@ -151,6 +153,13 @@ export class Tensor extends Scoped {
     return this.#handle;
   }
 
+  /** @internal The elements as they are stored: the bits of 16-bit floats in a Uint16Array. */
+  static async bitsOf(tensor: Tensor): Promise<HostArray> {
+    const into = storedArray(tensor.dtype, tensor.size);
+    await native.tensorRead(tensor.#open('data()'), into);
+    return into;
+  }
+
   /** @internal Whether `value` is a tensor of `context`; see checkTensor. */
   static handleOf(name: string, value: unknown, context: DeviceContext | undefined): TensorHandle {
     if (!(typeof value === 'object' && value !== null && #handle in value)) throw invalid(name, 'a Tensor', value);
@@ -183,9 +192,22 @@ export function checkTensor(
 ): TensorHandle {
   const handle = Tensor.handleOf(name, value, context);
   const tensor = value as Tensor;
-  if (tensor.dtype !== dtype)
-    throw new MoEError('ERR_DTYPE', `${name}: expected a tensor of dtype ${dtype}, got one of ${tensor.dtype}`);
+  if (tensor.dtype !== dtype) throw wrongDType(name, dtype, tensor);
   return handle;
+}
+
+function wrongDType(name: string, expected: string, { dtype }: Tensor): MoEError {
+  const hint =
+    expected === 'int32' || dtype === 'int32' ? undefined : 'tensor.to(dtype) makes a copy of another dtype.';
+  return new MoEError('ERR_DTYPE', `${name}: expected a tensor of dtype ${expected}, got one of ${dtype}`, hint);
+}
+
+/** The dtype of an operation's first tensor, a float's, which its others then have to share. */
+export function checkFloatTensor(name: string, value: unknown, context: DeviceContext | undefined): FloatDType {
+  Tensor.handleOf(name, value, context);
+  const tensor = value as Tensor;
+  if (tensor.dtype === 'int32') throw wrongDType(name, 'float32, bfloat16 or float16', tensor);
+  return tensor.dtype;
 }
 
 /** The same for an exact shape; `symbols` says what its dimensions are. */

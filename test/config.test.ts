@@ -185,7 +185,6 @@ describe('a mistake', () => {
 
 describe('what is not supported yet', () => {
   it.each<[string, object]>([
-    ["dtype 'float16'", { dtype: 'float16' }],
     ['gates', { gates: 2 }],
     ["router.type 'sinkhorn'", { router: { type: 'sinkhorn' } }],
     ['router.renormalizeAfterDrop', { router: { renormalizeAfterDrop: true } }],

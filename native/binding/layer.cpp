@@ -55,6 +55,7 @@ Napi::Value layerCreate(const Napi::CallbackInfo& info) {
   layer->device = unwrap<Device>(info[0]);
   const auto config = info[1].As<Napi::Object>();
   LayerConfig& c = layer->config;
+  c.dtype = static_cast<DType>(integer(config.Get("dtype")));
   c.hiddenSize = integer(config.Get("hiddenSize"));
   c.ffnSize = integer(config.Get("ffnSize"));
   c.numExperts = integer(config.Get("numExperts"));
@@ -68,26 +69,26 @@ Napi::Value layerCreate(const Napi::CallbackInfo& info) {
 
   const auto given = info[2].As<Napi::Object>();
   const int64_t H = c.hiddenSize, F = c.ffnSize, E = c.numExperts, S = c.sharedSize;
-  const auto parameter = [&](const char* name, int64_t size) -> ParameterPtr {
+  const auto parameter = [&](const char* name, int64_t size, DType dtype) -> ParameterPtr {
     const ParameterPtr found = unwrapOptional<Parameter>(given.Get(name));
-    if (found && (found->value()->size() != size || found->value()->dtype() != DType::Float32))
-      throw Error(ErrorCode::Shape, std::string(name) + " must have " + std::to_string(size) + " elements");
-    if (found) checkSameDevice(*layer->device, {found->value()});
+    if (!found) return nullptr;
+    checkTensor(found->value(), size, dtype, name);
+    checkSameDevice(*layer->device, {found->value()});
     return found;
   };
   LayerParameters& p = layer->parameters;
-  p.routerWeight = parameter("router.weight", E * H);
-  p.routerBias = parameter("router.bias", E);
-  p.gate = parameter("experts.gate", E * F * H);
-  p.up = parameter("experts.up", E * F * H);
-  p.down = parameter("experts.down", E * H * F);
-  p.gateBias = parameter("experts.gateBias", E * F);
-  p.upBias = parameter("experts.upBias", E * F);
-  p.downBias = parameter("experts.downBias", E * H);
-  p.sharedGate = parameter("shared.gate", S * H);
-  p.sharedUp = parameter("shared.up", S * H);
-  p.sharedDown = parameter("shared.down", H * S);
-  p.sharedOutputGate = parameter("shared.outputGate", H);
+  p.routerWeight = parameter("router.weight", E * H, DType::Float32);
+  p.routerBias = parameter("router.bias", E, DType::Float32);
+  p.gate = parameter("experts.gate", E * F * H, c.dtype);
+  p.up = parameter("experts.up", E * F * H, c.dtype);
+  p.down = parameter("experts.down", E * H * F, c.dtype);
+  p.gateBias = parameter("experts.gateBias", E * F, c.dtype);
+  p.upBias = parameter("experts.upBias", E * F, c.dtype);
+  p.downBias = parameter("experts.downBias", E * H, c.dtype);
+  p.sharedGate = parameter("shared.gate", S * H, c.dtype);
+  p.sharedUp = parameter("shared.up", S * H, c.dtype);
+  p.sharedDown = parameter("shared.down", H * S, c.dtype);
+  p.sharedOutputGate = parameter("shared.outputGate", H, c.dtype);
   const bool gated = c.activation.gated(), shared = S > 0;
   if (!p.routerWeight || !p.up || !p.down || gated != (p.gate != nullptr) || shared != (p.sharedUp != nullptr) ||
       shared != (p.sharedDown != nullptr) || (shared && gated) != (p.sharedGate != nullptr))
@@ -205,8 +206,9 @@ Napi::Value moePassStats(const Napi::CallbackInfo& info) {
     return stats;
   };
   auto pending = Environment::of(info.Env()).expect(info.Env(), result);
-  device.read(statistics.values, copies->floats.data(), [copies](FailurePtr failure) { copies->failure = failure; });
-  device.read(statistics.plan, copies->ints.data(),
+  device.read(statistics.values, copies->floats.data(), DType::Float32,
+              [copies](FailurePtr failure) { copies->failure = failure; });
+  device.read(statistics.plan, copies->ints.data(), DType::Int32,
               [copies, completion = std::move(pending.completion)](FailurePtr failure) {
                 completion(failure ? failure : copies->failure);
               });

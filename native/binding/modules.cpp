@@ -16,19 +16,21 @@ Napi::Value wrapPass(Napi::Env env, std::shared_ptr<Pass> pass) {
   return result;
 }
 
-void checkParameter(const TensorPtr& input, const ParameterPtr& parameter, int64_t size) {
+void checkParameter(const TensorPtr& input, const ParameterPtr& parameter, int64_t size, DType dtype) {
   if (!parameter) return;
   checkSameDevice(input->device(), {parameter->value()});
-  if (parameter->value()->size() != size) throw Error(ErrorCode::Internal, "a parameter has the wrong size");
+  checkTensor(parameter->value(), size, dtype, "a parameter");
 }
+
+DType dtypeOf(const ParameterPtr& parameter) { return parameter->value()->dtype(); }
 
 Napi::Value linearForward(const Napi::CallbackInfo& info) {
   const TensorPtr input = unwrap<Tensor>(info[0]);
   const auto weight = unwrap<Parameter>(info[1]);
   const auto bias = unwrapOptional<Parameter>(info[2]);
   const int in = integer(info[3]), out = integer(info[4]);
-  checkParameter(input, weight, int64_t{in} * out);
-  checkParameter(input, bias, out);
+  checkParameter(input, weight, int64_t{in} * out, input->dtype());
+  checkParameter(input, bias, out, input->dtype());
   return wrapPass(info.Env(), std::make_shared<LinearPass>(input, weight, bias, in, out));
 }
 
@@ -36,7 +38,7 @@ Napi::Value embeddingForward(const Napi::CallbackInfo& info) {
   const TensorPtr indices = unwrap<Tensor>(info[0]);
   const auto weight = unwrap<Parameter>(info[1]);
   const int rows = integer(info[2]), size = integer(info[3]);
-  checkParameter(indices, weight, int64_t{rows} * size);
+  checkParameter(indices, weight, int64_t{rows} * size, dtypeOf(weight));
   return wrapPass(info.Env(), std::make_shared<EmbeddingPass>(indices, weight, rows, size));
 }
 
@@ -44,7 +46,7 @@ Napi::Value rmsNormForward(const Napi::CallbackInfo& info) {
   const TensorPtr input = unwrap<Tensor>(info[0]);
   const auto weight = unwrap<Parameter>(info[1]);
   const int size = integer(info[2]);
-  checkParameter(input, weight, size);
+  checkParameter(input, weight, size, input->dtype());
   return wrapPass(info.Env(), std::make_shared<RmsNormPass>(input, weight, size, real(info[3])));
 }
 
@@ -73,13 +75,16 @@ Napi::Value adamwCreate(const Napi::CallbackInfo& info) {
   const auto device = unwrap<Device>(info[0]);
   const auto list = info[1].As<Napi::Array>();
   std::vector<ParameterPtr> parameters;
-  int64_t bytes = 0;
   for (uint32_t i = 0; i < list.Length(); ++i) {
     parameters.push_back(unwrap<Parameter>(list.Get(i)));
     checkSameDevice(*device, {parameters.back()->value()});
-    bytes += 2 * static_cast<int64_t>(parameters.back()->value()->bytes());
   }
-  return wrap(info.Env(), std::make_shared<AdamW>(device, std::move(parameters)), bytes);
+  auto optimizer = std::make_shared<AdamW>(device, std::move(parameters));
+  int64_t bytes = 0;
+  for (const auto* tensors : {&optimizer->means(), &optimizer->variances(), &optimizer->masters()})
+    for (const TensorPtr& tensor : *tensors)
+      if (tensor) bytes += static_cast<int64_t>(tensor->bytes());
+  return wrap(info.Env(), std::move(optimizer), bytes);
 }
 
 Napi::Value adamwStep(const Napi::CallbackInfo& info) {
@@ -88,17 +93,28 @@ Napi::Value adamwStep(const Napi::CallbackInfo& info) {
   return info.Env().Undefined();
 }
 
+Napi::Value adamwRefreshMasters(const Napi::CallbackInfo& info) {
+  unwrap<AdamW>(info[0])->refreshMasters();
+  return info.Env().Undefined();
+}
+
+Napi::Value adamwAdoptMasters(const Napi::CallbackInfo& info) {
+  unwrap<AdamW>(info[0])->adoptMasters();
+  return info.Env().Undefined();
+}
+
 Napi::Value adamwState(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   const auto optimizer = unwrap<AdamW>(info[0]);
   const auto list = [&](const std::vector<TensorPtr>& tensors) {
     Napi::Array array = Napi::Array::New(env, tensors.size());
-    for (uint32_t i = 0; i < tensors.size(); ++i) array.Set(i, wrap(env, tensors[i]));
+    for (uint32_t i = 0; i < tensors.size(); ++i) array.Set(i, tensors[i] ? wrap(env, tensors[i]) : env.Null());
     return array;
   };
   Napi::Object state = Napi::Object::New(env);
   state.Set("means", list(optimizer->means()));
   state.Set("variances", list(optimizer->variances()));
+  state.Set("masters", list(optimizer->masters()));
   state.Set("steps", list(optimizer->steps()));
   state.Set("skipped", wrap(env, optimizer->skipped()));
   state.Set("gradNorm", wrap(env, optimizer->gradNorm()));
@@ -118,6 +134,8 @@ void exposeModules(Napi::Object exports) {
   expose<adamwCreate>(exports, "adamwCreate");
   expose<adamwStep>(exports, "adamwStep");
   expose<adamwState>(exports, "adamwState");
+  expose<adamwRefreshMasters>(exports, "adamwRefreshMasters");
+  expose<adamwAdoptMasters>(exports, "adamwAdoptMasters");
   expose<release<AdamW>>(exports, "adamwRelease");
 }
 

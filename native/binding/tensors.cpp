@@ -1,6 +1,7 @@
 // Devices, tensors and reads.
 #include <algorithm>
 
+#include "../core/host-floats.h"
 #include "../core/modules.h"
 #include "../cpu/backend.h"
 #include "../cuda/backend.h"
@@ -70,23 +71,54 @@ Napi::Value deviceMeasureLimits(const Napi::CallbackInfo& info) {
 
 // ------------------------------------------------------------------------------------------------ tensors
 
-/// The bytes of a typed array, which must hold exactly what the tensor does. Its memory may be a SharedArrayBuffer's.
-char* hostBytes(const Napi::Value& value, const Tensor& tensor) {
+/// The elements of a typed array.
+struct HostArray {
+  void* data;
+  DType dtype;
+};
+
+/// A Uint16Array is the bits of either 16-bit float.
+DType dtypeOf(const Napi::TypedArray& array, DType tensor) {
+  switch (array.TypedArrayType()) {
+    case napi_float32_array:
+      return DType::Float32;
+    case napi_int32_array:
+      return DType::Int32;
+    case napi_uint16_array:
+      return tensor == DType::Float16 ? DType::Float16 : DType::BFloat16;
+    default:
+      throw Error(ErrorCode::Internal, "a native function was called with a typed array of the wrong kind");
+  }
+}
+
+/// `value` must be a typed array that a tensor of that dtype and size can be read into and written from. Its memory may
+/// be a SharedArrayBuffer's.
+HostArray hostArray(const Napi::Value& value, DType dtype, int64_t size) {
   const auto array = value.As<Napi::TypedArray>();
-  if (array.ByteLength() != tensor.bytes())
-    throw Error(ErrorCode::Shape, "data must have " + std::to_string(tensor.size()) + " elements, got " +
+  const DType hostDType = dtypeOf(array, dtype);
+  if (!isHostDType(hostDType, dtype))
+    throw Error(ErrorCode::DType,
+                std::string("data must fit ") + dtypeName(dtype) + ", got an array of " + dtypeName(hostDType));
+  if (static_cast<int64_t>(array.ElementLength()) != size)
+    throw Error(ErrorCode::Shape, "data must have " + std::to_string(size) + " elements, got " +
                                       std::to_string(array.ElementLength()));
-  void* bytes = nullptr;
-  if (napi_get_typedarray_info(value.Env(), value, nullptr, nullptr, &bytes, nullptr, nullptr) != napi_ok)
+  void* data = nullptr;
+  if (napi_get_typedarray_info(value.Env(), value, nullptr, nullptr, &data, nullptr, nullptr) != napi_ok)
     throw Error(ErrorCode::InvalidArgument, "data must be an array whose memory can be read");
-  return static_cast<char*>(bytes);
+  return {data, hostDType};
+}
+
+HostArray hostArray(const Napi::Value& value, const Tensor& tensor) {
+  return hostArray(value, tensor.dtype(), tensor.size());
 }
 
 Napi::Value tensorFrom(const Napi::CallbackInfo& info) {
   const auto device = unwrap<Device>(info[0]);
+  const auto dtype = static_cast<DType>(integer(info[1]));
   const auto size = static_cast<int64_t>(info[2].As<Napi::TypedArray>().ElementLength());
-  const TensorPtr tensor = device->empty(static_cast<DType>(integer(info[1])), size);
-  device->write(tensor, hostBytes(info[2], *tensor));
+  const HostArray host = hostArray(info[2], dtype, size);
+  const TensorPtr tensor = device->empty(dtype, size);
+  device->write(tensor, host.data, host.dtype);
   return wrapTensor(info.Env(), tensor);
 }
 
@@ -96,8 +128,8 @@ Napi::Value tensorZeros(const Napi::CallbackInfo& info) {
 
 Napi::Value tensorNormal(const Napi::CallbackInfo& info) {
   constexpr uint32_t purpose = 0;  // parameters use numbers from 1
-  return wrapTensor(info.Env(), randomNormal(*unwrap<Device>(info[0]), DType::Float32, count(info[1]), seedOf(info[2]),
-                                             purpose, real(info[3])));
+  return wrapTensor(info.Env(), randomNormal(*unwrap<Device>(info[0]), static_cast<DType>(integer(info[1])),
+                                             count(info[2]), seedOf(info[3]), purpose, real(info[4])));
 }
 
 // The alias does not count as external memory: its owner already does.
@@ -105,24 +137,26 @@ Napi::Value tensorAlias(const Napi::CallbackInfo& info) { return wrap(info.Env()
 
 Napi::Value tensorRead(const Napi::CallbackInfo& info) {
   const TensorPtr tensor = unwrap<Tensor>(info[0]);
-  void* host = hostBytes(info[1], *tensor);
+  const HostArray host = hostArray(info[1], *tensor);
   tensor->device().checkOpen();
   // The reference keeps the array's memory alive until the copy is done.
   auto array = std::make_shared<Napi::ObjectReference>(Napi::Persistent(info[1].As<Napi::Object>()));
   auto pending = Environment::of(info.Env()).expect(info.Env(), [array](Napi::Env env) { return env.Undefined(); });
-  tensor->device().read(tensor, host, std::move(pending.completion));
+  tensor->device().read(tensor, host.data, host.dtype, std::move(pending.completion));
   return pending.promise;
 }
 
 Napi::Value tensorReadSync(const Napi::CallbackInfo& info) {
   const TensorPtr tensor = unwrap<Tensor>(info[0]);
-  tensor->device().readSync(tensor, hostBytes(info[1], *tensor));
+  const HostArray host = hostArray(info[1], *tensor);
+  tensor->device().readSync(tensor, host.data, host.dtype);
   return info.Env().Undefined();
 }
 
 Napi::Value tensorWrite(const Napi::CallbackInfo& info) {
   const TensorPtr tensor = unwrap<Tensor>(info[0]);
-  tensor->device().write(tensor, hostBytes(info[1], *tensor));
+  const HostArray host = hostArray(info[1], *tensor);
+  tensor->device().write(tensor, host.data, host.dtype);
   return info.Env().Undefined();
 }
 
@@ -142,11 +176,13 @@ Napi::Value tensorTransfer(const Napi::CallbackInfo& info) {
 
 Napi::Value parameterCreate(const Napi::CallbackInfo& info) {
   const auto device = unwrap<Device>(info[0]);
-  const auto init = info[2].As<Napi::Object>();
+  const auto dtype = static_cast<DType>(integer(info[1]));
+  const int64_t size = count(info[2]);
+  const auto init = info[3].As<Napi::Object>();
   const float std = real(init.Get("std"));
-  const TensorPtr value = std > 0 ? randomNormal(*device, DType::Float32, count(info[1]), seedOf(init.Get("seed")),
+  const TensorPtr value = std > 0 ? randomNormal(*device, dtype, size, seedOf(init.Get("seed")),
                                                  init.Get("purpose").As<Napi::Number>().Uint32Value(), std)
-                                  : filled(*device, DType::Float32, count(info[1]), real(init.Get("mean")));
+                                  : filled(*device, dtype, size, real(init.Get("mean")));
   const auto bytes = static_cast<int64_t>(value->bytes());
   return wrap(info.Env(), std::make_shared<Parameter>(value), bytes);
 }

@@ -3,6 +3,7 @@
 #include <cstring>
 #include <new>
 
+#include "host-floats.h"
 #include "wait.h"
 
 namespace moe {
@@ -121,11 +122,18 @@ const TensorPtr& Device::materialise(const TensorPtr& tensor) {
   return tensor;
 }
 
-void Device::read(const TensorPtr& tensor, void* host, Completion completion) {
-  copyOut(tensor, host, [completion = std::move(completion)](FailurePtr failure) {
-    if (failure) failure->reported = true;
-    completion(std::move(failure));
-  });
+void Device::read(const TensorPtr& tensor, void* host, DType hostDType, Completion completion) {
+  const DType dtype = tensor->dtype();
+  std::shared_ptr<char[]> bits;
+  if (hostDType != dtype) bits.reset(new char[tensor->bytes()]);
+  copyOut(tensor, bits ? bits.get() : host,
+          [bits, dtype, size = tensor->size(), host, completion = std::move(completion)](FailurePtr failure) {
+            if (failure)
+              failure->reported = true;
+            else if (bits)
+              widenFloats(dtype, bits.get(), size, static_cast<float*>(host));
+            completion(std::move(failure));
+          });
 }
 
 void Device::copyOut(const TensorPtr& tensor, void* host, Completion completion) {
@@ -146,13 +154,13 @@ void Device::copyOut(const TensorPtr& tensor, void* host, Completion completion)
   }));
 }
 
-void Device::readSync(const TensorPtr& tensor, void* host) {
+void Device::readSync(const TensorPtr& tensor, void* host, DType hostDType) {
   struct Answer {
     FailurePtr failure;
     std::atomic<int32_t> given{0};
   };
   auto answer = std::make_shared<Answer>();
-  read(tensor, host, [answer](FailurePtr failure) {
+  read(tensor, host, hostDType, [answer](FailurePtr failure) {
     answer->failure = std::move(failure);
     answer->given.store(1, std::memory_order_release);
     answer->given.notify_all();
@@ -161,12 +169,15 @@ void Device::readSync(const TensorPtr& tensor, void* host) {
   if (answer->failure) rethrow(*answer->failure);
 }
 
-void Device::write(const TensorPtr& tensor, const void* host) {
+void Device::write(const TensorPtr& tensor, const void* host, DType hostDType) {
   checkOpen();
   const size_t bytes = tensor->bytes();
   std::shared_ptr<char[]> staging = backend_->staging(bytes);
   if (!staging) throw Error(ErrorCode::OutOfMemory, "out of host memory for the copy of the written data");
-  if (bytes > 0) std::memcpy(staging.get(), host, bytes);
+  if (hostDType != tensor->dtype())
+    roundFloats(static_cast<const float*>(host), tensor->size(), tensor->dtype(), staging.get());
+  else if (bytes > 0)
+    std::memcpy(staging.get(), host, bytes);
   ++tensor->version;
   tensor->cleared = false;
   enqueue("write", {{}, {tensor->health()}, {}},

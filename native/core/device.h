@@ -46,12 +46,13 @@ class Device : public std::enable_shared_from_this<Device> {
   /// Queues body; `name` begins the message of whatever it throws. See Operands.
   void enqueue(const char* name, Operands operands, std::function<void(Backend&)> body);
 
-  /// Copies the tensor as it is at this point of the queue to `host`, which must outlive the completion.
-  void read(const TensorPtr& tensor, void* host, Completion completion);
+  /// Copies the tensor as it is at this point of the queue to `host`, which must outlive the completion. The dtype of
+  /// the host's array is one that isHostDType() allows: 16-bit floats are widened, and rounded by write().
+  void read(const TensorPtr& tensor, void* host, DType hostDType, Completion completion);
   /// Blocks; throws what poisoned the tensor.
-  void readSync(const TensorPtr& tensor, void* host);
+  void readSync(const TensorPtr& tensor, void* host, DType hostDType);
   /// Takes `host` over by copy before it returns.
-  void write(const TensorPtr& tensor, const void* host);
+  void write(const TensorPtr& tensor, const void* host, DType hostDType);
   /// A copy on this device of a tensor of another one.
   TensorPtr transfer(const TensorPtr& source);
   /// Completes with the first failure that nobody has been told of.

@@ -108,7 +108,7 @@ EmbeddingPass::EmbeddingPass(const TensorPtr& indices, ParameterPtr weight, int 
 }
 
 TensorPtr EmbeddingPass::queueBackward(const TensorPtr& gradOutput, float) {
-  TensorPtr none = device_->empty(DType::Float32, 0);
+  TensorPtr none = device_->empty(gradOutput->dtype(), 0);
   Operands operands{{gradOutput->health(), indices_->health(), output_->health()}, {}, {}};
   const GradTarget weight = gradTarget(weight_, operands);
   if (!weight.data) return none;
@@ -277,10 +277,10 @@ TensorPtr randomNormal(Device& device, DType dtype, int64_t size, uint64_t seed,
 
 TensorPtr filled(Device& device, DType dtype, int64_t size, float value) {
   if (value == 0) return device.zeros(dtype, size);
-  TensorPtr output = device.empty(DType::Float32, size);
+  TensorPtr output = device.empty(dtype, size);
   const std::vector<float> values(static_cast<size_t>(size), value);
-  device.write(output, values.data());
-  return dtype == DType::Float32 ? output : convert(output, dtype);
+  device.write(output, values.data(), DType::Float32);
+  return output;
 }
 
 }  // namespace moe

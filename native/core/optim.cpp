@@ -18,6 +18,21 @@ AdamW::AdamW(std::shared_ptr<Device> device, std::vector<ParameterPtr> parameter
   gradNorm_ = device_->zeros(DType::Float32, 1);
 }
 
+void AdamW::refreshMaster(size_t i) {
+  const TensorPtr& value = parameters_[i]->value();
+  if (!masters_[i] || masterVersions_[i] == value->version) return;
+  convertInto(value, masters_[i]);
+  masterVersions_[i] = value->version;
+}
+
+void AdamW::refreshMasters() {
+  for (size_t i = 0; i < parameters_.size(); ++i) refreshMaster(i);
+}
+
+void AdamW::adoptMasters() {
+  for (size_t i = 0; i < parameters_.size(); ++i) masterVersions_[i] = parameters_[i]->value()->version;
+}
+
 void AdamW::step(const AdamWOptions& options) {
   std::vector<AdamWTensor> tensors;
   Operands operands;
@@ -26,7 +41,8 @@ void AdamW::step(const AdamWOptions& options) {
     Parameter& parameter = *parameters_[i];
     if (!parameter.trainable || !parameter.hasGrad()) continue;
     const TensorPtr& value = parameter.value();
-    if (masters_[i] && masterVersions_[i] != value->version) convertInto(value, masters_[i]);
+    refreshMaster(i);
+    if (masters_[i]) operands.inputs.push_back(masters_[i]->health());
     operands.inputs.push_back(parameter.grad()->health());
     operands.inputs.push_back(value->health());
     tensors.push_back({.dtype = value->dtype(),

@@ -21,17 +21,25 @@ class AdamW {
   /// When one of them is poisoned nothing is changed.
   void step(const AdamWOptions& options);
 
+  /// Makes the masters anew whose parameters were written since; before they are saved.
+  void refreshMasters();
+  /// Takes the masters as belonging to the values, both having been loaded.
+  void adoptMasters();
+
   const std::vector<TensorPtr>& means() const { return means_; }
   const std::vector<TensorPtr>& variances() const { return variances_; }
-  const std::vector<TensorPtr>& steps() const { return steps_; }  // int32 [1] each
-  const TensorPtr& skipped() const { return skipped_; }           // int32 [1]
-  const TensorPtr& gradNorm() const { return gradNorm_; }         // [1]
+  const std::vector<TensorPtr>& masters() const { return masters_; }  // null for float32 parameters
+  const std::vector<TensorPtr>& steps() const { return steps_; }      // int32 [1] each
+  const TensorPtr& skipped() const { return skipped_; }               // int32 [1]
+  const TensorPtr& gradNorm() const { return gradNorm_; }             // [1]
 
  private:
+  void refreshMaster(size_t i);
+
   std::shared_ptr<Device> device_;
   std::vector<ParameterPtr> parameters_;
   std::vector<TensorPtr> means_, variances_, steps_;
-  std::vector<TensorPtr> masters_;        // null for float32 parameters
+  std::vector<TensorPtr> masters_;
   std::vector<uint64_t> masterVersions_;  // of the value that each master belongs to
   TensorPtr skipped_, gradNorm_;
 };

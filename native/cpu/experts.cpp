@@ -2,11 +2,12 @@
 // the activation are fused into the products. The products of one matrix per expert are in experts-grouped.cpp.
 //
 // T tokens, H and F the widths of layer and expert, R rows; Hp, Fp = H, F rounded up to whole panels; L lanes of a
-// panel.
+// panel. T is the type of activations and weights; what goes from product to product without leaving the stage is
+// float32.
 #include <cstring>
 
 #include "backend.h"
-#include "floats.h"
+#include "element.h"
 #include "gemm.h"
 
 namespace moe::cpu {
@@ -21,88 +22,106 @@ struct ChunkBuffers {
   float *x, *a;
 };
 
+template <class T>
 class Forward {
  public:
   Forward(const ExpertsForward& p, const GemmKernels& gemm) : p_(p), gemm_(gemm) {}
 
   void pack(const TokenChunk& chunk, const ChunkBuffers& buffers) const {
-    gemm_.packTransposed(floats(p_.input), p_.H, p_.plan.rowToken + chunk.row, chunk.count, p_.H, buffers.x);
+    gemm_.of<T>().packTransposed(elements<T>(p_.input), p_.H, p_.plan.rowToken + chunk.row, chunk.count, p_.H,
+                                 buffers.x);
   }
 
-  /// Features [from, to) of a; stage [panels][rowBlock][L] holds the gate.
-  void up(const TokenChunk& chunk, const ChunkBuffers& buffers, int64_t from, int64_t to, float* stage) const {
-    const int64_t L = gemm_.lanes, H = p_.H, F = p_.F, aPanel = F * L, stagePanel = rowBlock * L;
+  /// Features [from, to) of a; own.stage holds the gate.
+  void up(const TokenChunk& chunk, const ChunkBuffers& buffers, int64_t from, int64_t to,
+          const WeightBuffers& own) const {
+    const int64_t L = gemm_.lanes, F = p_.F, aPanel = F * L, stagePanel = rowBlock * L;
     const bool gated = p_.activation.gated();
     for (int64_t f = from; f < to; f += rowBlock) {
-      const int64_t rows = std::min(rowBlock, to - f), weightRow = chunk.expert * F + f;
+      const int64_t rows = std::min(rowBlock, to - f);
       float* a = buffers.a + f * L;
-      multiplyWeight(gemm_, chunk, buffers.x, H, floats(p_.up) + weightRow * H,
-                     floats(p_.upBias) ? floats(p_.upBias) + weightRow : nullptr, rows, a, aPanel);
-      if (floats(p_.savedUp))
-        gemm_.unpackTransposed(a, aPanel, chunk.count, rows, floats(p_.savedUp) + chunk.row * F + f, F);
-      if (gated) {
-        multiplyWeight(gemm_, chunk, buffers.x, H, floats(p_.gate) + weightRow * H,
-                       floats(p_.gateBias) ? floats(p_.gateBias) + weightRow : nullptr, rows, stage, stagePanel);
-        if (floats(p_.savedGate))
-          gemm_.unpackTransposed(stage, stagePanel, chunk.count, rows, floats(p_.savedGate) + chunk.row * F + f, F);
-      }
+      project(chunk, buffers, f, rows, {p_.up, p_.upBias, p_.savedUp}, own, a, aPanel);
+      if (gated) project(chunk, buffers, f, rows, {p_.gate, p_.gateBias, p_.savedGate}, own, own.stage, stagePanel);
       for (int64_t panel = 0; panel * L < chunk.count; ++panel)
         gemm_.activate(p_.activation, rows, static_cast<int>(std::min(L, chunk.count - panel * L)),
-                       gated ? stage + panel * stagePanel : nullptr, a + panel * aPanel);
+                       gated ? own.stage + panel * stagePanel : nullptr, a + panel * aPanel);
     }
   }
 
   /// Columns [from, to) of the chunk's rows.
-  void down(const TokenChunk& chunk, const ChunkBuffers& buffers, int64_t from, int64_t to, float* stage) const {
+  void down(const TokenChunk& chunk, const ChunkBuffers& buffers, int64_t from, int64_t to,
+            const WeightBuffers& own) const {
     const int64_t H = p_.H, F = p_.F;
-    projectTransposed(gemm_, chunk, buffers.a, F, floats(p_.down) + chunk.expert * H * F,
-                      floats(p_.downBias) ? floats(p_.downBias) + chunk.expert * H : nullptr, from, to, stage,
-                      floats(p_.rows) + chunk.row * H, H);
+    const T* bias = elements<T>(p_.downBias);
+    projectTransposed(gemm_, chunk, buffers.a, F, elements<T>(p_.down) + chunk.expert * H * F,
+                      bias ? bias + chunk.expert * H : nullptr, from, to, own, elements<T>(p_.rows) + chunk.row * H, H);
   }
 
  private:
+  /// Of gate or up: the matrices, and where the pre-activations are kept, or null.
+  struct Projection {
+    const void *weight, *bias;
+    void* saved;
+  };
+
+  /// out panels = features [f, f + rows) of a projection, kept for backward.
+  void project(const TokenChunk& chunk, const ChunkBuffers& buffers, int64_t f, int64_t rows, const Projection& to,
+               const WeightBuffers& own, float* out, int64_t outPanel) const {
+    const int64_t H = p_.H, F = p_.F, weightRow = chunk.expert * F + f;
+    const T* bias = elements<T>(to.bias);
+    multiplyWeight(gemm_, chunk, buffers.x, H, elements<T>(to.weight) + weightRow * H,
+                   bias ? bias + weightRow : nullptr, rows, own, out, outPanel);
+    if (to.saved)
+      gemm_.of<T>().unpackTransposed(out, outPanel, chunk.count, rows, elements<T>(to.saved) + chunk.row * F + f, F);
+  }
+
   const ExpertsForward& p_;
   const GemmKernels& gemm_;
 };
 
-}  // namespace
-
-void CpuBackend::expertsForward(const ExpertsForward& p) {
-  const int64_t lanes = chunkLanes(std::max(p.H, p.F), gemm_.lanes);
-  const std::vector<TokenChunk> chunks = tokenChunks({p.plan.E, p.plan.R, p.plan.expertOffsets}, lanes, gemm_.lanes);
+template <class T>
+void runForward(const ExpertsForward& p, const GemmKernels& gemm, ThreadPool& pool, Scratch& scratch) {
+  const int64_t lanes = chunkLanes(std::max(p.H, p.F), gemm.lanes);
+  const std::vector<TokenChunk> chunks = tokenChunks({p.plan.E, p.plan.R, p.plan.expertOffsets}, lanes, gemm.lanes);
   // Whole chunks by one worker each; the last ones are cut by features, so that all workers finish together.
   const int64_t count = static_cast<int64_t>(chunks.size());
-  const int64_t split = pool_.threads() > 1 ? std::min<int64_t>(count, 2 * pool_.threads()) : 0;
+  const int64_t split = pool.threads() > 1 ? std::min<int64_t>(count, 2 * pool.threads()) : 0;
   const int64_t whole = count - split;
 
-  const int64_t pieces = 2 * pool_.threads();
+  const int64_t pieces = 2 * pool.threads();
   const int64_t upPiece = roundUp(ceilDiv(p.F, pieces), rowBlock), upPieces = ceilDiv(p.F, upPiece);
   const int64_t downPiece = roundUp(ceilDiv(p.H, pieces), rowBlock), downPieces = ceilDiv(p.H, downPiece);
 
-  std::vector<ChunkBuffers> own(pool_.threads()), shared(split);
-  std::vector<float*> stages(pool_.threads());
-  scratch_.layOut([&](Carver& carver) {
+  std::vector<ChunkBuffers> own(pool.threads()), shared(split);
+  std::vector<WeightBuffers> weights(pool.threads());
+  scratch.layOut([&](Carver& carver) {
     for (ChunkBuffers& buffers : shared) buffers = {carver.take(p.H * lanes), carver.take(p.F * lanes)};
     for (ChunkBuffers& buffers : own) buffers = {carver.take(p.H * lanes), carver.take(p.F * lanes)};
-    for (float*& stage : stages) stage = carver.take(stageFloats(lanes));
+    for (WeightBuffers& buffers : weights) buffers = carveWeightBuffers<T>(carver, lanes, std::max(p.H, p.F));
   });
 
-  const Forward forward(p, gemm_);
-  pool_.parallelFor(split, [&](int64_t i, int) { forward.pack(chunks[whole + i], shared[i]); });
-  pool_.parallelFor(whole + split * upPieces, [&](int64_t i, int worker) {
+  const Forward<T> forward(p, gemm);
+  pool.parallelFor(split, [&](int64_t i, int) { forward.pack(chunks[whole + i], shared[i]); });
+  pool.parallelFor(whole + split * upPieces, [&](int64_t i, int worker) {
     if (i < whole) {
       forward.pack(chunks[i], own[worker]);
-      forward.up(chunks[i], own[worker], 0, p.F, stages[worker]);
-      forward.down(chunks[i], own[worker], 0, p.H, stages[worker]);
+      forward.up(chunks[i], own[worker], 0, p.F, weights[worker]);
+      forward.down(chunks[i], own[worker], 0, p.H, weights[worker]);
     } else {
       const int64_t chunk = (i - whole) / upPieces, from = (i - whole) % upPieces * upPiece;
-      forward.up(chunks[whole + chunk], shared[chunk], from, std::min<int64_t>(from + upPiece, p.F), stages[worker]);
+      forward.up(chunks[whole + chunk], shared[chunk], from, std::min<int64_t>(from + upPiece, p.F), weights[worker]);
     }
   });
-  pool_.parallelFor(split * downPieces, [&](int64_t i, int worker) {
+  pool.parallelFor(split * downPieces, [&](int64_t i, int worker) {
     const int64_t chunk = i / downPieces, from = i % downPieces * downPiece;
-    forward.down(chunks[whole + chunk], shared[chunk], from, std::min<int64_t>(from + downPiece, p.H), stages[worker]);
+    forward.down(chunks[whole + chunk], shared[chunk], from, std::min<int64_t>(from + downPiece, p.H), weights[worker]);
   });
+}
+
+}  // namespace
+
+void CpuBackend::expertsForward(const ExpertsForward& p) {
+  withElement(p.dtype, [&]<class T>() { runForward<T>(p, gemm_, pool_, scratch_); });
 }
 
 // ------------------------------------------------------------------------------------------------ backward
@@ -121,10 +140,12 @@ struct WaveBuffers {
 };
 
 struct WorkerBuffers {
-  float* copy;  // a block of weights in panels: [columnBlock/L][H][L] of down, or what inputGradient needs
+  float* down;  // [columnBlock/L][H][L] a block of the weight in panels
   float* dA;    // [columnBlock/L][depthBlock][L] dA, then w·a
+  InputBuffers inputs;
 };
 
+template <class T>
 class Backward {
  public:
   Backward(const ExpertsBackward& p, const GemmKernels& gemm)
@@ -135,11 +156,11 @@ class Backward {
         Fp_(roundUp(p.F, L_)),
         gated_(p.activation.gated()),
         needX_(p.gradGate || p.gradUp),
-        needDz_(floats(p.gradRows) || p.gradGate || p.gradUp || p.gradGateBias || p.gradUpBias),
+        needDz_(p.gradRows || p.gradGate || p.gradUp || p.gradGateBias || p.gradUpBias),
         needDots_(p.gradWeights) {}
 
   int64_t featureBlocks() const { return needDz_ || needDots_ || p_.gradDown ? ceilDiv(p_.F, columnBlock) : 0; }
-  int64_t inputBlocks() const { return floats(p_.gradRows) ? ceilDiv(p_.H, wideColumnBlock) : 0; }
+  int64_t inputBlocks() const { return p_.gradRows ? ceilDiv(p_.H, wideColumnBlock) : 0; }
   int64_t waveRows() const { return cpu::waveRows(2 * Hp_ + (gated_ ? 2 : 1) * Fp_); }
 
   WaveBuffers carveShared(Carver& carver, int64_t rows) const {
@@ -153,17 +174,21 @@ class Backward {
     return b;
   }
 
-  WorkerBuffers carveWorker(Carver& carver) const {
-    return {carver.take(std::max(p_.H * columnBlock, depthBlock * wideColumnBlock)),
-            carver.take(depthBlock * columnBlock)};
+  WorkerBuffers carveWorker(Carver& carver, int64_t rows) const {
+    return {carver.take(p_.H * columnBlock), carver.take(depthBlock * columnBlock),
+            carveInputBuffers<T>(carver, p_.gradRows ? rows : 0)};
   }
 
   /// Rows [from, to) of a part, gathered into panels.
   void gather(const Wave& wave, const Part& part, const WaveBuffers& b, int64_t from, int64_t to) const {
     const int64_t start = part.row - wave.row, panel = part.rows * L_;
     const int32_t* token = p_.plan.rowToken + part.row + from;
-    if (needX_) gemm_.packPanels(floats(p_.input), p_.H, token, to - from, p_.H, b.x + start * Hp_ + from * L_, panel);
-    gemm_.packPanels(floats(p_.gradOutput), p_.H, token, to - from, p_.H, b.dO + start * Hp_ + from * L_, panel);
+    const auto pack = [&](const void* rows, float* panels) {
+      gemm_.of<T>().packPanels(elements<T>(rows), p_.H, token, to - from, p_.H, panels + start * Hp_ + from * L_,
+                               panel);
+    };
+    if (needX_) pack(p_.input, b.x);
+    pack(p_.gradOutput, b.dO);
     for (int64_t r = from; r < to; ++r)
       b.weights[start + r] = p_.weights ? p_.weights[p_.plan.rowSlot[part.row + r]] : 1.0f;
   }
@@ -179,7 +204,8 @@ class Backward {
     float* dGate = gated_ ? b.dGate + start * Fp_ + f * part.rows : nullptr;
 
     const bool needDA = needDz_ || needDots_;
-    if (needDA) gemm_.packPanels(floats(p_.down) + e * H * F + f, F, nullptr, H, columns, own.copy, H * L_);
+    if (needDA)
+      gemm_.of<T>().packPanels(elements<T>(p_.down) + e * H * F + f, F, nullptr, H, columns, own.down, H * L_);
     float* dots = b.dots + block * wave.rows + start;
     std::memset(dots, 0, sizeof(float) * part.rows);
 
@@ -191,8 +217,11 @@ class Backward {
         std::memset(own.dA, 0, sizeof(float) * rows * roundUp(columns, L_));
       }
       const int64_t saved = (part.row + row) * F + f;
-      gemm_.packPanels(floats(p_.savedUp) + saved, F, nullptr, rows, columns, dUp + at, panel);
-      if (gated_) gemm_.packPanels(floats(p_.savedGate) + saved, F, nullptr, rows, columns, dGate + at, panel);
+      const auto load = [&](const void* z, float* panels) {
+        gemm_.of<T>().packPanels(elements<T>(z) + saved, F, nullptr, rows, columns, panels + at, panel);
+      };
+      load(p_.savedUp, dUp);
+      if (gated_) load(p_.savedGate, dGate);
       for (int64_t i = 0; i * L_ < columns; ++i)
         gemm_.activateBackward(p_.activation, rows, static_cast<int>(std::min(L_, columns - i * L_)),
                                b.weights + start + row, gated_ ? dGate + at + i * panel : nullptr, dUp + at + i * panel,
@@ -220,19 +249,20 @@ class Backward {
   /// Columns [block·wideColumnBlock, ...) of a part's gradRows.
   void inputs(const Wave& wave, const Part& part, const WaveBuffers& b, const WorkerBuffers& own, int64_t block) const {
     const int64_t H = p_.H, F = p_.F, h = block * wideColumnBlock, columns = std::min(wideColumnBlock, H - h);
+    const int64_t start = (part.row - wave.row) * Fp_, weight = part.expert * F * H + h;
     GemmProduct left{};
-    left.rows = part.rows;
-    left.depth = F;
     left.left = Left::PanelRows;
     left.aPanel = part.rows * L_;
-    float* gradient = floats(p_.gradRows) + part.row * H + h;
-    const int64_t start = (part.row - wave.row) * Fp_, weight = part.expert * F * H + h;
-    if (gated_) {
-      left.a = b.dGate + start;
-      inputGradient(gemm_, left, floats(p_.gate) + weight, H, columns, own.copy, gradient, false);
-    }
-    left.a = b.dUp + start;
-    inputGradient(gemm_, left, floats(p_.up) + weight, H, columns, own.copy, gradient, gated_);
+    const auto term = [&](const float* dz, const void* matrix) {
+      left.a = dz + start;
+      return InputTerm<T>{left, elements<T>(matrix) + weight};
+    };
+    T* gradient = elements<T>(p_.gradRows) + part.row * H + h;
+    if (gated_)
+      inputGradient<T>(gemm_, {term(b.dGate, p_.gate), term(b.dUp, p_.up)}, part.rows, F, columns, own.inputs, gradient,
+                       H);
+    else
+      inputGradient<T>(gemm_, {term(b.dUp, p_.up)}, part.rows, F, columns, own.inputs, gradient, H);
   }
 
   /// What needs all features of a part: the gradients of the routing weights, and of the down bias.
@@ -243,13 +273,14 @@ class Backward {
       sumColumns(dO, panel, part.rows, H, b.weights + start, p_.gradDownBias + part.expert * H,
                  p_.accumulateDownBias || !part.first);
     if (!needDots_) return;
-    const float* bias = floats(p_.downBias) ? floats(p_.downBias) + part.expert * H : nullptr;
+    const T* bias = p_.downBias ? elements<T>(p_.downBias) + part.expert * H : nullptr;
     for (int64_t r = 0; r < part.rows; ++r) {
       float sum = 0;
       for (int64_t block = 0; block < featureBlocks(); ++block) sum += b.dots[block * wave.rows + start + r];
       if (bias)
         for (int64_t h = 0; h < H; h += L_)
-          for (int64_t i = 0; i < std::min(L_, H - h); ++i) sum += dO[h * part.rows + r * L_ + i] * bias[h + i];
+          for (int64_t i = 0; i < std::min(L_, H - h); ++i)
+            sum += dO[h * part.rows + r * L_ + i] * toFloat(bias[h + i]);
       p_.gradWeights[p_.plan.rowSlot[part.row + r]] = sum;
     }
   }
@@ -275,7 +306,7 @@ class Backward {
     product.left = Left::PanelRows;
     product.a = dO;
     product.aPanel = panel;
-    product.b = own.copy;
+    product.b = own.down;
     product.bPanel = p_.H * L_;
     product.c = own.dA;
     product.cRow = L_;
@@ -302,13 +333,12 @@ class Backward {
   const bool gated_, needX_, needDz_, needDots_;
 };
 
-}  // namespace
-
-void CpuBackend::expertsBackward(const ExpertsBackward& p) {
-  const Backward backward(p, gemm_);
+template <class T>
+void runBackward(const ExpertsBackward& p, const GemmKernels& gemm, ThreadPool& pool, Scratch& scratch) {
+  const Backward<T> backward(p, gemm);
   const int32_t* offsets = p.plan.expertOffsets;
   if (p.gradWeights) std::memset(p.gradWeights, 0, sizeof(float) * p.plan.T * p.plan.K);
-  pool_.parallelFor(p.plan.E, [&](int64_t e, int) {
+  pool.parallelFor(p.plan.E, [&](int64_t e, int) {
     if (offsets[e] == offsets[e + 1]) backward.clear(e);
   });
 
@@ -316,30 +346,36 @@ void CpuBackend::expertsBackward(const ExpertsBackward& p) {
   int64_t largest = 0;
   for (const Wave& wave : all) largest = std::max(largest, wave.rows);
   WaveBuffers shared;
-  std::vector<WorkerBuffers> own(pool_.threads());
-  scratch_.layOut([&](Carver& carver) {
+  std::vector<WorkerBuffers> own(pool.threads());
+  scratch.layOut([&](Carver& carver) {
     shared = backward.carveShared(carver, largest);
-    for (WorkerBuffers& buffers : own) buffers = backward.carveWorker(carver);
+    for (WorkerBuffers& buffers : own) buffers = backward.carveWorker(carver, largest);
   });
 
   for (const Wave& wave : all) {
     const int64_t parts = static_cast<int64_t>(wave.parts.size());
     const int64_t featureBlocks = backward.featureBlocks(), lastBlocks = backward.inputBlocks() + 1;
-    pool_.parallelFor(parts * gatherSlices, [&](int64_t i, int) {
+    pool.parallelFor(parts * gatherSlices, [&](int64_t i, int) {
       const Part& part = wave.parts[i / gatherSlices];
       const int64_t slice = i % gatherSlices;
       backward.gather(wave, part, shared, part.rows * slice / gatherSlices, part.rows * (slice + 1) / gatherSlices);
     });
-    pool_.parallelFor(parts * featureBlocks, [&](int64_t i, int worker) {
+    pool.parallelFor(parts * featureBlocks, [&](int64_t i, int worker) {
       backward.features(wave, wave.parts[i / featureBlocks], shared, own[worker], i % featureBlocks);
     });
-    pool_.parallelFor(parts * lastBlocks, [&](int64_t i, int worker) {
+    pool.parallelFor(parts * lastBlocks, [&](int64_t i, int worker) {
       const Part& part = wave.parts[i / lastBlocks];
       const int64_t block = i % lastBlocks;
       if (block == lastBlocks - 1) return backward.finish(wave, part, shared);
       backward.inputs(wave, part, shared, own[worker], block);
     });
   }
+}
+
+}  // namespace
+
+void CpuBackend::expertsBackward(const ExpertsBackward& p) {
+  withElement(p.dtype, [&]<class T>() { runBackward<T>(p, gemm_, pool_, scratch_); });
 }
 
 }  // namespace moe::cpu

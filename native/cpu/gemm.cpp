@@ -2,6 +2,7 @@
 #include "gemm.h"
 
 #include <new>
+#include <utility>
 
 #if defined(__linux__)
 #include <sys/mman.h>
@@ -77,35 +78,58 @@ std::vector<Wave> waves(const RowGroups& groups, int64_t maximum) {
 
 // ------------------------------------------------------------------------------------------------ products
 
-void projectTransposed(const GemmKernels& gemm, const TokenChunk& chunk, const float* x, int64_t depth,
-                       const float* weight, const float* bias, int64_t from, int64_t to, float* stage, float* output,
-                       int64_t stride) {
-  for (int64_t row = from; row < to; row += rowBlock) {
-    const int64_t rows = std::min(rowBlock, to - row);
-    multiplyWeight(gemm, chunk, x, depth, weight + row * depth, bias ? bias + row : nullptr, rows, stage,
-                   rowBlock * gemm.lanes);
-    gemm.unpackTransposed(stage, rowBlock * gemm.lanes, chunk.count, rows, output + row, stride);
+namespace {
+
+/// As it is, or its float32 form at `wide`.
+template <class T>
+const float* widened(const PackKernels<T>& kernels, const T* from, int64_t n, float* wide) {
+  if constexpr (std::is_same_v<T, float>) {
+    return from;
+  } else {
+    kernels.widen(from, n, wide);
+    return wide;
   }
 }
 
-void multiplyWeight(const GemmKernels& gemm, const TokenChunk& chunk, const float* x, int64_t depth,
-                    const float* weight, const float* bias, int64_t rows, float* out, int64_t outPanel) {
+}  // namespace
+
+template <class T>
+void multiplyWeight(const GemmKernels& gemm, const TokenChunk& chunk, const float* x, int64_t depth, const T* weight,
+                    const T* bias, int64_t rows, const WeightBuffers& buffers, float* out, int64_t outPanel) {
+  const PackKernels<T>& kernels = gemm.of<T>();
+  const int64_t block = std::is_same_v<T, float> ? rows : widenRows;
+  float wideBias[rowBlock];
+  const float* rowBias = bias ? widened(kernels, bias, rows, wideBias) : nullptr;
   GemmProduct product{};
-  product.rows = rows;
   product.columns = chunk.count;
   product.depth = depth;
   product.left = Left::Rows;
-  product.a = weight;
   product.aRow = depth;
   product.b = x;
   product.bPanel = depth * gemm.lanes;
-  product.c = out;
   product.cRow = gemm.lanes;
   product.cPanel = outPanel;
   product.cPadded = true;
-  product.rowBias = bias;
   product.rowsOutside = true;
-  gemm.multiply(product);
+  for (int64_t row = 0; row < rows; row += block) {
+    product.rows = std::min(block, rows - row);
+    product.a = widened(kernels, weight + row * depth, product.rows * depth, buffers.wide);
+    product.c = out + row * gemm.lanes;
+    product.rowBias = rowBias ? rowBias + row : nullptr;
+    gemm.multiply(product);
+  }
+}
+
+template <class T>
+void projectTransposed(const GemmKernels& gemm, const TokenChunk& chunk, const float* x, int64_t depth, const T* weight,
+                       const T* bias, int64_t from, int64_t to, const WeightBuffers& buffers, T* output,
+                       int64_t stride) {
+  for (int64_t row = from; row < to; row += rowBlock) {
+    const int64_t rows = std::min(rowBlock, to - row);
+    multiplyWeight(gemm, chunk, x, depth, weight + row * depth, bias ? bias + row : nullptr, rows, buffers,
+                   buffers.stage, rowBlock * gemm.lanes);
+    gemm.of<T>().unpackTransposed(buffers.stage, rowBlock * gemm.lanes, chunk.count, rows, output + row, stride);
+  }
 }
 
 void weightGradient(const GemmKernels& gemm, const PanelMatrix& left, int64_t rows, const PanelMatrix& right,
@@ -129,24 +153,48 @@ void weightGradient(const GemmKernels& gemm, const PanelMatrix& left, int64_t ro
   }
 }
 
-void inputGradient(const GemmKernels& gemm, GemmProduct left, const float* weight, int64_t stride, int64_t columns,
-                   float* copy, float* gradient, bool accumulate) {
-  const int64_t depth = left.depth;
-  const float* a = left.a;
-  left.columns = columns;
-  left.b = copy;
-  left.bPanel = depthBlock * gemm.lanes;
-  left.c = gradient;
-  left.cRow = stride;
-  left.cPanel = gemm.lanes;
-  left.rowsOutside = true;
-  for (int64_t k = 0; k < depth; k += depthBlock) {
-    left.depth = std::min(depthBlock, depth - k);
-    left.a = left.left == Left::Rows ? a + k : a + k / gemm.lanes * left.aPanel;
-    left.accumulate = accumulate || k > 0;
-    gemm.packPanels(weight + k * stride, stride, nullptr, left.depth, columns, copy, left.bPanel);
-    gemm.multiply(left);
+template <class T>
+void inputGradient(const GemmKernels& gemm, std::initializer_list<InputTerm<T>> terms, int64_t rows, int64_t depth,
+                   int64_t columns, const InputBuffers& buffers, T* gradient, int64_t stride) {
+  float* sums = buffers.sums;
+  int64_t sumsRow = wideColumnBlock;
+  if constexpr (std::is_same_v<T, float>) {
+    sums = gradient;
+    sumsRow = stride;
   }
+  bool accumulate = false;
+  for (const InputTerm<T>& term : terms) {
+    GemmProduct product = term.left;
+    product.rows = rows;
+    product.columns = columns;
+    product.b = buffers.copy;
+    product.bPanel = depthBlock * gemm.lanes;
+    product.c = sums;
+    product.cRow = sumsRow;
+    product.cPanel = gemm.lanes;
+    product.rowsOutside = true;
+    for (int64_t k = 0; k < depth; k += depthBlock) {
+      product.depth = std::min(depthBlock, depth - k);
+      product.a = term.left.a + (product.left == Left::Rows ? k : k / gemm.lanes * product.aPanel);
+      product.accumulate = std::exchange(accumulate, true);
+      gemm.of<T>().packPanels(term.weight + k * stride, stride, nullptr, product.depth, columns, buffers.copy,
+                              product.bPanel);
+      gemm.multiply(product);
+    }
+  }
+  if constexpr (!std::is_same_v<T, float>)
+    for (int64_t r = 0; r < rows; ++r) gemm.of<T>().round(sums + r * sumsRow, columns, gradient + r * stride);
 }
+
+#define MOE_PRODUCTS(T)                                                                                                \
+  template void multiplyWeight<T>(const GemmKernels&, const TokenChunk&, const float*, int64_t, const T*, const T*,    \
+                                  int64_t, const WeightBuffers&, float*, int64_t);                                     \
+  template void projectTransposed<T>(const GemmKernels&, const TokenChunk&, const float*, int64_t, const T*, const T*, \
+                                     int64_t, int64_t, const WeightBuffers&, T*, int64_t);                             \
+  template void inputGradient<T>(const GemmKernels&, std::initializer_list<InputTerm<T>>, int64_t, int64_t, int64_t,   \
+                                 const InputBuffers&, T*, int64_t);
+MOE_PRODUCTS(float)
+MOE_PRODUCTS(BFloat16)
+MOE_PRODUCTS(Float16)
 
 }  // namespace moe::cpu

@@ -3,10 +3,15 @@
 //
 // Every division follows from shapes and routing alone, and every element is one chain of additions (simd/gemm.h), so
 // that results have the same bits with any number of threads.
+//
+// T is the type of the elements of activations and weights. Panels and products are float32: weights of 16 bits are
+// widened a block at a time.
 #pragma once
 
 #include <algorithm>
 #include <cstdint>
+#include <initializer_list>
+#include <type_traits>
 #include <vector>
 
 #include "scratch.h"
@@ -14,6 +19,7 @@
 
 namespace moe::cpu {
 
+constexpr int64_t widenRows = 24;    // weight rows widened at a time: whole tiles of every shape
 constexpr int64_t rowBlock = 96;     // weight rows per pass over a chunk: whole tiles of every shape, whole cache lines
 constexpr int64_t depthBlock = 256;  // of the products whose right operand is copied: a panel of it fits L1
 constexpr int64_t columnBlock = 64;  // features of one item of the backward; a multiple of every panel
@@ -73,24 +79,56 @@ struct PanelMatrix {
   int64_t panel;  // distance of the panels
 };
 
-/// out panels [rows][lanes] at distance outPanel = weight [rows, depth] · x + bias; x panels of [depth][lanes] tokens.
-void multiplyWeight(const GemmKernels& gemm, const TokenChunk& chunk, const float* x, int64_t depth,
-                    const float* weight, const float* bias, int64_t rows, float* out, int64_t outPanel);
+/// What a worker needs for the products with rows of weights.
+struct WeightBuffers {
+  float* stage;  // [panels][rowBlock][lanes] a product on its way to rows
+  float* wide;   // [widenRows][depth] weights in float32; null when they are that already
+};
 
-/// Columns [from, to) of output [chunk.count, stride] = (weight [·, depth] · x + bias)ᵀ. Stage: see stageFloats.
-void projectTransposed(const GemmKernels& gemm, const TokenChunk& chunk, const float* x, int64_t depth,
-                       const float* weight, const float* bias, int64_t from, int64_t to, float* stage, float* output,
+template <class T>
+WeightBuffers carveWeightBuffers(Carver& carver, int64_t maximumLanes, int64_t maximumDepth) {
+  return {carver.take(rowBlock * maximumLanes),
+          std::is_same_v<T, float> ? nullptr : carver.take(widenRows * maximumDepth)};
+}
+
+/// out panels [rows][lanes] at distance outPanel = weight [rows, depth] · x + bias, at most rowBlock rows; x panels of
+/// [depth][lanes] tokens.
+template <class T>
+void multiplyWeight(const GemmKernels& gemm, const TokenChunk& chunk, const float* x, int64_t depth, const T* weight,
+                    const T* bias, int64_t rows, const WeightBuffers& buffers, float* out, int64_t outPanel);
+
+/// Columns [from, to) of output [chunk.count, stride] = (weight [·, depth] · x + bias)ᵀ.
+template <class T>
+void projectTransposed(const GemmKernels& gemm, const TokenChunk& chunk, const float* x, int64_t depth, const T* weight,
+                       const T* bias, int64_t from, int64_t to, const WeightBuffers& buffers, T* output,
                        int64_t stride);
-
-inline int64_t stageFloats(int64_t maximumLanes) { return rowBlock * maximumLanes; }
 
 /// gradient [rows, stride], `columns` of it, (+)= leftᵀ·right over `depth` rows of both.
 void weightGradient(const GemmKernels& gemm, const PanelMatrix& left, int64_t rows, const PanelMatrix& right,
                     int64_t columns, int64_t depth, float* gradient, int64_t stride, bool accumulate);
 
-/// gradient [left.rows, stride], `columns` of it, (+)= left·weight [left.depth, stride]; of `left` the fields of A,
-/// rows and depth are set. copy: depthBlock·wideColumnBlock floats.
-void inputGradient(const GemmKernels& gemm, GemmProduct left, const float* weight, int64_t stride, int64_t columns,
-                   float* copy, float* gradient, bool accumulate);
+/// What a worker needs for the gradients of the inputs of at most `rows` rows.
+struct InputBuffers {
+  float* copy;  // [depthBlock·wideColumnBlock] weights in panels
+  float* sums;  // [rows][wideColumnBlock] gradients before they are rounded; null when they are float32
+};
+
+template <class T>
+InputBuffers carveInputBuffers(Carver& carver, int64_t rows) {
+  return {carver.take(depthBlock * wideColumnBlock),
+          std::is_same_v<T, float> ? nullptr : carver.take(rows * wideColumnBlock)};
+}
+
+/// A matrix product that is part of the gradient of the inputs: of `left` the fields of A are set.
+template <class T>
+struct InputTerm {
+  GemmProduct left;
+  const T* weight;  // [depth, stride]
+};
+
+/// gradient [rows, stride], `columns` of it (at most wideColumnBlock), = Σ left·weight over the terms.
+template <class T>
+void inputGradient(const GemmKernels& gemm, std::initializer_list<InputTerm<T>> terms, int64_t rows, int64_t depth,
+                   int64_t columns, const InputBuffers& buffers, T* gradient, int64_t stride);
 
 }  // namespace moe::cpu

@@ -3,9 +3,21 @@
 #include <cstdlib>
 #include <cstring>
 
+#if defined(MOE_HAVE_avx2)
+#include <cpuid.h>
+#endif
+
 namespace moe::cpu {
 
 namespace {
+
+#if defined(MOE_HAVE_avx2)
+/// __builtin_cpu_supports() does not know this name in every compiler.
+bool hasF16c() {
+  unsigned a, b, c, d;
+  return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C) != 0;
+}
+#endif
 
 bool available(Isa isa) {
   switch (isa) {
@@ -13,7 +25,7 @@ bool available(Isa isa) {
       return true;
 #if defined(MOE_HAVE_avx2)
     case Isa::Avx2:
-      return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+      return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && hasF16c();
     case Isa::Avx512:
       return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
              __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") && available(Isa::Avx2);

@@ -2,7 +2,6 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
-#include <limits>
 #include <new>
 
 #if defined(__linux__)
@@ -11,6 +10,7 @@
 
 #include "../shared/random.h"
 #include "backend.h"
+#include "element.h"
 
 namespace moe::cpu {
 
@@ -64,31 +64,39 @@ void CpuBackend::zero(void* block, size_t bytes) {
 }
 
 void CpuBackend::randomNormal(const RandomNormal& r) {
-  float* out = static_cast<float*>(r.output);
-  pool_.parallelRanges(r.n, elementsPerPiece, [&](int64_t begin, int64_t end, int) {
-    for (int64_t i = begin; i < end; i += 4) {
-      const Normal4 draws = randomNormals(r.seed, r.purpose, static_cast<uint64_t>(i) / 4);
-      for (int64_t j = 0; j < 4 && i + j < end; ++j) out[i + j] = r.std * draws.value[j];
-    }
+  withElement(r.dtype, [&]<class T>() {
+    T* out = elements<T>(r.output);
+    pool_.parallelRanges(r.n, elementsPerPiece, [&](int64_t begin, int64_t end, int) {
+      for (int64_t i = begin; i < end; i += 4) {
+        const Normal4 draws = randomNormals(r.seed, r.purpose, static_cast<uint64_t>(i) / 4);
+        for (int64_t j = 0; j < 4 && i + j < end; ++j) out[i + j] = roundTo<T>(r.std * draws.value[j]);
+      }
+    });
   });
 }
 
-void CpuBackend::convert(const Convert& c) {
-  using Limits = std::numeric_limits<int32_t>;
-  pool_.parallelRanges(c.n, elementsPerPiece, [&](int64_t begin, int64_t end, int) {
-    if (c.to == DType::Float32) {
-      for (int64_t i = begin; i < end; ++i)
-        static_cast<float*>(c.output)[i] = static_cast<float>(static_cast<const int32_t*>(c.input)[i]);
-      return;
-    }
-    for (int64_t i = begin; i < end; ++i) {
-      const float x = static_cast<const float*>(c.input)[i];
-      static_cast<int32_t*>(c.output)[i] = x >= 0x1p31f   ? Limits::max()
-                                           : x < -0x1p31f ? Limits::min()
-                                           : x == x       ? static_cast<int32_t>(x)
-                                                          : 0;
-    }
+namespace {
+
+template <class To, class From>
+void convertElements(const Convert& c, ThreadPool& pool) {
+  const From* from = elements<From>(c.input);
+  To* to = elements<To>(c.output);
+  pool.parallelRanges(c.n, elementsPerPiece, [&](int64_t begin, int64_t end, int) {
+    for (int64_t i = begin; i < end; ++i) to[i] = convertTo<To>(from[i]);
   });
+}
+
+template <class From>
+void convertFrom(const Convert& c, ThreadPool& pool) {
+  if (c.to == DType::Int32) return convertElements<int32_t, From>(c, pool);
+  withElement(c.to, [&]<class To>() { convertElements<To, From>(c, pool); });
+}
+
+}  // namespace
+
+void CpuBackend::convert(const Convert& c) {
+  if (c.from == DType::Int32) return convertFrom<int32_t>(c, pool_);
+  withElement(c.from, [&]<class From>() { convertFrom<From>(c, pool_); });
 }
 
 }  // namespace moe::cpu

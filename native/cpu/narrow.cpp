@@ -19,28 +19,35 @@ std::vector<int32_t> liveTokens(const int32_t* mask, int64_t T) {
   return tokens;
 }
 
-void Narrow::forward(const float* input, const float* weight, const float* bias, float* output) const {
+template <class T>
+void Narrow<T>::forward(const T* input, const float* weight, const float* bias, float* output) const {
   pool.parallelRanges(std::ssize(tokens), tokensPerPiece, [&](int64_t begin, int64_t end, int) {
-    row.product(tokens.data() + begin, end - begin, input, weight, bias, H, E, output);
+    row.of<T>().product(tokens.data() + begin, end - begin, input, weight, bias, H, E, output);
   });
 }
 
-void Narrow::backwardInput(const float* gradOutput, const float* weight, float* gradInput) const {
+template <class T>
+void Narrow<T>::backwardInput(const float* gradOutput, const float* weight, T* gradInput) const {
   pool.parallelRanges(std::ssize(tokens), tokensPerPiece, [&](int64_t begin, int64_t end, int) {
-    row.productInput(tokens.data() + begin, end - begin, gradOutput, weight, H, E, gradInput);
+    row.of<T>().productInput(tokens.data() + begin, end - begin, gradOutput, weight, H, E, gradInput);
   });
 }
 
-void Narrow::backwardWeight(const float* gradOutput, const float* input, float* gradWeight, bool accumulate) const {
+template <class T>
+void Narrow<T>::backwardWeight(const float* gradOutput, const T* input, float* gradWeight, bool accumulate) const {
   // Split over the result, so that every element sums all tokens in one order.
   const int64_t strips = (H + row.stripColumns - 1) / row.stripColumns;
   const int64_t groups = (E + expertsPerPiece - 1) / expertsPerPiece;
   pool.parallelFor(strips * groups, [&](int64_t piece, int) {
     const int h = static_cast<int>(piece / groups) * row.stripColumns;
     const int e = static_cast<int>(piece % groups) * expertsPerPiece;
-    row.productWeight(tokens.data(), std::ssize(tokens), gradOutput, input, H, E, h, e,
-                      std::min(e + expertsPerPiece, E), gradWeight, accumulate);
+    row.of<T>().productWeight(tokens.data(), std::ssize(tokens), gradOutput, input, H, E, h, e,
+                              std::min(e + expertsPerPiece, E), gradWeight, accumulate);
   });
 }
+
+template struct Narrow<float>;
+template struct Narrow<BFloat16>;
+template struct Narrow<Float16>;
 
 }  // namespace moe::cpu

@@ -13,6 +13,8 @@ namespace moe::cpu {
 /// The tokens whose mask is not 0 (all without a mask), in order.
 std::vector<int32_t> liveTokens(const int32_t* mask, int64_t T);
 
+/// T is the type of the tokens' elements; the narrow matrix and what it is multiplied to are float32.
+template <class T>
 struct Narrow {
   ThreadPool& pool;
   const RowKernels& row;
@@ -20,11 +22,11 @@ struct Narrow {
   int H, E;
 
   /// output [T,E] = input [T,H] · weightᵀ + bias.
-  void forward(const float* input, const float* weight, const float* bias, float* output) const;
+  void forward(const T* input, const float* weight, const float* bias, float* output) const;
   /// gradInput [T,H] += gradOutput [T,E] · weight.
-  void backwardInput(const float* gradOutput, const float* weight, float* gradInput) const;
+  void backwardInput(const float* gradOutput, const float* weight, T* gradInput) const;
   /// gradWeight [E,H] = or += gradOutputᵀ · input.
-  void backwardWeight(const float* gradOutput, const float* input, float* gradWeight, bool accumulate) const;
+  void backwardWeight(const float* gradOutput, const T* input, float* gradWeight, bool accumulate) const;
 };
 
 }  // namespace moe::cpu

@@ -5,7 +5,8 @@
 #include <vector>
 
 #include "backend.h"
-#include "floats.h"
+#include "element.h"
+#include "simd/gemm.h"
 #include "simd/row.h"
 
 namespace moe::cpu {
@@ -39,7 +40,7 @@ void CpuBackend::adamwStep(const AdamWStep& step) {
   const std::vector<Piece> pieces = piecesOf(step);
   std::vector<double> squares(pieces.size());
   pool_.parallelFor(std::ssize(pieces), [&](int64_t i, int) {
-    squares[i] = row_.sumSquares(step.tensors[pieces[i].tensor].grad + pieces[i].begin, pieces[i].n);
+    squares[i] = row_.float32.sumSquares(step.tensors[pieces[i].tensor].grad + pieces[i].begin, pieces[i].n);
   });
   double sum = 0;
   for (const double square : squares) sum += square;
@@ -72,11 +73,14 @@ void CpuBackend::adamwStep(const AdamWStep& step) {
     piece.n = pieces[i].n;
     piece.stepSize = corrections[pieces[i].tensor].stepSize;
     piece.varianceScale = corrections[pieces[i].tensor].varianceScale;
-    piece.value = floats(tensor.value) + begin;
+    piece.value = (tensor.master ? tensor.master : elements<float>(tensor.value)) + begin;
     piece.mean = tensor.mean + begin;
     piece.variance = tensor.variance + begin;
     piece.grad = tensor.grad + begin;
     row_.adamw(piece);
+    if (tensor.master)
+      withElement(tensor.dtype,
+                  [&]<class T>() { gemm_.of<T>().round(piece.value, piece.n, elements<T>(tensor.value) + begin); });
   });
 }
 

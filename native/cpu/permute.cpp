@@ -7,7 +7,7 @@
 #include "../core/error.h"
 #include "../shared/math.h"
 #include "backend.h"
-#include "floats.h"
+#include "element.h"
 #include "lowest.h"
 #include "simd/row.h"
 
@@ -197,57 +197,78 @@ namespace {
 constexpr int64_t rowsPerPiece = 32;
 
 /// rows [R,H] past the end of the plan = 0.
-void zeroPastEnd(const PlanRows& plan, int H, float* rows, ThreadPool& pool) {
+template <class T>
+void zeroPastEnd(const PlanRows& plan, int H, T* rows, ThreadPool& pool) {
   const int64_t end = plan.expertOffsets[plan.E];
   pool.parallelRanges(plan.R - end, rowsPerPiece, [&](int64_t first, int64_t last, int) {
-    std::fill(rows + (end + first) * H, rows + (end + last) * H, 0.0f);
+    std::fill(rows + (end + first) * H, rows + (end + last) * H, T{});
   });
 }
 
-}  // namespace
-
-void CpuBackend::dispatch(const Dispatch& d) {
+template <class T>
+void dispatchRows(const Dispatch& d, ThreadPool& pool) {
   const int64_t H = d.H;
-  pool_.parallelRanges(d.plan.expertOffsets[d.plan.E], rowsPerPiece, [&](int64_t begin, int64_t end, int) {
-    for (int64_t r = begin; r < end; ++r)
-      std::copy_n(floats(d.input) + d.plan.rowToken[r] * H, H, floats(d.rows) + r * H);
+  const T* input = elements<T>(d.input);
+  T* rows = elements<T>(d.rows);
+  pool.parallelRanges(d.plan.expertOffsets[d.plan.E], rowsPerPiece, [&](int64_t begin, int64_t end, int) {
+    for (int64_t r = begin; r < end; ++r) std::copy_n(input + d.plan.rowToken[r] * H, H, rows + r * H);
   });
-  zeroPastEnd(d.plan, d.H, floats(d.rows), pool_);
+  zeroPastEnd(d.plan, d.H, rows, pool);
 }
 
-void CpuBackend::combine(const Combine& c) {
+template <class T>
+void combineRows(const Combine& c, const ElementKernels<T>& kernels, ThreadPool& pool) {
   const int64_t H = c.H;
   const int K = c.plan.K;
-  std::vector<const float*> rows(static_cast<size_t>(pool_.threads()) * K);
+  const T* allRows = elements<T>(c.rows);
+  T* output = elements<T>(c.output);
+  std::vector<const T*> rows(static_cast<size_t>(pool.threads()) * K);
   std::vector<float> weights(rows.size());
-  pool_.parallelRanges(c.plan.T, rowsPerPiece, [&](int64_t begin, int64_t end, int worker) {
-    const float** tokenRows = rows.data() + static_cast<size_t>(worker) * K;
+  pool.parallelRanges(c.plan.T, rowsPerPiece, [&](int64_t begin, int64_t end, int worker) {
+    const T** tokenRows = rows.data() + static_cast<size_t>(worker) * K;
     float* tokenWeights = weights.data() + static_cast<size_t>(worker) * K;
     for (int64_t t = begin; t < end; ++t) {
       const int32_t first = c.plan.tokenOffsets[t], count = c.plan.tokenOffsets[t + 1] - first;
       for (int32_t i = 0; i < count; ++i) {
         const int64_t r = c.plan.tokenRows[first + i];
-        tokenRows[i] = floats(c.rows) + r * H;
+        tokenRows[i] = allRows + r * H;
         tokenWeights[i] = c.weights ? c.weights[c.plan.rowSlot[r]] : 1.0f;
       }
-      row_.weightedSum(tokenRows, tokenWeights, count, H, floats(c.output) + t * H, c.accumulate);
+      kernels.weightedSum(tokenRows, tokenWeights, count, H, output + t * H, c.accumulate);
     }
   });
 }
 
-void CpuBackend::combineBackward(const CombineBackward& b) {
+template <class T>
+void combineRowsBackward(const CombineBackward& b, const ElementKernels<T>& kernels, ThreadPool& pool) {
   const int64_t H = b.H;
-  pool_.parallelRanges(b.plan.T, rowsPerPiece, [&](int64_t begin, int64_t end, int) {
+  const T *gradOutput = elements<T>(b.gradOutput), *rows = elements<T>(b.rows);
+  T* gradRows = elements<T>(b.gradRows);
+  pool.parallelRanges(b.plan.T, rowsPerPiece, [&](int64_t begin, int64_t end, int) {
     std::fill(b.gradWeights + begin * b.plan.K, b.gradWeights + end * b.plan.K, 0.0f);
     for (int64_t t = begin; t < end; ++t)
       for (int32_t i = b.plan.tokenOffsets[t]; i < b.plan.tokenOffsets[t + 1]; ++i) {
         const int64_t r = b.plan.tokenRows[i];
         const int32_t slot = b.plan.rowSlot[r];
-        b.gradWeights[slot] = row_.scaleAndDot(b.weights[slot], floats(b.gradOutput) + t * H, floats(b.rows) + r * H, H,
-                                               floats(b.gradRows) + r * H);
+        b.gradWeights[slot] =
+            kernels.scaleAndDot(b.weights[slot], gradOutput + t * H, rows + r * H, H, gradRows + r * H);
       }
   });
-  zeroPastEnd(b.plan, b.H, floats(b.gradRows), pool_);
+  zeroPastEnd(b.plan, b.H, gradRows, pool);
+}
+
+}  // namespace
+
+void CpuBackend::dispatch(const Dispatch& d) {
+  withElement(d.dtype, [&]<class T>() { dispatchRows<T>(d, pool_); });
+}
+
+void CpuBackend::combine(const Combine& c) {
+  withElement(c.dtype, [&]<class T>() { combineRows<T>(c, row_.of<T>(), pool_); });
+}
+
+void CpuBackend::combineBackward(const CombineBackward& b) {
+  withElement(b.dtype, [&]<class T>() { combineRowsBackward<T>(b, row_.of<T>(), pool_); });
 }
 
 }  // namespace moe::cpu

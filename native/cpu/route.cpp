@@ -8,7 +8,7 @@
 #include "../core/error.h"
 #include "../shared/math.h"
 #include "backend.h"
-#include "floats.h"
+#include "element.h"
 #include "lowest.h"
 #include "narrow.h"
 #include "route-losses.h"
@@ -143,7 +143,10 @@ void CpuBackend::routeForward(const RouteForward& f) {
     copyLogits(f, pool_);
   } else {
     const std::vector<int32_t> live = liveTokens(f.mask, f.T);
-    Narrow{pool_, row_, live, f.H, E}.forward(floats(f.input), f.weight, f.bias, f.logits);
+    withElement(f.dtype, [&]<class Element>() {
+      const Narrow<Element> product{pool_, row_, live, f.H, E};
+      product.forward(elements<Element>(f.input), f.weight, f.bias, f.logits);
+    });
   }
 
   const bool cleanSoftmax = f.losses.importanceOn && f.losses.importanceFrom == ImportanceFrom::Softmax;
@@ -285,9 +288,9 @@ void CpuBackend::routeBackward(const RouteBackward& b) {
         if (tempered) sum = row_.softmax(logits, 1.0f, E, clean);
         if (cleanSoftmax)
           row_.softmaxBackward(clean, slopes.importance(), slopes.importance()[top], 1.0f, E, gradLogits, true);
-        if (losses.zOn) row_.addScaled(slopes.z() * (sum.maximum + moe::log(sum.sum)), clean, E, gradLogits);
+        if (losses.zOn) row_.float32.addScaled(slopes.z() * (sum.maximum + moe::log(sum.sum)), clean, E, gradLogits);
       }
-      if (b.gradBias) row_.addScaled(1.0f, gradLogits, E, biasSums.data() + piece * E);
+      if (b.gradBias) row_.float32.addScaled(1.0f, gradLogits, E, biasSums.data() + piece * E);
     }
   });
 
@@ -299,9 +302,12 @@ void CpuBackend::routeBackward(const RouteBackward& b) {
     }
   if (!b.input || (!b.gradInput && !b.gradWeight)) return;
   const std::vector<int32_t> live = liveTokens(b.mask, b.T);
-  const Narrow product{pool_, row_, live, b.H, E};
-  if (b.gradInput) product.backwardInput(b.gradLogits, b.weight, floats(b.gradInput));
-  if (b.gradWeight) product.backwardWeight(b.gradLogits, floats(b.input), b.gradWeight, b.accumulateWeight);
+  withElement(b.dtype, [&]<class Element>() {
+    const Narrow<Element> product{pool_, row_, live, b.H, E};
+    if (b.gradInput) product.backwardInput(b.gradLogits, b.weight, elements<Element>(b.gradInput));
+    if (b.gradWeight)
+      product.backwardWeight(b.gradLogits, elements<Element>(b.input), b.gradWeight, b.accumulateWeight);
+  });
 }
 
 }  // namespace moe::cpu

@@ -6,40 +6,38 @@
 #include <utility>
 
 #include "gemm.h"
+#include "vec.h"
 
 namespace moe::cpu {
 
 namespace {
 
+using namespace MOE_ISA;
+
 /// The register tile: `rows[v-1]` rows by v vectors for panels of v vectors, at most `vectors`.
 struct Shape {
-  int width;    // floats of a vector
   int vectors;  // of a whole panel
   int rows[4];
 };
 
 #if defined(MOE_ISA_avx512)
-constexpr Shape shape = {16, 4, {12, 12, 8, 6}};
+constexpr Shape shape = {4, {12, 12, 8, 6}};
 #elif defined(MOE_ISA_avx2)
-constexpr Shape shape = {8, 2, {8, 6}};
+constexpr Shape shape = {2, {8, 6}};
 #elif defined(MOE_ISA_neon)
-constexpr Shape shape = {4, 4, {12, 12, 8, 6}};
+constexpr Shape shape = {4, {12, 12, 8, 6}};
 #else
-constexpr Shape shape = {4, 2, {8, 4}};
+constexpr Shape shape = {2, {8, 4}};
 #endif
 
-constexpr int width = shape.width;
+constexpr int width = vecLanes;
 constexpr int lanes = width * shape.vectors;
 constexpr int maxRows = 12;
 
-typedef float Vector __attribute__((vector_size(4 * width), aligned(4), may_alias));
-
-inline __attribute__((always_inline)) Vector load(const float* p) { return *reinterpret_cast<const Vector*>(p); }
-inline __attribute__((always_inline)) void store(float* p, Vector v) { *reinterpret_cast<Vector*>(p) = v; }
 inline __attribute__((always_inline)) int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
 /// Emits nothing, but keeps `v` in its register: g++ would otherwise reload operands and spill accumulators.
-inline __attribute__((always_inline)) void pin(Vector& v) {
+inline __attribute__((always_inline)) void pin(Vec& v) {
 #if defined(__aarch64__)
   asm("" : "+w"(v));
 #elif defined(__AVX512F__)
@@ -64,9 +62,9 @@ struct Tile {
 };
 
 template <int R, int V, int aStep>
-inline __attribute__((always_inline)) void step(Vector (&acc)[R][V], const float* const (&a)[R], int64_t k,
+inline __attribute__((always_inline)) void step(Vec (&acc)[R][V], const float* const (&a)[R], int64_t k,
                                                 const float* b) {
-  Vector right[V];
+  Vec right[V];
 #pragma GCC unroll 4
   for (int v = 0; v < V; ++v) {
     right[v] = load(b + v * width);
@@ -85,7 +83,7 @@ inline __attribute__((always_inline)) void step(Vector (&acc)[R][V], const float
 
 /// Steps [0, n) of the depth; b moves on. Meanwhile what lies `ahead` floats after A is fetched, unless that is 0.
 template <int R, int V, int aStep>
-inline __attribute__((always_inline)) void steps(Vector (&acc)[R][V], const float* const (&a)[R], int64_t n,
+inline __attribute__((always_inline)) void steps(Vec (&acc)[R][V], const float* const (&a)[R], int64_t n,
                                                  const float*& b, int64_t ahead) {
   int64_t k = 0;
   if (ahead)
@@ -106,12 +104,12 @@ inline __attribute__((always_inline)) void steps(Vector (&acc)[R][V], const floa
 template <int R, int V, Left left>
 void multiplyTile(const Tile& t) {
   constexpr int aStep = left == Left::PanelColumns ? lanes : 1;
-  Vector acc[R][V];
+  Vec acc[R][V];
 #pragma GCC unroll 12
   for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4
     for (int v = 0; v < V; ++v) {
-      const Vector zero = {};
+      const Vec zero = {};
       acc[r][v] = t.accumulate ? load(t.c + r * t.cRow + v * width) : t.rowBias ? zero + t.rowBias[r] : zero;
     }
 
@@ -155,15 +153,15 @@ struct Tiles {
 
   template <int... V>
   struct Table {
-    static constexpr ByRows byVectors[] = {row<V + 1>(std::make_integer_sequence<int, shape.rows[V]>())...};
+    static constexpr ByRows byVecs[] = {row<V + 1>(std::make_integer_sequence<int, shape.rows[V]>())...};
   };
 
   template <int... V>
   static constexpr const ByRows* table(std::integer_sequence<int, V...>) {
-    return Table<V...>::byVectors;
+    return Table<V...>::byVecs;
   }
 
-  static constexpr const ByRows* byVectors = table(std::make_integer_sequence<int, shape.vectors>());
+  static constexpr const ByRows* byVecs = table(std::make_integer_sequence<int, shape.vectors>());
 };
 
 }  // namespace

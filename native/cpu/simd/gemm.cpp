@@ -33,7 +33,7 @@ void multiplyRows(const GemmProduct& p, int64_t row, int count, int64_t panel) {
   tile.depth = p.depth;
   tile.accumulate = p.accumulate;
   tile.rowBias = p.rowBias ? p.rowBias + row : nullptr;
-  const TileFunction function = Tiles<left>::byVectors[vectors - 1].of[count - 1];
+  const TileFunction function = Tiles<left>::byVecs[vectors - 1].of[count - 1];
 
   float* c = p.c + panel * p.cPanel + row * p.cRow;
   if (p.cPadded || columns == vectors * width) {
@@ -95,33 +95,34 @@ void multiply(const GemmProduct& p) {
 
 /// Swaps the off-diagonal blocks of distance `distance` of rows i and i + distance, the step of a recursive transpose.
 template <int distance, int... I>
-inline __attribute__((always_inline)) void swapBlocks(Vector& low, Vector& high, std::integer_sequence<int, I...>) {
-  const Vector a = low, b = high;
+inline __attribute__((always_inline)) void swapBlocks(Vec& low, Vec& high, std::integer_sequence<int, I...>) {
+  const Vec a = low, b = high;
   low = __builtin_shufflevector(a, b, ((I & distance) ? width + I - distance : I)...);
   high = __builtin_shufflevector(a, b, ((I & distance) ? width + I : I + distance)...);
 }
 
 template <int distance>
-inline __attribute__((always_inline)) void transpose(Vector (&rows)[width]) {
+inline __attribute__((always_inline)) void transpose(Vec (&rows)[width]) {
 #pragma GCC unroll 16
   for (int i = 0; i < width; ++i)
     if (!(i & distance)) swapBlocks<distance>(rows[i], rows[i + distance], std::make_integer_sequence<int, width>());
   if constexpr (distance > 1) transpose<distance / 2>(rows);
 }
 
-void packTransposed(const float* input, int64_t stride, const int32_t* index, int count, int64_t depth, float* out) {
+template <class T>
+void packTransposed(const T* input, int64_t stride, const int32_t* index, int count, int64_t depth, float* out) {
   for (int first = 0; first < count; first += width) {
     const int rows = count - first < width ? count - first : width;
-    const float* row[width];
+    const T* row[width];
     for (int i = 0; i < width; ++i) {
       const int64_t at = first + (i < rows ? i : 0);
       row[i] = input + (index ? index[at] : at) * stride;
     }
     float* to = out + first / lanes * (depth * lanes) + first % lanes;
-    const Vector zero = {};
+    const Vec zero = {};
     int64_t k = 0;
     for (; k + width <= depth; k += width) {
-      Vector block[width];
+      Vec block[width];
 #pragma GCC unroll 16
       for (int i = 0; i < width; ++i) block[i] = i < rows ? load(row[i] + k) : zero;
       transpose<width / 2>(block);
@@ -129,18 +130,19 @@ void packTransposed(const float* input, int64_t stride, const int32_t* index, in
       for (int i = 0; i < width; ++i) store(to + (k + i) * lanes, block[i]);
     }
     for (; k < depth; ++k)
-      for (int i = 0; i < width; ++i) to[k * lanes + i] = i < rows ? row[i][k] : 0.0f;
+      for (int i = 0; i < width; ++i) to[k * lanes + i] = i < rows ? toFloat(row[i][k]) : 0.0f;
   }
 }
 
-void unpackTransposed(const float* panels, int64_t panel, int count, int64_t depth, float* out, int64_t stride) {
+template <class T>
+void unpackTransposed(const float* panels, int64_t panel, int count, int64_t depth, T* out, int64_t stride) {
   for (int first = 0; first < count; first += width) {
     const int rows = count - first < width ? count - first : width;
     const float* from = panels + first / lanes * panel + first % lanes;
-    float* to = out + first * stride;
+    T* to = out + first * stride;
     int64_t k = 0;
     for (; k + width <= depth; k += width) {
-      Vector block[width];
+      Vec block[width];
 #pragma GCC unroll 16
       for (int i = 0; i < width; ++i) block[i] = load(from + (k + i) * lanes);
       transpose<width / 2>(block);
@@ -149,25 +151,30 @@ void unpackTransposed(const float* panels, int64_t panel, int count, int64_t dep
         if (i < rows) store(to + i * stride + k, block[i]);
     }
     for (; k < depth; ++k)
-      for (int i = 0; i < rows; ++i) to[i * stride + k] = from[k * lanes + i];
+      for (int i = 0; i < rows; ++i) to[i * stride + k] = roundTo<T>(from[k * lanes + i]);
   }
 }
 
-void packPanels(const float* input, int64_t stride, const int32_t* index, int64_t count, int64_t columns, float* out,
+template <class T>
+void packPanels(const T* input, int64_t stride, const int32_t* index, int64_t count, int64_t columns, float* out,
                 int64_t panel) {
+  constexpr int64_t line = 64 / sizeof(T);
   for (int64_t r = 0; r < count; ++r) {
-    const float* row = input + (index ? index[r] : r) * stride;
+    const T* row = input + (index ? index[r] : r) * stride;
     if (!index)
-      for (int64_t i = 0; i < columns; i += 16) __builtin_prefetch(row + 12 * stride + i);
+      for (int64_t i = 0; i < columns; i += line) __builtin_prefetch(row + 12 * stride + i);
     float* to = out + r * lanes;
     int64_t column = 0;
     for (; column + lanes <= columns; column += lanes, to += panel)
 #pragma GCC unroll 4
       for (int v = 0; v < shape.vectors; ++v) store(to + v * width, load(row + column + v * width));
     const int64_t rest = columns - column;
-    for (int64_t i = 0; i < (rest + width - 1) / width * width; ++i) to[i] = i < rest ? row[column + i] : 0.0f;
+    for (int64_t i = 0; i < (rest + width - 1) / width * width; ++i) to[i] = i < rest ? toFloat(row[column + i]) : 0.0f;
   }
 }
+
+template <class T>
+constexpr PackKernels<T> packKernels = {packTransposed<T>, unpackTransposed<T>, packPanels<T>, widen<T>, round<T>};
 
 // ------------------------------------------------------------------------------------------------ activation
 
@@ -249,9 +256,9 @@ void columnSums(const float* panel, int64_t rows, int columns, const float* weig
   // Blocks of rows are summed apart and then added: that bounds the rounding of long sums.
   constexpr int64_t block = 64;
   for (int first = 0; first < columns; first += width) {
-    Vector sum = {};
+    Vec sum = {};
     for (int64_t begin = 0; begin < rows; begin += block) {
-      Vector part = {};
+      Vec part = {};
       for (int64_t r = begin; r < smaller(begin + block, rows); ++r)
         part += (weight ? weight[r] : 1.0f) * load(panel + r * lanes + first);
       sum += part;
@@ -265,7 +272,15 @@ void columnSums(const float* panel, int64_t rows, int columns, const float* weig
 
 extern const GemmKernels MOE_TABLE(gemmKernels);
 constinit const GemmKernels MOE_TABLE(gemmKernels) = {
-    width, lanes, multiply, packTransposed, unpackTransposed, packPanels, activate, activateBackward, columnSums,
+    width,
+    lanes,
+    multiply,
+    packKernels<float>,
+    packKernels<BFloat16>,
+    packKernels<Float16>,
+    activate,
+    activateBackward,
+    columnSums,
 };
 
 }  // namespace moe::cpu

@@ -7,7 +7,9 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
+#include "../../shared/float16.h"
 #include "../../shared/options.h"
 
 namespace moe::cpu {
@@ -37,22 +39,43 @@ struct GemmProduct {
   bool rowsOutside;      // the loop over rows is the outer one: A is the operand that does not stay in a cache
 };
 
+/// Between rows of T (float, BFloat16 or Float16) and panels, which are float32 whatever T is: elements are widened on
+/// the way there, and rounded once on the way back.
+template <class T>
+struct PackKernels {
+  /// out panels [⌈count/lanes⌉][depth][lanes], out[k][i] = row(i)[k]; row(i) = input + (index ? index[i] : i)·stride.
+  void (*packTransposed)(const T* input, int64_t stride, const int32_t* index, int count, int64_t depth, float* out);
+
+  /// The inverse on rows [0, depth) of panels at distance `panel`: out[i·stride + k] = panels[k][i].
+  void (*unpackTransposed)(const float* panels, int64_t panel, int count, int64_t depth, T* out, int64_t stride);
+
+  /// out panels, row r of each copied from row(r)[0, columns); `panel` is their distance.
+  void (*packPanels)(const T* input, int64_t stride, const int32_t* index, int64_t count, int64_t columns, float* out,
+                     int64_t panel);
+
+  void (*widen)(const T* from, int64_t n, float* to);
+  void (*round)(const float* from, int64_t n, T* to);
+};
+
 struct GemmKernels {
   int width;  // floats of a vector
   int lanes;  // floats of a panel row
 
   void (*multiply)(const GemmProduct&);
 
-  /// out panels [⌈count/lanes⌉][depth][lanes], out[k][i] = row(i)[k]; row(i) = input + (index ? index[i] : i)·stride.
-  void (*packTransposed)(const float* input, int64_t stride, const int32_t* index, int count, int64_t depth,
-                         float* out);
+  PackKernels<float> float32;
+  PackKernels<BFloat16> bfloat16;
+  PackKernels<Float16> float16;
 
-  /// The inverse on rows [0, depth) of panels at distance `panel`: out[i·stride + k] = panels[k][i].
-  void (*unpackTransposed)(const float* panels, int64_t panel, int count, int64_t depth, float* out, int64_t stride);
-
-  /// out panels, row r of each copied from row(r)[0, columns); `panel` is their distance.
-  void (*packPanels)(const float* input, int64_t stride, const int32_t* index, int64_t count, int64_t columns,
-                     float* out, int64_t panel);
+  template <class T>
+  const PackKernels<T>& of() const {
+    if constexpr (std::is_same_v<T, BFloat16>)
+      return bfloat16;
+    else if constexpr (std::is_same_v<T, Float16>)
+      return float16;
+    else
+      return float32;
+  }
 
   /// On one panel: a = act(gate, a) for `columns` lanes of each row; gate null without.
   void (*activate)(const ActivationOptions&, int64_t rows, int columns, const float* gate, float* a);

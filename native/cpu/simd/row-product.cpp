@@ -16,8 +16,8 @@ int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 constexpr int64_t passColumns = 512;
 
 /// out[m][n] = ⟨x[m], weight row n⟩ over `columns` columns.
-template <int M, int N>
-void dotTile(const float* const* x, const float* weight, int64_t stride, int64_t columns, float (*out)[3]) {
+template <int M, int N, class T>
+void dotTile(const T* const* x, const float* weight, int64_t stride, int64_t columns, float (*out)[3]) {
   Vec sums[M][N] = {};
   const auto step = [&](auto&& loadAt) {
     Vec w[N];
@@ -28,14 +28,14 @@ void dotTile(const float* const* x, const float* weight, int64_t stride, int64_t
     }
   };
   int64_t c = 0;
-  for (; c + vecLanes <= columns; c += vecLanes) step([c](const float* row) { return load(row + c); });
-  if (c < columns) step([c, columns](const float* row) { return loadPart(row + c, columns - c); });
+  for (; c + vecLanes <= columns; c += vecLanes) step([c](const auto* row) { return load(row + c); });
+  if (c < columns) step([c, columns](const auto* row) { return loadPart(row + c, columns - c); });
   for (int m = 0; m < M; ++m)
     for (int n = 0; n < N; ++n) out[m][n] = sum(sums[m][n]);
 }
 
-template <int M>
-void dotTile(int n, const float* const* x, const float* weight, int64_t stride, int64_t columns, float (*out)[3]) {
+template <int M, class T>
+void dotTile(int n, const T* const* x, const float* weight, int64_t stride, int64_t columns, float (*out)[3]) {
   if (n == 3) return dotTile<M, 3>(x, weight, stride, columns, out);
   if (n == 2) return dotTile<M, 2>(x, weight, stride, columns, out);
   dotTile<M, 1>(x, weight, stride, columns, out);
@@ -43,15 +43,16 @@ void dotTile(int n, const float* const* x, const float* weight, int64_t stride, 
 
 }  // namespace
 
-void product(const int32_t* tokens, int64_t count, const float* input, const float* weight, const float* bias, int H,
-             int E, float* output) {
+template <class T>
+void product(const int32_t* tokens, int64_t count, const T* input, const float* weight, const float* bias, int H, int E,
+             float* output) {
   for (int64_t c = 0; c < H; c += passColumns) {
     const int64_t columns = smaller(passColumns, H - c);
     for (int e = 0; e < E; e += 3) {
       const int n = static_cast<int>(smaller(3, E - e));
       for (int64_t i = 0; i < count;) {
         const int m = count - i >= tileRows ? tileRows : 1;
-        const float* x[tileRows];
+        const T* x[tileRows];
         for (int j = 0; j < m; ++j) x[j] = input + int64_t{tokens[i + j]} * H + c;
         float out[tileRows][3];
         if (m == tileRows)
@@ -87,7 +88,8 @@ void strip(int64_t count, Factor&& factor, const float* packed, Vec (*sums)[stri
     for (int v = 0; v < stripVecs; ++v) sums[m][v] = acc[m][v];
 }
 
-void pack(const float* from, int64_t columns, float* to) {
+template <class T>
+void pack(const T* from, int64_t columns, float* to) {
   for (int64_t v = 0; v < stripVecs; ++v) {
     const int64_t left = columns - v * vecLanes;
     store(to + v * vecLanes, left >= vecLanes ? load(from + v * vecLanes)
@@ -96,48 +98,62 @@ void pack(const float* from, int64_t columns, float* to) {
   }
 }
 
-/// to = or += the first `columns` of a strip.
-void unpack(const Vec* from, int64_t columns, float* to, bool accumulate) {
-  float lanes[stripColumns];
-  for (int v = 0; v < stripVecs; ++v) store(lanes + v * vecLanes, from[v]);
-  if (columns == stripColumns) {
-    for (int i = 0; i < stripColumns; ++i) to[i] = lanes[i] + (accumulate ? to[i] : 0.0f);
-  } else {
-    for (int64_t i = 0; i < columns; ++i) to[i] = lanes[i] + (accumulate ? to[i] : 0.0f);
-  }
+/// to += a whole strip.
+void addStrip(const Vec* from, float* to) {
+  for (int v = 0; v < stripVecs; ++v) store(to + v * vecLanes, load(to + v * vecLanes) + from[v]);
 }
 
-constexpr int64_t stripRows = 128;
+/// to += the first `columns` of a strip.
+void addStrip(const Vec* from, int64_t columns, float* to) {
+  if (columns == stripColumns) return addStrip(from, to);
+  float lanes[stripColumns];
+  for (int v = 0; v < stripVecs; ++v) store(lanes + v * vecLanes, from[v]);
+  for (int64_t i = 0; i < columns; ++i) to[i] += lanes[i];
+}
+
+constexpr int64_t stripRows = 128, passTokens = 64;
 
 }  // namespace
 
+template <class T>
 void productInput(const int32_t* tokens, int64_t count, const float* gradOutput, const float* weight, int H, int E,
-                  float* gradInput) {
+                  T* gradInput) {
   float packed[stripRows * stripColumns];
-  for (int64_t h = 0; h < H; h += stripColumns) {
-    const int64_t columns = smaller(stripColumns, H - h);
-    for (int64_t e = 0; e < E; e += stripRows) {
-      const int64_t experts = smaller(stripRows, E - e);
-      for (int64_t i = 0; i < experts; ++i) pack(weight + (e + i) * H + h, columns, packed + i * stripColumns);
-      for (int64_t i = 0; i < count;) {
-        const int m = count - i >= tileRows ? tileRows : 1;
-        const float* factors[tileRows];
-        for (int j = 0; j < m; ++j) factors[j] = gradOutput + int64_t{tokens[i + j]} * E + e;
-        const auto factor = [&factors](int row, int64_t expert) { return factors[row][expert]; };
-        Vec sums[tileRows][stripVecs];
-        if (m == tileRows)
-          strip<tileRows>(experts, factor, packed, sums);
-        else
-          strip<1>(experts, factor, packed, sums);
-        for (int j = 0; j < m; ++j) unpack(sums[j], columns, gradInput + int64_t{tokens[i + j]} * H + h, true);
-        i += m;
+  float totals[passTokens * stripColumns];  // float32 until the last expert has been added
+  for (int64_t t = 0; t < count; t += passTokens, tokens += passTokens) {
+    const int64_t n = smaller(passTokens, count - t);
+    for (int64_t h = 0; h < H; h += stripColumns) {
+      const int64_t columns = smaller(stripColumns, H - h);
+      for (int64_t i = 0; i < n; ++i) pack(gradInput + int64_t{tokens[i]} * H + h, columns, totals + i * stripColumns);
+      for (int64_t e = 0; e < E; e += stripRows) {
+        const int64_t experts = smaller(stripRows, E - e);
+        for (int64_t i = 0; i < experts; ++i) pack(weight + (e + i) * H + h, columns, packed + i * stripColumns);
+        for (int64_t i = 0; i < n;) {
+          const int m = n - i >= tileRows ? tileRows : 1;
+          const float* factors[tileRows];
+          for (int j = 0; j < m; ++j) factors[j] = gradOutput + int64_t{tokens[i + j]} * E + e;
+          const auto factor = [&factors](int row, int64_t expert) { return factors[row][expert]; };
+          Vec sums[tileRows][stripVecs];
+          if (m == tileRows)
+            strip<tileRows>(experts, factor, packed, sums);
+          else
+            strip<1>(experts, factor, packed, sums);
+          for (int j = 0; j < m; ++j) addStrip(sums[j], totals + (i + j) * stripColumns);
+          i += m;
+        }
+      }
+      for (int64_t i = 0; i < n; ++i) {
+        T* to = gradInput + int64_t{tokens[i]} * H + h;
+        const float* from = totals + i * stripColumns;
+        overRow(columns, [=](auto&& at, auto&& put) { put(to, at(from)); });
       }
     }
   }
 }
 
-void productWeight(const int32_t* tokens, int64_t count, const float* gradOutput, const float* input, int H, int E,
-                   int h, int eBegin, int eEnd, float* gradWeight, bool accumulate) {
+template <class T>
+void productWeight(const int32_t* tokens, int64_t count, const float* gradOutput, const T* input, int H, int E, int h,
+                   int eBegin, int eEnd, float* gradWeight, bool accumulate) {
   const int64_t columns = smaller(stripColumns, H - h);
   if (!accumulate)
     for (int64_t e = eBegin; e < eEnd; ++e)
@@ -159,10 +175,20 @@ void productWeight(const int32_t* tokens, int64_t count, const float* gradOutput
         strip<tileRows>(rows, factor, packed, sums);
       else
         strip<1>(rows, factor, packed, sums);
-      for (int j = 0; j < m; ++j) unpack(sums[j], columns, gradWeight + (e + j) * H + h, true);
+      for (int j = 0; j < m; ++j) addStrip(sums[j], columns, gradWeight + (e + j) * H + h);
       e += m;
     }
   }
 }
+
+// row.cpp makes tables of them.
+#define MOE_NARROW_PRODUCTS(T)                                                                                     \
+  template void product<T>(const int32_t*, int64_t, const T*, const float*, const float*, int, int, float*);       \
+  template void productInput<T>(const int32_t*, int64_t, const float*, const float*, int, int, T*);                \
+  template void productWeight<T>(const int32_t*, int64_t, const float*, const T*, int, int, int, int, int, float*, \
+                                 bool);
+MOE_NARROW_PRODUCTS(float)
+MOE_NARROW_PRODUCTS(BFloat16)
+MOE_NARROW_PRODUCTS(Float16)
 
 }  // namespace moe::cpu::MOE_ISA

@@ -12,19 +12,36 @@ namespace {
 
 Vec larger(Vec a, Vec b) { return a < b ? b : a; }
 
-/// Σ term(i) over [0,n): term(i, load) gives the vector at i, `load` reads the part of a row that exists.
+/// Σ over rows that may come in several parts: all but the last must be a multiple of `step`, and then how the rows
+/// were cut changes no bit.
+class RowSum {
+ public:
+  static constexpr int64_t step = 4 * vecLanes;
+
+  /// Adds term(at) over [0,n): term(at) gives the vector at one place, at(row) loads the part of a row that exists.
+  template <class Term>
+  inline __attribute__((always_inline)) void add(int64_t n, Term&& term) {
+    int64_t i = 0;
+    for (; i + step <= n; i += step)
+      for (int v = 0; v < 4; ++v) {
+        const int64_t from = i + v * vecLanes;
+        sums_[v] += term([from](const auto* row) { return load(row + from); });
+      }
+    for (; i + vecLanes <= n; i += vecLanes) sums_[0] += term([i](const auto* row) { return load(row + i); });
+    if (i < n) sums_[1] += term([i, n](const auto* row) { return loadPart(row + i, n - i); });
+  }
+
+  float total() const { return sum((sums_[0] + sums_[1]) + (sums_[2] + sums_[3])); }
+
+ private:
+  Vec sums_[4] = {};
+};
+
 template <class Term>
 inline __attribute__((always_inline)) float sumOver(int64_t n, Term&& term) {
-  Vec sums[4] = {};
-  int64_t i = 0;
-  for (; i + 4 * vecLanes <= n; i += 4 * vecLanes)
-    for (int v = 0; v < 4; ++v) {
-      const int64_t at = i + v * vecLanes;
-      sums[v] += term([at](const float* row) { return load(row + at); });
-    }
-  for (; i + vecLanes <= n; i += vecLanes) sums[0] += term([i](const float* row) { return load(row + i); });
-  if (i < n) sums[1] += term([i, n](const float* row) { return loadPart(row + i, n - i); });
-  return sum((sums[0] + sums[1]) + (sums[2] + sums[3]));
+  RowSum result;
+  result.add(n, term);
+  return result.total();
 }
 
 float sumRow(const float* x, int64_t n) {
@@ -34,7 +51,8 @@ float sumRow(const float* x, int64_t n) {
 // ------------------------------------------------------------------------------------------------ softmax
 
 /// The maximum of a row (NaN is passed over), and whether all of it is finite.
-ExpSum scan(const float* x, int64_t n) {
+template <class T>
+ExpSum scan(const T* x, int64_t n) {
   const Vec lowest = Vec{} - __builtin_inff();
   Vec maxima[2] = {lowest, lowest};
   Vec zeros[2] = {};  // 0·x is 0 for finite x only
@@ -63,18 +81,6 @@ ExpSum softmax(const float* x, float divisor, int64_t n, float* p) {
   return result;
 }
 
-ExpSum expSum(const float* x, int64_t n) {
-  constexpr int64_t block = 256;
-  float terms[block];
-  ExpSum result = scan(x, n);
-  for (int64_t begin = 0; begin < n; begin += block) {
-    const int64_t size = n - begin < block ? n - begin : block;
-    for (int64_t i = 0; i < size; ++i) terms[i] = exp(x[begin + i] - result.maximum);
-    result.sum += sumRow(terms, size);
-  }
-  return result;
-}
-
 void softmaxBackward(const float* p, const float* g, float shift, float scale, int64_t n, float* gradX,
                      bool accumulate) {
   const float mean = sumOver(n, [=](auto&& at) { return at(p) * (at(g) - shift); });
@@ -84,44 +90,72 @@ void softmaxBackward(const float* p, const float* g, float shift, float scale, i
     for (int64_t i = 0; i < n; ++i) gradX[i] = scale * (p[i] * ((g[i] - shift) - mean));
 }
 
-void crossEntropyBackward(const float* x, float logSumExp, float scale, int64_t n, int64_t target, float* gradX) {
-  for (int64_t i = 0; i < n; ++i) gradX[i] = scale * exp(x[i] - logSumExp);
+// What goes through exp, a loop over floats, is widened into blocks of this size.
+constexpr int64_t expBlock = 256;
+static_assert(expBlock % RowSum::step == 0);
+
+template <class T>
+ExpSum expSum(const T* x, int64_t n) {
+  float terms[expBlock];
+  ExpSum result = scan(x, n);
+  for (int64_t begin = 0; begin < n; begin += expBlock) {
+    const int64_t size = n - begin < expBlock ? n - begin : expBlock;
+    widen(x + begin, size, terms);
+    for (int64_t i = 0; i < size; ++i) terms[i] = exp(terms[i] - result.maximum);
+    result.sum += sumRow(terms, size);
+  }
+  return result;
+}
+
+template <class T>
+void crossEntropyBackward(const T* x, float logSumExp, float scale, int64_t n, int64_t target, T* gradX) {
+  float terms[expBlock];
+  RowSum others;
+  for (int64_t begin = 0; begin < n; begin += expBlock) {
+    const int64_t size = n - begin < expBlock ? n - begin : expBlock;
+    widen(x + begin, size, terms);
+    for (int64_t i = 0; i < size; ++i) terms[i] = scale * exp(terms[i] - logSumExp);
+    if (target >= begin && target < begin + size) terms[target - begin] = 0;
+    others.add(size, [&terms](auto&& at) { return at(terms); });
+    round(terms, size, gradX + begin);
+  }
   // p - 1 at the target is minus the others' sum, which keeps its digits when p is close to 1.
-  gradX[target] = 0;
-  gradX[target] = -sumRow(gradX, n);
+  gradX[target] = roundTo<T>(-others.total());
 }
 
 // ------------------------------------------------------------------------------------------------ sums and products
 
-float dot(const float* a, const float* b, int64_t n) {
-  return sumOver(n, [=](auto&& at) { return at(a) * at(b); });
-}
-
-double sumSquares(const float* x, int64_t n) {
+template <class T>
+double sumSquares(const T* x, int64_t n) {
   constexpr int lanes = 2 * vecLanes;
   double sums[lanes] = {};
   int64_t i = 0;
   for (; i + lanes <= n; i += lanes)
     for (int lane = 0; lane < lanes; ++lane) {
-      const double value = x[i + lane];
+      const double value = toFloat(x[i + lane]);
       sums[lane] += value * value;
     }
-  for (int lane = 0; i < n; ++i, ++lane) sums[lane] += static_cast<double>(x[i]) * x[i];
+  for (int lane = 0; i < n; ++i, ++lane) {
+    const double value = toFloat(x[i]);
+    sums[lane] += value * value;
+  }
   for (int half = lanes / 2; half > 0; half /= 2)
     for (int lane = 0; lane < half; ++lane) sums[lane] += sums[lane + half];
   return sums[0];
 }
 
-void addScaled(float a, const float* x, int64_t n, float* y) {
-  for (int64_t i = 0; i < n; ++i) y[i] += a * x[i];
+template <class T>
+void addScaled(float a, const T* x, int64_t n, float* y) {
+  overRow(n, [=](auto&& at, auto&& put) { put(y, at(y) + a * at(x)); });
 }
 
-void add(const float* a, const float* b, int64_t n, float* output) {
-  for (int64_t i = 0; i < n; ++i) output[i] = a[i] + b[i];
+template <class T>
+void add(const T* a, const T* b, int64_t n, T* output) {
+  overRow(n, [=](auto&& at, auto&& put) { put(output, at(a) + at(b)); });
 }
 
-void weightedSum(const float* const* rows, const float* weights, int64_t count, int64_t n, float* output,
-                 bool accumulate) {
+template <class T>
+void weightedSum(const T* const* rows, const float* weights, int64_t count, int64_t n, T* output, bool accumulate) {
   constexpr int vecs = 4;
   int64_t i = 0;
   for (; i + vecs * vecLanes <= n; i += vecs * vecLanes) {
@@ -133,30 +167,35 @@ void weightedSum(const float* const* rows, const float* weights, int64_t count, 
     for (int v = 0; v < vecs; ++v) store(output + i + v * vecLanes, sums[v]);
   }
   for (; i < n; ++i) {
-    float value = accumulate ? output[i] : 0.0f;
-    for (int64_t r = 0; r < count; ++r) value += weights[r] * rows[r][i];
-    output[i] = value;
+    float value = accumulate ? toFloat(output[i]) : 0.0f;
+    for (int64_t r = 0; r < count; ++r) value += weights[r] * toFloat(rows[r][i]);
+    output[i] = roundTo<T>(value);
   }
 }
 
-float scaleAndDot(float a, const float* x, const float* y, int64_t n, float* output) {
-  for (int64_t i = 0; i < n; ++i) output[i] = a * x[i];
-  return dot(x, y, n);
+template <class T>
+float scaleAndDot(float a, const T* x, const T* y, int64_t n, T* output) {
+  overRow(n, [=](auto&& at, auto&& put) { put(output, a * at(x)); });
+  return sumOver(n, [=](auto&& at) { return at(x) * at(y); });
 }
 
 // ------------------------------------------------------------------------------------------------ modules, optimizer
 
-void rmsNorm(const float* input, float inverseRms, const float* weight, int64_t n, float* output) {
-  for (int64_t i = 0; i < n; ++i) output[i] = input[i] * inverseRms * weight[i];
+template <class T>
+void rmsNorm(const T* input, float inverseRms, const T* weight, int64_t n, T* output) {
+  overRow(n, [=](auto&& at, auto&& put) { put(output, at(input) * inverseRms * at(weight)); });
 }
 
-void rmsNormBackward(const float* input, float inverseRms, const float* weight, const float* gradOutput, int64_t n,
-                     float* gradInput, float* gradWeight) {
+template <class T>
+void rmsNormBackward(const T* input, float inverseRms, const T* weight, const T* gradOutput, int64_t n, T* gradInput,
+                     float* gradWeight) {
   const float projection = sumOver(n, [=](auto&& at) { return at(gradOutput) * at(weight) * at(input); });
   const float back = projection * inverseRms * inverseRms / static_cast<float>(n);
-  for (int64_t i = 0; i < n; ++i) gradInput[i] = inverseRms * (gradOutput[i] * weight[i] - back * input[i]);
+  overRow(
+      n, [=](auto&& at, auto&& put) { put(gradInput, inverseRms * (at(gradOutput) * at(weight) - back * at(input))); });
   if (gradWeight)
-    for (int64_t i = 0; i < n; ++i) gradWeight[i] += gradOutput[i] * (input[i] * inverseRms);
+    overRow(
+        n, [=](auto&& at, auto&& put) { put(gradWeight, at(gradWeight) + at(gradOutput) * (at(input) * inverseRms)); });
 }
 
 void adamw(const AdamWPiece& piece) {
@@ -174,6 +213,11 @@ void adamw(const AdamWPiece& piece) {
   }
 }
 
+template <class T>
+constexpr ElementKernels<T> elementKernels = {
+    product<T>, productInput<T>, productWeight<T>, expSum<T>,  crossEntropyBackward<T>, sumSquares<T>, addScaled<T>,
+    add<T>,     weightedSum<T>,  scaleAndDot<T>,   rmsNorm<T>, rmsNormBackward<T>};
+
 }  // namespace
 
 }  // namespace moe::cpu::MOE_ISA
@@ -183,9 +227,12 @@ namespace moe::cpu {
 using namespace MOE_ISA;
 
 extern const RowKernels MOE_TABLE(rowKernels);
-constinit const RowKernels MOE_TABLE(rowKernels) = {
-    product,         productInput,         productWeight, stripColumns,    softmax,   expSum,
-    softmaxBackward, crossEntropyBackward, dot,           sumSquares,      addScaled, add,
-    weightedSum,     scaleAndDot,          rmsNorm,       rmsNormBackward, adamw};
+constinit const RowKernels MOE_TABLE(rowKernels) = {elementKernels<float>,
+                                                    elementKernels<BFloat16>,
+                                                    elementKernels<Float16>,
+                                                    stripColumns,
+                                                    softmax,
+                                                    softmaxBackward,
+                                                    adamw};
 
 }  // namespace moe::cpu
