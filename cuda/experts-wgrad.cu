@@ -1,6 +1,6 @@
-// The gradients of the experts' weights, gradient(e) = or += leftᵀ·right over the rows of expert e, and of their biases.
-// Rows are gathered while they are loaded. What is accumulated into is read and written by one thread. An expert
-// without rows has gradient 0.
+// The gradients of the experts' weights, gradient(e) = or += leftᵀ·right over the rows of expert e, and of their
+// biases. Rows are gathered while they are loaded. What is accumulated into is read and written by one thread. An
+// expert without rows has gradient 0.
 #include "../native/shared/experts.h"
 #include "tiles.cuh"
 
@@ -80,10 +80,11 @@ __device__ void weightGradients(const WeightGradients& p, const TileWalk& walk) 
     int within = index % perExpert, which = 0;
     for (int tiles; within >= (tiles = tilesOf(p.list[which])); ++which) within -= tiles;
     const WeightGradient& w = p.list[which];
-    const TilePosition position =
-        tilePosition(within, (w.M + Tile::rows - 1) / Tile::rows, (w.N + Tile::columns - 1) / Tile::columns, walk.group);
+    const TilePosition position = tilePosition(within, (w.M + Tile::rows - 1) / Tile::rows,
+                                               (w.N + Tile::columns - 1) / Tile::columns, walk.group);
     const int row0 = position.row * Tile::rows, column0 = position.column * Tile::columns;
-    const int64_t begin = p.expertOffsets ? p.expertOffsets[e] : 0, end = p.expertOffsets ? p.expertOffsets[e + 1] : p.R;
+    const int64_t begin = p.expertOffsets ? p.expertOffsets[e] : 0,
+                  end = p.expertOffsets ? p.expertOffsets[e + 1] : p.R;
     float* gradient = w.gradient + int64_t{e} * w.M * w.N;
 
     typename Tile::Sums sums = {};
@@ -111,6 +112,9 @@ __device__ void weightGradients(const WeightGradients& p, const TileWalk& walk) 
 
 constexpr int biasThreads = 256, biasWarps = biasThreads / warpSize_, biasColumns = 4 * warpSize_;
 
+// Rows that a warp sums before it adds them to what it has: that bounds the rounding of long sums.
+constexpr int biasRun = 32;
+
 /// 128 columns of one expert's bias: a warp takes every eighth row, then the warps' sums are added in order.
 template <class T>
 __device__ void biasGradients(const BiasGradients& p) {
@@ -125,15 +129,19 @@ __device__ void biasGradients(const BiasGradients& p) {
   const bool vectors = inFours<T>(rows, b.N);
 
   float4 sum = {};
+  for (int64_t run = begin + warp(); run < end; run += biasRun * biasWarps) {
+    float4 part = {};
 #pragma unroll 4
-  for (int64_t row = begin + warp(); row < end; row += biasWarps) {
-    const int64_t from = b.index ? b.index[row] : row;
-    const float weight = b.weights ? b.weights[b.rowSlot[row]] : 1.0f;
-    const Four<T> x = inside > 0 ? loadFour(rows + from * b.N + column, inside, vectors) : Four<T>{};
-    sum.x += weight * toFloat(x.value[0]);
-    sum.y += weight * toFloat(x.value[1]);
-    sum.z += weight * toFloat(x.value[2]);
-    sum.w += weight * toFloat(x.value[3]);
+    for (int64_t row = run; row < min(run + biasRun * biasWarps, end); row += biasWarps) {
+      const int64_t from = b.index ? b.index[row] : row;
+      const float weight = b.weights ? b.weights[b.rowSlot[row]] : 1.0f;
+      const Four<T> x = inside > 0 ? loadFour(rows + from * b.N + column, inside, vectors) : Four<T>{};
+      part.x += weight * toFloat(x.value[0]);
+      part.y += weight * toFloat(x.value[1]);
+      part.z += weight * toFloat(x.value[2]);
+      part.w += weight * toFloat(x.value[3]);
+    }
+    sum = {sum.x + part.x, sum.y + part.y, sum.z + part.z, sum.w + part.w};
   }
   sums[warp()][lane()] = sum;
   __syncthreads();

@@ -59,7 +59,8 @@ onEachDevice((device) => {
         const problem = makeProblem(testCase);
         using layer = makeLayer(device(), testCase, problem);
         const observed = await observe(layer, testCase, problem);
-        compareWithReference(testCase, problem, observed);
+        // Three TF32 products keep two bits less than float32: ill-conditioned rows get the allowance of random ones.
+        compareWithReference(testCase, problem, observed, device().kind === 'cuda');
         if (testCase.distribution === 'ties') {
           // Whole numbers: adoption is not needed, and would let a tie go to the wrong expert.
           expectSame('indices', observed.indices, ownChoices(referenceFor(testCase, problem, observed).u, testCase));

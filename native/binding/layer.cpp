@@ -181,20 +181,13 @@ Napi::Value moePassStats(const Napi::CallbackInfo& info) {
     FailurePtr failure;
   };
   auto copies = std::make_shared<Copies>();
-  copies->ints.resize(statistics.plan->size());
+  copies->ints.resize(statistics.counts->size());
   copies->floats.resize(RouteValue::count);
-  const int64_t assigned = statistics.block.assigned - statistics.plan->ints(),
-                kept = statistics.block.keptCounts - statistics.plan->ints(),
-                totals = statistics.block.totals - statistics.plan->ints();
-  const auto result = [copies, assigned, kept, totals, E = pass->numExperts(), capacity = statistics.capacity,
-                       losses = pass->losses()](Napi::Env env) -> Napi::Value {
-    Napi::Int32Array ints = Napi::Int32Array::New(env, 2 * E + PlanTotal::count + 1);
-    for (int e = 0; e < E; ++e) {
-      ints[e] = copies->ints[assigned + e];
-      ints[E + e] = copies->ints[kept + e];
-    }
-    for (int i = 0; i < PlanTotal::count; ++i) ints[2 * E + i] = copies->ints[totals + i];
-    ints[2 * E + PlanTotal::count] = static_cast<int32_t>(capacity);
+  const auto result = [copies, capacity = statistics.capacity, losses = pass->losses()](Napi::Env env) -> Napi::Value {
+    const size_t counts = copies->ints.size();
+    Napi::Int32Array ints = Napi::Int32Array::New(env, counts + 1);
+    for (size_t i = 0; i < counts; ++i) ints[i] = copies->ints[i];
+    ints[counts] = static_cast<int32_t>(capacity);
     const std::vector<float>& values = copies->floats;
     Napi::Float32Array floats = Napi::Float32Array::New(env, 5);
     for (int i = 0; i <= RouteValue::entropy; ++i) floats[i] = values[i];
@@ -208,7 +201,7 @@ Napi::Value moePassStats(const Napi::CallbackInfo& info) {
   auto pending = Environment::of(info.Env()).expect(info.Env(), result);
   device.read(statistics.values, copies->floats.data(), DType::Float32,
               [copies](FailurePtr failure) { copies->failure = failure; });
-  device.read(statistics.plan, copies->ints.data(), DType::Int32,
+  device.read(statistics.counts, copies->ints.data(), DType::Int32,
               [copies, completion = std::move(pending.completion)](FailurePtr failure) {
                 completion(failure ? failure : copies->failure);
               });

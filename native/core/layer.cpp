@@ -140,6 +140,10 @@ void MoEPass::queueRoute(const ForwardCall& call) {
   }
   statistics_.plan = device.empty(DType::Int32, statistics_.block.carve(nullptr, T_, E_, R_));
   statistics_.block.carve(statistics_.plan->ints(), T_, E_, R_);
+  statistics_.counts = device.empty(DType::Int32, 2 * int64_t{E_} + PlanTotal::count);
+  statistics_.block.assigned = statistics_.counts->ints();
+  statistics_.block.keptCounts = statistics_.counts->ints() + E_;
+  statistics_.block.totals = statistics_.counts->ints() + 2 * int64_t{E_};
   statistics_.capacity = capacity_.slots;
 
   const bool product = ranRouter_ && !givenLogits_;
@@ -179,7 +183,8 @@ void MoEPass::queueRoute(const ForwardCall& call) {
   if (ranRouter_)
     for (const ParameterPtr& parameter : {p.routerWeight, p.routerBias})
       if (parameter) reads(operands, {parameter->value()});
-  writes(operands, {logits_, indices_, weights_, kept_, scores_, lossState_, statistics_.values, statistics_.plan});
+  writes(operands, {logits_, indices_, weights_, kept_, scores_, lossState_, statistics_.values, statistics_.plan,
+                    statistics_.counts});
   device.enqueue("MoELayer.forward", std::move(operands), [route, plan](Backend& backend) {
     backend.routeForward(route);
     backend.buildPlan(plan);

@@ -51,6 +51,7 @@ struct Layer {
 /// The unscaled losses and statistics of one forward on the device; see RouteValue and PlanTotal.
 struct LayerStatistics {
   TensorPtr plan;    // PlanBlock
+  TensorPtr counts;  // [E] assigned, [E] kept, [PlanTotal::count]: apart from the plan, since stats() reads them
   TensorPtr values;  // [RouteValue::count]
   PlanBlock block;
   int64_t capacity = -1;
