@@ -201,13 +201,15 @@ struct Transit {
 
 /// Finishes the transit even when the sending job is dropped without having run.
 struct Sender {
-  std::shared_ptr<Transit> transit;
+  explicit Sender(std::shared_ptr<Transit> transit) : transit(std::move(transit)) {}
   ~Sender() {
     if (transit->state.load(std::memory_order_relaxed) == Transit::Waiting) transit->finish(Transit::Cancelled);
   }
 };
 
 }  // namespace
+
+  const std::shared_ptr<Transit> transit;
 
 TensorPtr Device::transfer(const TensorPtr& source) {
   Device& from = source->device();
