@@ -114,10 +114,10 @@ void Device::run(const char* name, const Operands& operands, const std::function
 }
 
 const TensorPtr& Device::materialise(const TensorPtr& tensor) {
-  if (tensor->cleared) {
-    tensor->cleared = false;
+  if (tensor->cleared && !tensor->zeroed) {
     enqueue("zeroGrad", {{}, {}, {tensor->health()}},
             [data = tensor->data(), bytes = tensor->bytes()](Backend& backend) { backend.zero(data, bytes); });
+    tensor->zeroed = true;
   }
   return tensor;
 }
