@@ -65,17 +65,24 @@ function checkMake() {
   };
 }
 
-/** Preprocesses a small source with the compiler: that finds missing standard headers as well as an old version. */
+/** Preprocesses a small source with the compiler: that finds an old standard library as well as an old version. */
 function inspectCompiler(command) {
   const [program, ...flags] = command.split(/\s+/);
-  const source = '#include <concepts>\n#include <span>\n_V_ __apple_build_version__ __clang_major__ __GNUC__\n';
+  const source = `#include <atomic>
+#include <concepts>
+#include <span>
+#ifndef __cpp_lib_atomic_wait
+#error std::atomic<T>::wait is missing
+#endif
+_V_ __apple_build_version__ __clang_major__ __GNUC__
+`;
   const result = run(program, [...flags, '-std=c++20', '-E', '-P', '-x', 'c++', '-'], { input: source });
   if (result.error) return { found: 'not found', ok: false };
   const macros = result.stdout.match(/_V_ (\S+) (\S+) (\S+)/);
   if (result.status !== 0 || !macros) return { found: 'knows no C++20 or lacks its standard library', ok: false };
   const [apple, clang, gnu] = macros.slice(1).map(Number);
   if (apple) return { found: `Apple clang ${clang}`, ok: clang >= 13 };
-  return clang ? { found: `clang ${clang}`, ok: clang >= 12 } : { found: `g++ ${gnu}`, ok: gnu >= 10 };
+  return clang ? { found: `clang ${clang}`, ok: clang >= 13 } : { found: `g++ ${gnu}`, ok: gnu >= 11 };
 }
 
 function checkCompiler() {
@@ -86,7 +93,7 @@ function checkCompiler() {
     name: 'C++ compiler',
     ok: best.ok,
     found: best.found === 'not found' ? best.found : `${best.command} (${best.found})`,
-    need: `g++ 10 or clang 12, or later${process.env.CXX ? `; CXX is set to ${process.env.CXX}` : ''}`,
+    need: `g++ 11 or clang 13, or later${process.env.CXX ? `; CXX is set to ${process.env.CXX}` : ''}`,
     tool: 'compiler',
     command: best.command,
   };

@@ -130,8 +130,8 @@ export class DispatchPlan extends OwningPass {
 }
 
 /**
- * indices [T,K] int32 and weights [T,K] float32 → the plan of their dispatch. A negative index is no assignment; one of E
- * or more fails when the work is done. With priority 'score' the weights are the scores. Default: dropless.
+ * indices [T,K] int32 and weights [T,K] float32 → the plan of their dispatch. An index of -1 is no assignment; any other
+ * outside [0, E) fails when the work is done. With priority 'score' the weights are the scores. Default: dropless.
  */
 export function plan(indices: Tensor, weights: Tensor, numExperts: number, capacity?: CapacityConfig): DispatchPlan {
   const context = tensorContext('indices', indices);

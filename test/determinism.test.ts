@@ -5,9 +5,9 @@
 
 import { createHash } from 'node:crypto';
 import { describe, expect, it } from 'vitest';
-import { AdamW, type DeviceOptions, openDevice } from '../lib/index.js';
+import { AdamW } from '../lib/index.js';
 import type { Case } from './cases.js';
-import { usableDevices } from './devices.js';
+import { type TestDevice, testDevices } from './devices.js';
 import { makeProblem, type Problem } from './problem.js';
 import { makeLayer, readParameterGradients, runBackward, runForward } from './run-case.js';
 
@@ -52,8 +52,13 @@ const RUNS: Case[] = [
 ];
 
 /** Everything two steps of training produce, as digests of the bits. */
-async function train(options: DeviceOptions, testCase: Case, problem: Problem): Promise<Record<string, string>> {
-  const device = openDevice(options);
+async function train(
+  open: TestDevice['open'],
+  threads: number,
+  testCase: Case,
+  problem: Problem,
+): Promise<Record<string, string>> {
+  const device = open({ threads });
   const bits: Record<string, string> = {};
   const record = (name: string, values: Float32Array | Int32Array): void => {
     const bytes = new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
@@ -86,15 +91,14 @@ function differences(a: Record<string, string>, b: Record<string, string>): stri
   return Object.keys(a).filter((name) => a[name] !== b[name]);
 }
 
-describe.each(usableDevices())('$kind:$index', ({ kind, index }) => {
+describe.each(testDevices())('$name', ({ kind, open }) => {
   const threads = kind === 'cpu' ? [1, 1, 2, 2, 7, 7] : [1, 1, 1];
   it.each(RUNS.map((testCase) => [testCase.name, testCase] as const))(
     '%s',
     async (_, testCase) => {
       const runs: Record<string, string>[] = [];
       const problem = makeProblem(testCase);
-      for (const count of threads)
-        runs.push(await train(kind === 'cpu' ? { kind, threads: count } : { kind, index }, testCase, problem));
+      for (const count of threads) runs.push(await train(open, count, testCase, problem));
       runs.forEach((run, i) => {
         expect(differences(runs[0]!, run), `run ${i}, ${threads[i]} threads`).toEqual([]);
       });

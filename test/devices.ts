@@ -1,21 +1,72 @@
-/** Runs a suite on the devices of this test run: the CPU, or with SWITCHYARD_TEST_DEVICE=cuda every CUDA device. */
+/**
+ * Runs a suite on the devices of this test run: the CPU once with each instruction set that this machine has, or with
+ * SWITCHYARD_TEST_DEVICE=cuda every CUDA device.
+ */
 
 import { afterAll, beforeAll, describe } from 'vitest';
-import { type Device, type DeviceInfo, listDevices, openDevice } from '../lib/index.js';
+import { type Device, type DeviceInfo, type DeviceOptions, listDevices, openDevice } from '../lib/index.js';
 
 export function usableDevices(): DeviceInfo[] {
-  const kind = process.env.SWITCHYARD_TEST_DEVICE ?? 'cpu';
-  const usable = listDevices().filter((info) => info.kind === kind && info.usable);
-  if (usable.length === 0) throw new Error(`listDevices() reports no usable device of kind ${kind}`);
+  const wanted = process.env.SWITCHYARD_TEST_DEVICE ?? 'cpu';
+  const usable = listDevices().filter(({ kind, usable }) => kind === wanted && usable);
+  if (usable.length === 0) throw new Error(`listDevices() reports no usable device of kind ${wanted}`);
   return usable;
+}
+
+// ---------------------------------------------------------------- instruction sets
+
+const instructionSets = ['generic', 'avx2', 'avx512', 'neon'];
+
+/** What `body` answers when the CPU's kernels are those of `isa`; native/cpu/isa.h says what the variable means. */
+function withInstructionSet<Result>(isa: string, body: () => Result): Result {
+  const before = process.env.SWITCHYARD_ISA;
+  process.env.SWITCHYARD_ISA = isa;
+  try {
+    return body();
+  } finally {
+    if (before === undefined) delete process.env.SWITCHYARD_ISA;
+    else process.env.SWITCHYARD_ISA = before;
+  }
+}
+
+const isaInUse = (): unknown => listDevices().find(({ kind }) => kind === 'cpu')!.details.isa;
+
+/** Those that this machine has, or the one that SWITCHYARD_ISA names; the one that is used by default among them. */
+function usableInstructionSets(): string[] {
+  const only = process.env.SWITCHYARD_ISA;
+  const wanted = only === undefined ? instructionSets : [only];
+  const usable = wanted.filter((isa) => withInstructionSet(isa, isaInUse) === isa);
+  if (!usable.some((isa) => isa === isaInUse())) throw new Error(`the CPU uses ${isaInUse()}, which is not tested`);
+  return usable;
+}
+
+// ---------------------------------------------------------------- suites
+
+export interface TestDevice {
+  kind: DeviceInfo['kind'];
+  /** What tells it apart from the others. */
+  name: string;
+  open(options?: Pick<DeviceOptions, 'threads'>): Device;
+}
+
+export function testDevices(): TestDevice[] {
+  return usableDevices().flatMap(({ kind, index }): TestDevice[] => {
+    const open: TestDevice['open'] = (options) => openDevice({ kind, index, ...options });
+    if (kind !== 'cpu') return [{ kind, name: `${kind}:${index}`, open }];
+    return usableInstructionSets().map((isa) => ({
+      kind,
+      name: `${kind} ${isa}`,
+      open: (options) => withInstructionSet(isa, () => open(options)),
+    }));
+  });
 }
 
 /** Declares `suite` once per device; inside tests, `device()` is the open one. */
 export function onEachDevice(suite: (device: () => Device) => void): void {
-  describe.each(usableDevices())('$kind:$index', ({ kind, index }) => {
+  describe.each(testDevices())('$name', ({ open }) => {
     let device: Device;
     beforeAll(() => {
-      device = openDevice({ kind, index });
+      device = open();
     });
     afterAll(() => device.dispose());
     suite(() => device);

@@ -105,6 +105,14 @@ onEachDevice((device) => {
     expect((await pass.stats()).capacity).toBe(2 ** 31 - 1);
   });
 
+  it('takes any number of tokens with weights by the caller, who leaves no loss to be taken per sequence', async () => {
+    const losses = { loadBalance: { coefficient: 1, scope: 'sequence', sequenceLength: 4 } } as const;
+    using layer = new MoELayer(device(), { hiddenSize: 4, ffnSize: 3, numExperts: 3, topK: 1, losses, seed: 1 });
+    const routing = { indices: device().zeros([5, 1], 'int32'), weights: device().zeros([5, 1]) };
+    using pass = layer.forward(device().zeros([5, 4]), { routing });
+    expectSame('output', await pass.output.data(), new Float32Array(20));
+  });
+
   it('divides logits by the temperature that was set', async () => {
     const problem = makeProblem(RICH);
     using layer = makeLayer(device(), RICH, problem);

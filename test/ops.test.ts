@@ -7,6 +7,7 @@ import { describe, expect, it } from 'vitest';
 import { type CapacityConfig, type Device, ops } from '../lib/index.js';
 import { expectClose, expectSame } from './compare.js';
 import { onEachDevice } from './devices.js';
+import { failure } from './failure.js';
 import { normals, uniforms } from './random.js';
 import { admit, capacityOf } from './reference-capacity.js';
 import { addScaled, row } from './reference-math.js';
@@ -131,6 +132,13 @@ onEachDevice((device) => {
       const expected = linearBackward(w64, x64, dLogits, H);
       expectClose('input gradient', await grads.input.data(), expected.input, H);
       expectClose('weight gradient', await grads.weight.data(), expected.weight, H);
+    });
+
+    it.each(['indices', 'logits'] as const)('refuses its backward after %s were written', (name) => {
+      const routed = ops.route(device().zeros([3, 4]), device().zeros([5, 4]), { topK: 2 });
+      const written = routed[name];
+      written.write(name === 'indices' ? new Int32Array(written.size).fill(1 << 30) : new Float32Array(written.size));
+      expect(failure(() => routed.backward(device().zeros([3, 2]))).code).toBe('ERR_STALE_PASS');
     });
 
     it('gives ties to the lower index', async () => {

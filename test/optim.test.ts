@@ -191,6 +191,39 @@ onEachDevice((device) => {
         await unused.expectSameValues(`unused, turn ${turn}`);
       }
     });
+
+    it('is not moved by reading a cleared gradient, before the first backward, after zeroGrad() or after a step', async () => {
+      const pair = new Pair(device());
+      const options = { learningRate: 0.05, weightDecay: 0.5 };
+      const optimizer = new AdamW(pair.layer.parameters().values(), options);
+      const reference = new ReferenceAdamW(pair.values, options);
+      const zeros = new Float32Array(OUT * IN);
+      const readAndStep = async (label: string): Promise<void> => {
+        expectSame(`gradient ${label}`, await pair.parameter('weight').grad.data(), zeros);
+        optimizer.step();
+        await pair.expectSameValues(label);
+      };
+      await readAndStep('before the first backward');
+      pair.accumulate();
+      pair.takeGrads();
+      pair.layer.zeroGrad();
+      await readAndStep('after zeroGrad()');
+      pair.accumulate();
+      optimizer.step();
+      reference.step(pair.takeGrads());
+      await readAndStep('after a step');
+    });
+
+    it('takes a gradient that was written', async () => {
+      const pair = new Pair(device());
+      const optimizer = new AdamW(pair.layer.parameters().values(), { learningRate: 0.05 });
+      const reference = new ReferenceAdamW(pair.values, { learningRate: 0.05 });
+      const gradient = normals(9, OUT * IN);
+      pair.parameter('weight').grad.write(gradient);
+      optimizer.step();
+      reference.step({ weight: Float64Array.from(gradient) });
+      await pair.expectSameValues('a written gradient');
+    });
   });
 
   it('trains a layer as the reference does', async () => {

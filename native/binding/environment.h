@@ -47,7 +47,10 @@ class Environment {
   void setErrorClass(Napi::Function errorClass) { errorClass_ = Napi::Persistent(errorClass); }
   Napi::Error makeError(Napi::Env env, ErrorCode code, const std::string& message, const std::string& hint) const;
 
-  void adopt(const std::shared_ptr<Device>& device) { devices_.push_back(device); }
+  void adopt(const std::shared_ptr<Device>& device) {
+    std::erase_if(devices_, [](const std::weak_ptr<Device>& old) { return old.expired(); });
+    devices_.push_back(device);
+  }
 
   /// A promise, and the completion that settles it on the event loop: with `result()`, or with the failure. The process
   /// stays alive until then. A completion that is dropped uncalled rejects with ERR_DISPOSED.

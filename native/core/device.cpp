@@ -31,7 +31,10 @@ Tensor::Tensor(std::shared_ptr<Device> device, DType dtype, int64_t size)
   block_ = device_->pool_.take(bytes());
 }
 
-Tensor::~Tensor() { device_->pool_.give(block_); }
+Tensor::~Tensor() {
+  device_->pool_.give(block_);
+  if (device_->closed_) device_->pool_.trim();
+}
 
 Device::Device(std::unique_ptr<Backend> backend, size_t memoryLimit)
     : backend_(std::move(backend)), pool_(*backend_, memoryLimit, [this] {
@@ -114,10 +117,10 @@ void Device::run(const char* name, const Operands& operands, const std::function
 }
 
 const TensorPtr& Device::materialise(const TensorPtr& tensor) {
-  if (tensor->cleared) {
-    tensor->cleared = false;
+  if (tensor->cleared && !tensor->zeroed) {
     enqueue("zeroGrad", {{}, {}, {tensor->health()}},
             [data = tensor->data(), bytes = tensor->bytes()](Backend& backend) { backend.zero(data, bytes); });
+    tensor->zeroed = true;
   }
   return tensor;
 }
@@ -178,10 +181,10 @@ void Device::write(const TensorPtr& tensor, const void* host, DType hostDType) {
     roundFloats(static_cast<const float*>(host), tensor->size(), tensor->dtype(), staging.get());
   else if (bytes > 0)
     std::memcpy(staging.get(), host, bytes);
-  ++tensor->version;
-  tensor->cleared = false;
   enqueue("write", {{}, {tensor->health()}, {}},
           [staging, data = tensor->data(), bytes](Backend& backend) { backend.write(data, staging, bytes); });
+  ++tensor->version;
+  tensor->cleared = false;
 }
 
 namespace {
@@ -201,10 +204,12 @@ struct Transit {
 
 /// Finishes the transit even when the sending job is dropped without having run.
 struct Sender {
-  std::shared_ptr<Transit> transit;
+  explicit Sender(std::shared_ptr<Transit> transit) : transit(std::move(transit)) {}
   ~Sender() {
     if (transit->state.load(std::memory_order_relaxed) == Transit::Waiting) transit->finish(Transit::Cancelled);
   }
+
+  const std::shared_ptr<Transit> transit;
 };
 
 }  // namespace

@@ -58,7 +58,8 @@ class Device : public std::enable_shared_from_this<Device> {
   /// Completes with the first failure that nobody has been told of.
   void synchronize(Completion completion);
 
-  /// Fills a cleared gradient with the zeros that it stands for; every reader calls this first.
+  /// Fills a cleared gradient with the zeros that it stands for; every reader calls this first. It stays cleared: the
+  /// next backward writes it, and an optimizer sees no gradient.
   const TensorPtr& materialise(const TensorPtr& tensor);
 
  private:

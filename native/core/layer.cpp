@@ -86,8 +86,8 @@ MoEPass::MoEPass(std::shared_ptr<Layer> layer, const TensorPtr& input, const For
       lossMask_(call.lossMask) {
   if (input->size() % H_ != 0) throw Error(ErrorCode::Shape, "input must have a whole number of rows");
   T_ = input->size() / H_;
-  checkCall(call);
   if (!ranRouter_) losses_ = {};
+  checkCall(call);
   capacity_ = call.capacity.resolve(T_, K_, E_, training_);
   R_ = maxRows(capacity_, T_, K_, E_);
 

@@ -20,6 +20,7 @@ Operands operands(std::initializer_list<TensorPtr> inputs, std::initializer_list
 
 Routing route(const TensorPtr& input, const TensorPtr& weight, const RouteShape& s, const RouterOptions& router) {
   Device& device = input->device();
+  if (s.T > INT32_MAX / s.K) throw Error(ErrorCode::Shape, "input has more tokens times choices than 2^31 - 1");
   check(input, s.T * s.H, input->dtype(), "input");
   check(weight, int64_t{s.E} * s.H, DType::Float32, "weight");
   const Routing routing{device.empty(DType::Int32, s.T * s.K), device.empty(DType::Float32, s.T * s.K),
@@ -55,6 +56,8 @@ Gradients routeBackward(const TensorPtr& input, const TensorPtr& weight, const R
   check(routing.indices, s.T * s.K, DType::Int32, "indices");
   check(routing.scores, s.T * s.K, DType::Float32, "scores");
   check(gradWeights, s.T * s.K, DType::Float32, "gradWeights");
+  for (const TensorPtr& tensor : {routing.indices, routing.logits})
+    if (tensor->version != 0) throw Error(ErrorCode::StalePass, "the routing was written since this route's forward");
   const Gradients gradients{device.empty(input->dtype(), s.T * s.H), device.empty(DType::Float32, int64_t{s.E} * s.H)};
   const TensorPtr gradLogits = device.empty(DType::Float32, s.T * s.E);
   const TensorPtr values = device.empty(DType::Float32, RouteValue::count);

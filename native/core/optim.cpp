@@ -73,7 +73,7 @@ void AdamW::step(const AdamWOptions& options) {
     Parameter& parameter = *parameters_[i];
     if (!parameter.trainable || !parameter.hasGrad()) continue;
     masterVersions_[i] = ++parameter.value()->version;
-    parameter.grad()->cleared = true;
+    parameter.grad()->clear();
   }
 }
 

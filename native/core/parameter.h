@@ -26,7 +26,7 @@ class Parameter {
   const TensorPtr& grad() {
     if (!grad_) {
       grad_ = value_->device().empty(DType::Float32, value_->size());
-      grad_->cleared = true;
+      grad_->clear();
     }
     return grad_;
   }
@@ -45,7 +45,7 @@ class Parameter {
   /// Costs no memory traffic: the gradient counts as zero from here on, and as healthy.
   void zeroGrad() {
     if (!grad_) return;
-    grad_->cleared = true;
+    grad_->clear();
     value_->device().enqueue("zeroGrad", {{}, {grad_->health()}, {}}, [](Backend&) {});
   }
 

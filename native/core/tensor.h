@@ -39,6 +39,13 @@ class Tensor {
   uint64_t version = 0;
   /// Zero by definition, whatever the memory holds: filled only when somebody reads it. Only gradients ever are.
   bool cleared = false;
+  /// Of a cleared tensor: somebody has read it, so the memory holds the zeros.
+  bool zeroed = false;
+
+  void clear() {
+    cleared = true;
+    zeroed = false;
+  }
 
  private:
   std::shared_ptr<Device> device_;

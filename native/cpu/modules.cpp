@@ -84,9 +84,9 @@ template <class T>
 void addRowsByIndex(const EmbeddingBackward& b, const RowKernels& kernels, ThreadPool& pool) {
   // The positions of every index in order, by a counting sort; then each row of the weight sums its own.
   std::vector<int64_t> offsets(static_cast<size_t>(b.count) + 2), positions(b.N);
-  for (int64_t n = 0; n < b.N; ++n) ++offsets[b.indices[n] + 2];
-  for (int i = 2; i < b.count + 2; ++i) offsets[i] += offsets[i - 1];
-  for (int64_t n = 0; n < b.N; ++n) positions[offsets[b.indices[n] + 1]++] = n;
+  for (int64_t n = 0; n < b.N; ++n) ++offsets[int64_t{b.indices[n]} + 2];
+  for (size_t i = 2; i < offsets.size(); ++i) offsets[i] += offsets[i - 1];
+  for (int64_t n = 0; n < b.N; ++n) positions[offsets[int64_t{b.indices[n]} + 1]++] = n;
 
   // Rows are cut in strips, so that a frequent index keeps more than one thread busy. Blocks of positions are summed
   // apart and then added: that bounds the rounding of long sums.

@@ -1,6 +1,5 @@
 #include "parallel.h"
 
-#include <system_error>
 #include <utility>
 
 #include "../core/wait.h"
@@ -11,8 +10,8 @@ ThreadPool::ThreadPool(int threads) {
   workers_.reserve(threads > 1 ? threads - 1 : 0);
   try {
     for (int worker = 1; worker < threads; ++worker) workers_.emplace_back([this, worker] { work(worker); });
-  } catch (const std::system_error&) {
-    // The system has no more threads: results do not depend on their number, so go on with what there is.
+  } catch (const std::exception&) {
+    // The system has no more threads or memory: results do not depend on their number, so go on with what there is.
   }
 }
 
