@@ -142,6 +142,14 @@ onEachDevice((device) => {
       expectClose('weight gradient', await parameter(layer, 'weight').grad.data(), grads.weight, size);
     });
 
+    it('has epsilon 1e-6 by default', async () => {
+      using layer = new RMSNorm(device(), { size: 4 });
+      const x = Float32Array.of(1e-3, -1e-3, 2e-3, 0);
+      using pass = layer.forward(device().tensor(x, [1, 4]));
+      const weight = new Float64Array(4).fill(1);
+      expectClose('output', await pass.output.data(), reference.rmsNorm(weight, wide(x), 1e-6), 4);
+    });
+
     it('of a row of zeros is zero', async () => {
       using layer = new RMSNorm(device(), { size: 6, epsilon: 1e-6 });
       using pass = layer.forward(device().zeros([2, 6]));
