@@ -56,6 +56,23 @@ const shapes: Case[] = [
     tokens: 257,
     config: { hiddenSize: 65, ffnSize: 131, numExperts: 5, losses: ALL_LOSSES, router: { renormalize: true } },
   }),
+  // 600 rows of one expert are more than one block of depth, and 9,000 rows more than the backward takes in one go.
+  odd('many rows of one expert', {
+    distribution: 'one-expert',
+    tokens: 600,
+    config: { hiddenSize: 9, ffnSize: 7, numExperts: 3, topK: 1, experts: { bias: true } },
+  }),
+  odd('more rows than one wave, drops in every piece', {
+    distribution: 'skewed',
+    tokens: 9000,
+    config: {
+      hiddenSize: 3,
+      ffnSize: 2,
+      numExperts: 2,
+      capacity: { type: 'fixed', factor: 0.9, priority: 'score', firstChoicesFirst: false },
+      experts: { bias: true },
+    },
+  }),
   odd('large and ragged: 130×96×160, 3 experts, everything on', {
     tokens: 130,
     config: {
@@ -299,6 +316,16 @@ const callerRouting: Case[] = [
     tokens: 29,
     mask: 'scattered',
     config: { capacity: { type: 'fixed', factor: 0.5 }, experts: { bias: true, shared: { ffnSize: 4 } } },
+  }),
+  odd("caller's weights are the scores that queue", {
+    routing: 'weights',
+    tokens: 29,
+    config: { topK: 3, capacity: { type: 'fixed', factor: 0.5, priority: 'score' } },
+  }),
+  odd("caller's weights are the scores that queue, each by its own", {
+    routing: 'weights',
+    tokens: 29,
+    config: { capacity: { type: 'fixed', factor: 0.5, priority: 'score', firstChoicesFirst: false } },
   }),
   odd("caller's logits", { ownLogits: true, config: { losses: ALL_LOSSES } }),
   odd("caller's logits, bias, temperature", {

@@ -69,6 +69,40 @@ describe('a checkpoint', () => {
     expect(readdirSync(folder)).toEqual(['run.safetensors']);
   });
 
+  it('carries the seed, the count of training forwards, the temperature and every setting of the optimizer', async () => {
+    const path = join(folder, 'state.safetensors');
+    const stateOf = () => {
+      const bytes = readFileSync(path);
+      const header = JSON.parse(bytes.subarray(8, 8 + Number(bytes.readBigUInt64LE(0))).toString());
+      return JSON.parse(header.__metadata__.switchyard);
+    };
+    using model = new Model(5);
+    for (let step = 0; step < 3; step++) model.step(step);
+    model.moe.forward(device.zeros([2, 9]), { training: false }).dispose();
+    model.moe.setTemperature(0.7);
+    const settings = { learningRate: 0.25, betas: [0.5, 0.75] as [number, number], epsilon: 0.125, weightDecay: 0.5 };
+    using optimizer = new AdamW(model.moe.parameters().values(), settings);
+    const state = { modules: { moe: model.moe }, optimizer };
+    await saveCheckpoint(path, state);
+    const saved = stateOf();
+    expect(saved).toEqual({
+      version: 1,
+      layers: { moe: { seed: 5, step: 3, temperature: 0.7 } },
+      optimizer: settings,
+    });
+
+    using other = new Model(6);
+    using otherOptimizer = new AdamW(other.moe.parameters().values(), { learningRate: 1 });
+    const into = { modules: { moe: other.moe }, optimizer: otherOptimizer };
+    await loadCheckpoint(path, into);
+    expect(other.moe.config.seed).toBe(5);
+    await saveCheckpoint(path, into);
+    expect(stateOf()).toEqual(saved);
+    using input = device.randn([13, 9], { seed: 1 });
+    const outputs = [model.moe, other.moe].map((layer) => layer.forward(input).output.dataSync());
+    expect(outputs[1]).toEqual(outputs[0]);
+  });
+
   it('is a safetensors file', async () => {
     const path = join(folder, 'format.safetensors');
     using model = new Model(1);

@@ -4,7 +4,14 @@
  */
 
 import { afterAll, beforeAll, describe } from 'vitest';
-import { type Device, type DeviceInfo, type DeviceOptions, listDevices, openDevice } from '../lib/index.js';
+import {
+  type Device,
+  type DeviceInfo,
+  type DeviceOptions,
+  listDevices,
+  openDevice,
+  type Tensor,
+} from '../lib/index.js';
 
 export function usableDevices(): DeviceInfo[] {
   const wanted = process.env.SWITCHYARD_TEST_DEVICE ?? 'cpu';
@@ -61,12 +68,28 @@ export function testDevices(): TestDevice[] {
   });
 }
 
+/**
+ * Leaves NaN in the memory that the device hands out next: what an operation forgets to write is then not 0 by chance. The
+ * software GPU finds that by itself, in memory that is new.
+ */
+function soil(device: Device): void {
+  if (device.kind !== 'cpu') return;
+  const tensors: Tensor[] = [];
+  // The pool's size classes: eight per power of two, at least 256 bytes apart.
+  for (let size = 64; size < 1 << 18; size += Math.max(64, 2 ** Math.floor(Math.log2(size)) / 8)) {
+    const values = new Float32Array(size).fill(Number.NaN);
+    for (let i = 0; i < 4; i++) tensors.push(device.tensor(values, [size]));
+  }
+  for (const tensor of tensors) tensor.dispose();
+}
+
 /** Declares `suite` once per device; inside tests, `device()` is the open one. */
 export function onEachDevice(suite: (device: () => Device) => void): void {
   describe.each(testDevices())('$name', ({ open }) => {
     let device: Device;
     beforeAll(() => {
       device = open();
+      soil(device);
     });
     afterAll(() => device.dispose());
     suite(() => device);

@@ -115,6 +115,39 @@ describe('a call', () => {
     }
   });
 
+  it('after mask, lossMask or routing was written is ERR_STALE_PASS', () => {
+    using device = openDevice('cpu');
+    using layer = new MoELayer(device, config);
+    const input = device.zeros([3, 6]);
+    const ones = (name: string) => {
+      const tensor = device.tensor(Int32Array.of(1, 1, 1), [3]);
+      return { pass: layer.forward(input, { [name]: tensor }), written: tensor };
+    };
+    const routed = (name: 'indices' | 'weights' | 'logits') => {
+      const pass = layer.forward(input);
+      return { pass, written: pass.routing[name]! };
+    };
+    const made = [ones('mask'), ones('lossMask'), routed('indices'), routed('weights'), routed('logits')];
+    for (const { pass, written } of made) {
+      const { size } = written;
+      written.write(written.dtype === 'int32' ? new Int32Array(size) : new Float32Array(size));
+      expect(failure(() => pass.backward(pass.output)).code).toBe('ERR_STALE_PASS');
+    }
+  });
+
+  it('after a step is ERR_STALE_PASS, for parameters that the step had a gradient of', () => {
+    using device = openDevice('cpu');
+    using layer = new MoELayer(device, config);
+    using optimizer = new AdamW(layer.parameters().values(), { learningRate: 0 });
+    const input = device.zeros([3, 6]);
+    const [first, second, third] = [layer.forward(input), layer.forward(input), layer.forward(input)];
+    optimizer.step(); // of nothing
+    first.backward(first.output);
+    second.backward(second.output);
+    optimizer.step();
+    expect(failure(() => third.backward(third.output)).code).toBe('ERR_STALE_PASS');
+  });
+
   it('on what has been used up or disposed', () => {
     using device = openDevice('cpu');
     using layer = new MoELayer(device, config);

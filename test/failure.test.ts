@@ -69,6 +69,18 @@ describe('a router that is not finite', () => {
     expect(first.output.isDisposed).toBe(false);
   });
 
+  it('poisons what a write makes good again', async () => {
+    using device = openDevice('cpu');
+    using layer = new MoELayer(device, config);
+    using input = inputWithNaN(device);
+    using pass = layer.forward(input);
+    await expect(pass.output.data()).rejects.toMatchObject({ code: 'ERR_NON_FINITE' });
+    const values = new Float32Array(pass.output.size).fill(2);
+    pass.output.write(values);
+    expect(await pass.output.data()).toEqual(values);
+    await expect(pass.routing.weights.data()).rejects.toMatchObject({ code: 'ERR_NON_FINITE' });
+  });
+
   it('is told by the norm of the step that it stopped', async () => {
     using device = openDevice('cpu');
     using layer = new MoELayer(device, config);

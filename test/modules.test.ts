@@ -1,7 +1,17 @@
 /** Linear, Embedding, RMSNorm, add and cross-entropy against the float64 reference, forward and backward. */
 
 import { describe, expect, it } from 'vitest';
-import { add, crossEntropy, Embedding, Linear, type Module, type Parameter, RMSNorm } from '../lib/index.js';
+import {
+  add,
+  crossEntropy,
+  Embedding,
+  Linear,
+  type Module,
+  type Parameter,
+  type Pass,
+  RMSNorm,
+  type Tensor,
+} from '../lib/index.js';
 import { expectClose, expectSame, expectScalar } from './compare.js';
 import { onEachDevice } from './devices.js';
 import { integers, normals } from './random.js';
@@ -24,6 +34,7 @@ onEachDevice((device) => {
       [1, 65, 7],
       [129, 33, 130],
       [64, 64, 128],
+      [9000, 9, 5], // more rows than the backward takes in one go
     ] as const;
     it.each(sizes.flatMap((size) => [[...size, true] as const, [...size, false] as const]))(
       '%i rows, %i → %i, bias %s',
@@ -131,11 +142,58 @@ onEachDevice((device) => {
       expectClose('weight gradient', await parameter(layer, 'weight').grad.data(), grads.weight, size);
     });
 
+    it('has epsilon 1e-6 by default', async () => {
+      using layer = new RMSNorm(device(), { size: 4 });
+      const x = Float32Array.of(1e-3, -1e-3, 2e-3, 0);
+      using pass = layer.forward(device().tensor(x, [1, 4]));
+      const weight = new Float64Array(4).fill(1);
+      expectClose('output', await pass.output.data(), reference.rmsNorm(weight, wide(x), 1e-6), 4);
+    });
+
     it('of a row of zeros is zero', async () => {
       using layer = new RMSNorm(device(), { size: 6, epsilon: 1e-6 });
       using pass = layer.forward(device().zeros([2, 6]));
       expectSame('output', await pass.output.data(), new Float32Array(12));
     });
+  });
+
+  const kinds: [string, () => Module & { forward(input: Tensor): Pass }, () => Tensor][] = [
+    ['Linear', () => new Linear(device(), { inFeatures: 9, outFeatures: 5, seed: 1 }), () => floats([6, 9])],
+    ['Embedding', () => new Embedding(device(), { count: 3, size: 5, seed: 1 }), () => device().zeros([6], 'int32')],
+    ['RMSNorm', () => new RMSNorm(device(), { size: 9 }), () => floats([6, 9])],
+  ];
+  const floats = (shape: number[]) => device().randn(shape, { seed: 4 });
+
+  it.each(kinds)('%s adds the gradients of two passes, and starts over after zeroGrad()', async (_, make, input) => {
+    using layer = make();
+    using given = input();
+    const gradients = () =>
+      Promise.all([...layer.parameters().values()].map(async ({ grad }) => [...(await grad.data())]));
+    const backward = () => {
+      using pass = layer.forward(given);
+      using gradOutput = floats([...pass.output.shape]);
+      pass.backward(gradOutput).dispose();
+    };
+    backward();
+    const once = await gradients();
+    backward();
+    for (const [i, gradient] of (await gradients()).entries()) {
+      const twice = once[i]!.map((value) => 2 * value);
+      expectClose(`gradient ${i}`, gradient, twice, gradient.length);
+    }
+    layer.zeroGrad();
+    backward();
+    expect(await gradients()).toEqual(once);
+  });
+
+  it.each(kinds)('%s frozen makes no gradient', (_, make, input) => {
+    using layer = make();
+    using given = input();
+    for (const parameter of layer.parameters().values()) parameter.trainable = false;
+    using pass = layer.forward(given);
+    const before = device().memory().allocated;
+    using gradInput = pass.backward(pass.output);
+    expect(device().memory().allocated).toBeLessThanOrEqual(before + 4 * gradInput.size);
   });
 
   describe('crossEntropy', () => {

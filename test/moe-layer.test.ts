@@ -12,6 +12,7 @@ import { onEachDevice } from './devices.js';
 import { makeProblem, type Problem } from './problem.js';
 import { normals } from './random.js';
 import { type Gradients, parameterShapes } from './reference.js';
+import type { Activation } from './reference-experts.js';
 import { makeLayer, observe, readParameterGradients, runBackward, runForward } from './run-case.js';
 
 /** Only a hang should meet it. */
@@ -113,6 +114,22 @@ onEachDevice((device) => {
     expectSame('output', await pass.output.data(), new Float32Array(20));
   });
 
+  it.each<[string, Activation, number[], number[]]>([
+    ['relu', 'relu', [], [0, 0, 0]],
+    ['reglu', 'reglu', [0, 0, 0], [1, -1, 2]],
+    ['clamped-swiglu', { type: 'clamped-swiglu', alpha: 1.5, limit: 2 }, [2, 2, 1], [1, 2, -2]],
+  ])('takes the agreed side of the kinks of %s', async (name, activation, gates, ups) => {
+    // Matrices of 0: the pre-activations are the biases.
+    const sizes = { hiddenSize: 17, ffnSize: 3, numExperts: 1, topK: 1 };
+    const testCase: Case = { name, tokens: 5, gain: 0, config: { ...sizes, experts: { activation, bias: true } } };
+    const problem = makeProblem(testCase);
+    if (gates.length > 0) problem.parameters['experts.gateBias'] = Float32Array.from(gates);
+    problem.parameters['experts.upBias'] = Float32Array.from(ups);
+    using layer = makeLayer(device(), testCase, problem);
+    const vanishing = ['router.weight'];
+    compareWithReference({ ...testCase, vanishing }, problem, await observe(layer, testCase, problem));
+  });
+
   it('divides logits by the temperature that was set', async () => {
     const problem = makeProblem(RICH);
     using layer = makeLayer(device(), RICH, problem);
@@ -203,6 +220,17 @@ onEachDevice((device) => {
       for (const parameter of layer.parameters().values()) parameter.trainable = false;
       const { gradients: none } = await observe(layer, RICH, problem);
       expectSame('input gradient', none!.input, all!.input);
+    });
+
+    it('a layer frozen whole makes no gradients', () => {
+      using layer = makeLayer(device(), RICH, makeProblem(RICH));
+      for (const parameter of layer.parameters().values()) parameter.trainable = false;
+      using input = device().randn([23, 17], { seed: 1 });
+      using pass = layer.forward(input);
+      const before = device().memory().allocated;
+      using gradInput = pass.backward(pass.output);
+      // What forward saved goes at the same time.
+      expect(device().memory().allocated).toBeLessThan(before + 4 * gradInput.size);
     });
   });
 

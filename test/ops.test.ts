@@ -147,6 +147,23 @@ onEachDevice((device) => {
     });
   });
 
+  it.each([true, false])('plan gives slots to the earlier of equal scores, firstChoicesFirst %s', async (first) => {
+    // Every token wants expert 0 and then 1; all scores are equal.
+    const indices = Int32Array.from({ length: 12 }, (_, i) => i % 2);
+    const plan = ops.plan(
+      device().tensor(indices, [6, 2]),
+      device().tensor(new Float32Array(12).fill(0.5), [6, 2]),
+      2,
+      {
+        type: 'fixed',
+        slots: 2,
+        priority: 'score',
+        firstChoicesFirst: first,
+      },
+    );
+    expectSame('tokens', await plan.tokens.data(), [0, 1, 0, 1]);
+  });
+
   describe.each(SHAPES)('%s', (_, shape) => {
     const { T, H, E, K } = shape;
 

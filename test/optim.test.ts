@@ -172,6 +172,23 @@ onEachDevice((device) => {
       expectClose('norm', [await optimizer.gradNorm()], [reference.gradNorm], 1);
     });
 
+    it('leaves a parameter alone that is frozen with a gradient, until it is trained again', async () => {
+      const pair = new Pair(device());
+      const options = { learningRate: 0.05, weightDecay: 0.5 };
+      const optimizer = new AdamW(pair.layer.parameters().values(), options);
+      const reference = new ReferenceAdamW(pair.values, options);
+      pair.accumulate();
+      const { weight, bias } = pair.takeGrads();
+      pair.parameter('bias').trainable = false;
+      optimizer.step();
+      reference.step({ weight: weight! });
+      await pair.expectSameValues('frozen bias');
+      pair.parameter('bias').trainable = true;
+      optimizer.step();
+      reference.step({ bias: bias! });
+      await pair.expectSameValues('trained again');
+    });
+
     it('skips parameters without a gradient since the last clear, decay included', async () => {
       const [used, unused] = [new Pair(device()), new Pair(device())];
       const options = { learningRate: 0.05, weightDecay: 0.5 };
