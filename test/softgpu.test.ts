@@ -62,19 +62,24 @@ beforeAll(() => {
 afterAll(() => rmSync(scratch, { recursive: true, force: true }));
 
 describe('conformance', () => {
-  test.skipIf(!ptxas)(ptxas ? 'ptxas accepts the cases' : 'ptxas accepts the cases (skipped: no ptxas)', () => {
-    const source = join(scratch, 'cases.ptx');
-    writeFileSync(source, spawnSync(runner, ['ptx'], { encoding: 'utf8', maxBuffer: 1 << 28 }).stdout);
-    const done = spawnSync(ptxas!, ['-arch=sm_80', source, '-o', '/dev/null'], { encoding: 'utf8' });
-    expect(done.stderr + done.stdout).toBe('');
-  });
+  test.skipIf(!ptxas).each(['80', '90'])(
+    ptxas ? 'ptxas accepts the cases for sm_%s' : 'ptxas accepts the cases for sm_%s (skipped: no ptxas)',
+    (capability) => {
+      const source = join(scratch, `cases-${capability}.ptx`);
+      writeFileSync(source, spawnSync(runner, ['ptx', capability], { encoding: 'utf8', maxBuffer: 1 << 28 }).stdout);
+      const done = spawnSync(ptxas!, [`-arch=sm_${capability}`, source, '-o', '/dev/null'], { encoding: 'utf8' });
+      expect(done.stderr + done.stdout).toBe('');
+    },
+  );
 
-  test.each(['latest', 'earliest', 'random:7'])('every case is right with order %s', (order) => {
-    const outcome = run(['conformance'], { SOFTGPU_ORDER: order });
-    expect(outcome.output.split('\n').filter((line) => line.startsWith('FAIL'))).toEqual([]);
-    expect(outcome.faults).toEqual([]);
-    expect(outcome.status).toBe(0);
-  });
+  for (const capability of ['8.0', '9.0']) {
+    test.each(['latest', 'earliest', 'random:7'])(`every case is right on ${capability} with order %s`, (order) => {
+      const outcome = run(['conformance'], { SOFTGPU_CC: capability, SOFTGPU_ORDER: order });
+      expect(outcome.output.split('\n').filter((line) => line.startsWith('FAIL'))).toEqual([]);
+      expect(outcome.faults).toEqual([]);
+      expect(outcome.status).toBe(0);
+    });
+  }
 });
 
 test.each(['latest', 'earliest', 'random:3'])('the driver API keeps its promises with order %s', (order) => {

@@ -24,7 +24,7 @@ std::string contentsOf(const std::string& path) {
 
 int usage() {
   std::cerr << "usage: softgpu-runner conformance          run every conformance case\n"
-               "       softgpu-runner ptx                  print the PTX of the cases, for ptxas\n"
+               "       softgpu-runner ptx CAPABILITY       print the PTX of the cases, for ptxas; 80 or 90\n"
                "       softgpu-runner coverage FILE…       forms in PTX files without a case\n"
                "       softgpu-runner kernel NAME FILE     run and check a kernel\n"
                "       softgpu-runner driver               check streams, events, graphs and memory\n"
@@ -37,8 +37,8 @@ int usage() {
 int main(int count, char** arguments) try {
   const std::vector<std::string> words(arguments + 1, arguments + count);
   if (words.empty()) return usage();
-  if (words[0] == "ptx") {
-    std::cout << runner::conformancePtx();
+  if (words[0] == "ptx" && words.size() == 2) {
+    std::cout << runner::conformancePtx(static_cast<unsigned>(std::stoul(words[1])));
     return 0;
   }
   if (words[0] == "coverage") {
