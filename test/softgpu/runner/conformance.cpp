@@ -10,6 +10,7 @@
 #include "cases.h"
 #include "gpu.h"
 #include "ptx/parser.h"
+#include "refusals.h"
 #include "sections.h"
 
 namespace runner {
@@ -157,7 +158,7 @@ int runConformance() {
   const std::string ptx = conformancePtx(capability);
   const auto statements = statementsOf(ptx, cases);
   Module module(ptx);
-  int failed = 0;
+  int failed = checkRefusals();
   for (size_t k = 0; k < cases.size(); ++k) {
     const std::string name = cases[k].body.substr(0, cases[k].body.find('\n'));
     std::string problem;
