@@ -107,6 +107,19 @@ describe.skipIf(!hasNvcc)(hasNvcc ? 'kernels' : 'kernels (skipped: no nvcc)', ()
     });
   }
 
+  // What nvcc makes of CUDA's own libraries differs by capability.
+  for (const capability of ['8.0', '9.0']) {
+    test.each(['math', 'half', 'groups', 'atomics', 'copies', 'wmma', 'control'])(
+      `%s is right and raises nothing on ${capability}`,
+      (kernel) => {
+        const target = join(scratch, `${kernel}-${capability}.ptx`);
+        compileToPtx(join(home, 'kernels', `${kernel}.cu`), target, [], `sm_${capability.replace('.', '')}`);
+        const outcome = run(['kernel', kernel, target], { SOFTGPU_CC: capability });
+        expect(outcome).toMatchObject({ status: 0, faults: [] });
+      },
+    );
+  }
+
   const mutations: [name: string, kernel: string, from: string, to: string, fault: string][] = [
     ['a barrier removed', 'neighbours', '__syncthreads();', '', 'shared-race'],
     ['a barrier replaced by one of the warp', 'neighbours', '__syncthreads();', '__syncwarp();', 'shared-race'],

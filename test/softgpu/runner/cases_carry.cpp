@@ -40,6 +40,11 @@ void carries(Builder& b) {
            "wwwww", mixed(kWords),
            [=](Lane a, unsigned) { return wide(a[2], a[0]) < wide(a[3], a[1]) ? ~uint64_t{0} : uint64_t{0}; });
   }
+  // Across kinds: no borrow is a carry.
+  b.text("9.7.2.3", "sub.cc.u32 %t0, %a0, %a1;\naddc.u32 %d, 0, 0;", "www", mixed(kWords),
+         [](Lane a, unsigned) { return uint64_t{a[0] >= a[1]}; });
+  b.text("9.7.2.1", "add.cc.u32 %t0, %a0, %a1;\nsubc.u32 %d, 0, 0;", "www", mixed(kWords),
+         [](Lane a, unsigned) { return (a[0] + a[1]) >> 32 ? 0 : ~uint64_t{0}; });
   // a · b + c with a, c of two words: the upper word of the low two.
   b.text("9.7.2.6", "mad.lo.cc.u32 %t0, %a0, %a1, %a2;\nmadc.hi.u32 %d, %a0, %a1, %a3;", "wwwww", mixed(kWords),
          [](Lane a, unsigned) { return (a[0] * a[1] + (a[3] << 32 | a[2])) >> 32; });
