@@ -1,7 +1,7 @@
 // The software GPU itself: conformance of every instruction form, whole kernels, and the mutation suite, in which a
 // fault is injected into a correct kernel by a patch of its source and must be found by its right name.
 import { spawnSync } from 'node:child_process';
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
@@ -91,6 +91,14 @@ test.each(['latest', 'earliest', 'random:3'])('the driver API keeps its promises
 test('the n-th allocation can be refused', () => {
   const outcome = run(['driver'], { SOFTGPU_FAIL_ALLOC: '1' });
   expect(outcome.output).toContain('CUDA_ERROR_OUT_OF_MEMORY');
+});
+
+// The kernels that are shipped, as the build has put them beside the addon.
+const shipped = join(home, '..', '..', 'build', 'Release', 'cuda');
+test.skipIf(!existsSync(shipped))('the shipped kernels use no form without a case', () => {
+  const files = readdirSync(shipped).filter((name) => name.endsWith('.fatbin'));
+  expect(files).not.toEqual([]);
+  expect(run(['coverage', ...files.map((name) => join(shipped, name))]).output).toBe('');
 });
 
 const kernels = ['gemm', 'topk', 'permute', 'neighbours', 'grid', 'cub'];

@@ -2,6 +2,7 @@
 // other means than the implementation's where there are any.
 #include <algorithm>
 #include <bit>
+#include <cstdlib>
 
 #include "builder.h"
 
@@ -278,6 +279,76 @@ void comparisons(Builder& b) {
          [](Lane a, unsigned) { return a[1]; });
 }
 
+// The types that are left: bits compared, and whatever is selected.
+void otherTypes(Builder& b) {
+  for (const char* type : {"b16", "b32", "b64"}) {
+    const unsigned bits = type[1] == '1' ? 16 : type[1] == '3' ? 32 : 64;
+    const std::string shape(2, bits == 16 ? 'h' : bits == 32 ? 'w' : 'l');
+    const uint64_t mask = bits == 64 ? ~uint64_t{0} : (uint64_t{1} << bits) - 1;
+    for (const std::string name : {"eq", "ne"}) {
+      b.text("9.7.6.2", "setp." + name + "." + type + " %p, %a0, %a1;\nselp.b32 %d, 1, 0, %p;", ("w" + shape).c_str(),
+             bits == 64 ? longs() : words(),
+             [=](Lane a, unsigned) { return uint64_t{((a[0] & mask) == (a[1] & mask)) == (name == "eq")}; });
+    }
+  }
+  for (const char* type : {"b16", "u16", "s16", "b32", "u32", "s32", "f32", "b64", "u64", "s64", "f64"}) {
+    const char width = type[1] == '1' ? 'h' : type[1] == '3' ? 'w' : 'l';
+    b.text("9.7.6.3",
+           std::string("and.b32 %t0, %lane, 1;\nsetp.eq.u32 %p, %t0, 1;\nselp.") + type + " %d, %a0, %a1, %p;",
+           std::string(3, width).c_str(), longs(), [](Lane a, unsigned l) { return l % 2 ? a[0] : a[1]; });
+  }
+  for (const char* type : {"s16", "u16"}) {
+    const bool isSigned = type[0] == 's';
+    auto value = [=](uint64_t x) { return isSigned ? int{static_cast<int16_t>(x)} : int{static_cast<uint16_t>(x)}; };
+    b.op("9.7.1.12", std::string("min.") + type, "hhh", words(),
+         [=](Lane a, unsigned) { return static_cast<uint64_t>(std::min(value(a[0]), value(a[1]))); });
+    b.op("9.7.1.13", std::string("max.") + type, "hhh", words(),
+         [=](Lane a, unsigned) { return static_cast<uint64_t>(std::max(value(a[0]), value(a[1]))); });
+    b.op("9.7.1.8", std::string("div.") + type, "hhh", divisors(words()),
+         [=](Lane a, unsigned) { return static_cast<uint64_t>(value(a[0]) / value(a[1])); });
+    b.op("9.7.1.9", std::string("rem.") + type, "hhh", divisors(words()),
+         [=](Lane a, unsigned) { return static_cast<uint64_t>(value(a[0]) % value(a[1])); });
+    b.op("9.7.1.3", std::string("mul.hi.") + type, "hhh", words(),
+         [=](Lane a, unsigned) { return static_cast<uint64_t>((int64_t{value(a[0])} * value(a[1])) >> 16); });
+    b.op("9.7.1.4", std::string("mad.lo.") + type, "hhhh", words(),
+         [=](Lane a, unsigned) { return static_cast<uint64_t>(int64_t{value(a[0])} * value(a[1]) + value(a[2])); });
+    b.op("9.7.1.7", std::string("sad.") + type, "hhhh", words(),
+         [=](Lane a, unsigned) { return static_cast<uint64_t>(std::abs(value(a[0]) - value(a[1])) + value(a[2])); });
+  }
+  b.op("9.7.1.11", "neg.s16", "hh", words(), [](Lane a, unsigned) { return 0 - a[0]; });
+  b.op("9.7.1.10", "abs.s16", "hh", words(),
+       [](Lane a, unsigned) { return static_cast<uint64_t>(std::abs(int{static_cast<int16_t>(a[0])})); });
+  b.op("9.7.1.10", "abs.s64", "ll", longs(), [](Lane a, unsigned) { return sl(a[0]) < 0 ? 0 - a[0] : a[0]; });
+  b.op("9.7.1.13", "max.u64", "lll", longs(), [](Lane a, unsigned) { return std::max(a[0], a[1]); });
+  b.op("9.7.1.16", "bfind.u64", "wl", longs(),
+       [](Lane a, unsigned) { return a[0] ? static_cast<uint64_t>(63 - std::countl_zero(a[0])) : 0xffffffff; });
+  b.op("9.7.1.16", "bfind.shiftamt.s64", "wl", longs(), [](Lane a, unsigned) {
+    const uint64_t x = sl(a[0]) < 0 ? ~a[0] : a[0];
+    return x ? static_cast<uint64_t>(std::countl_zero(x)) : 0xffffffff;
+  });
+  b.op("9.7.1.2", "sub.sat.s32", "www", words(), [](Lane a, unsigned) {
+    return u(static_cast<uint64_t>(std::clamp<int64_t>(int64_t{s(a[0])} - s(a[1]), INT32_MIN, INT32_MAX)));
+  });
+  b.op("9.7.1.4", "mad.hi.s32", "wwww", words(),
+       [](Lane a, unsigned) { return static_cast<uint64_t>((int64_t{s(a[0])} * s(a[1]) >> 32) + s(a[2])); });
+  b.op("9.7.1.4", "mad.hi.sat.s32", "wwww", words(), [](Lane a, unsigned) {
+    const int64_t sum = (int64_t{s(a[0])} * s(a[1]) >> 32) + s(a[2]);
+    return static_cast<uint64_t>(std::clamp<int64_t>(sum, INT32_MIN, INT32_MAX));
+  });
+  for (const std::string type : {"u64", "s64"}) {
+    const Rows fields = {
+        {0xfedcba9876543210, 4, 8}, {0xfedcba9876543210, 60, 8}, {1, 70, 3}, {uint64_t{1} << 63, 63, 1}, {5, 0, 0},
+        {~uint64_t{0}, 0, 64}};
+    b.op("9.7.1.19", "bfe." + type, "llww", fields, [=](Lane a, unsigned) {
+      if (a[2] == 0) return uint64_t{0};
+      const uint64_t sign = type == "s64" ? a[0] >> std::min<uint64_t>(a[1] + a[2] - 1, 63) & 1 : 0;
+      uint64_t r = 0;
+      for (uint64_t k = 0; k < 64; ++k) r |= (k < a[2] && a[1] + k < 64 ? a[0] >> (a[1] + k) & 1 : sign) << k;
+      return r;
+    });
+  }
+}
+
 }  // namespace
 
 std::vector<Case> integerCases() {
@@ -285,6 +356,7 @@ std::vector<Case> integerCases() {
   arithmetic(b);
   bits(b);
   comparisons(b);
+  otherTypes(b);
   return std::move(b.cases);
 }
 
