@@ -1,7 +1,7 @@
 // The software GPU itself: conformance of every instruction form, whole kernels, and the mutation suite, in which a
 // fault is injected into a correct kernel by a patch of its source and must be found by its right name.
 import { spawnSync } from 'node:child_process';
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
@@ -62,19 +62,24 @@ beforeAll(() => {
 afterAll(() => rmSync(scratch, { recursive: true, force: true }));
 
 describe('conformance', () => {
-  test.skipIf(!ptxas)(ptxas ? 'ptxas accepts the cases' : 'ptxas accepts the cases (skipped: no ptxas)', () => {
-    const source = join(scratch, 'cases.ptx');
-    writeFileSync(source, spawnSync(runner, ['ptx'], { encoding: 'utf8', maxBuffer: 1 << 28 }).stdout);
-    const done = spawnSync(ptxas!, ['-arch=sm_80', source, '-o', '/dev/null'], { encoding: 'utf8' });
-    expect(done.stderr + done.stdout).toBe('');
-  });
+  test.skipIf(!ptxas).each(['80', '90'])(
+    ptxas ? 'ptxas accepts the cases for sm_%s' : 'ptxas accepts the cases for sm_%s (skipped: no ptxas)',
+    (capability) => {
+      const source = join(scratch, `cases-${capability}.ptx`);
+      writeFileSync(source, spawnSync(runner, ['ptx', capability], { encoding: 'utf8', maxBuffer: 1 << 28 }).stdout);
+      const done = spawnSync(ptxas!, [`-arch=sm_${capability}`, source, '-o', '/dev/null'], { encoding: 'utf8' });
+      expect(done.stderr + done.stdout).toBe('');
+    },
+  );
 
-  test.each(['latest', 'earliest', 'random:7'])('every case is right with order %s', (order) => {
-    const outcome = run(['conformance'], { SOFTGPU_ORDER: order });
-    expect(outcome.output.split('\n').filter((line) => line.startsWith('FAIL'))).toEqual([]);
-    expect(outcome.faults).toEqual([]);
-    expect(outcome.status).toBe(0);
-  });
+  for (const capability of ['8.0', '9.0']) {
+    test.each(['latest', 'earliest', 'random:7'])(`every case is right on ${capability} with order %s`, (order) => {
+      const outcome = run(['conformance'], { SOFTGPU_CC: capability, SOFTGPU_ORDER: order });
+      expect(outcome.output.split('\n').filter((line) => line.startsWith('FAIL'))).toEqual([]);
+      expect(outcome.faults).toEqual([]);
+      expect(outcome.status).toBe(0);
+    });
+  }
 });
 
 test.each(['latest', 'earliest', 'random:3'])('the driver API keeps its promises with order %s', (order) => {
@@ -86,6 +91,14 @@ test.each(['latest', 'earliest', 'random:3'])('the driver API keeps its promises
 test('the n-th allocation can be refused', () => {
   const outcome = run(['driver'], { SOFTGPU_FAIL_ALLOC: '1' });
   expect(outcome.output).toContain('CUDA_ERROR_OUT_OF_MEMORY');
+});
+
+// The kernels that are shipped, as the build has put them beside the addon.
+const shipped = join(home, '..', '..', 'build', 'Release', 'cuda');
+test.skipIf(!existsSync(shipped))('the shipped kernels use no form without a case', () => {
+  const files = readdirSync(shipped).filter((name) => name.endsWith('.fatbin'));
+  expect(files).not.toEqual([]);
+  expect(run(['coverage', ...files.map((name) => join(shipped, name))]).output).toBe('');
 });
 
 const kernels = ['gemm', 'topk', 'permute', 'neighbours', 'grid', 'cub'];
@@ -100,6 +113,19 @@ describe.skipIf(!hasNvcc)(hasNvcc ? 'kernels' : 'kernels (skipped: no nvcc)', ()
       const outcome = run(['kernel', kernel, ptxOf(kernel)], { SOFTGPU_ORDER: order });
       expect(outcome).toMatchObject({ status: 0, faults: [] });
     });
+  }
+
+  // What nvcc makes of CUDA's own libraries differs by capability.
+  for (const capability of ['8.0', '9.0']) {
+    test.each(['math', 'half', 'groups', 'atomics', 'copies', 'wmma', 'control'])(
+      `%s is right and raises nothing on ${capability}`,
+      (kernel) => {
+        const target = join(scratch, `${kernel}-${capability}.ptx`);
+        compileToPtx(join(home, 'kernels', `${kernel}.cu`), target, [], `sm_${capability.replace('.', '')}`);
+        const outcome = run(['kernel', kernel, target], { SOFTGPU_CC: capability });
+        expect(outcome).toMatchObject({ status: 0, faults: [] });
+      },
+    );
   }
 
   const mutations: [name: string, kernel: string, from: string, to: string, fault: string][] = [

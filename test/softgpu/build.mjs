@@ -33,6 +33,6 @@ export function cudaTool(name) {
   return places.find((p) => existsSync(p));
 }
 
-export function compileToPtx(source, target, extra = []) {
-  must(cudaTool('nvcc'), ['-O3', '-std=c++17', '-ptx', '-arch=sm_80', ...extra, source, '-o', target]);
+export function compileToPtx(source, target, extra = [], architecture = 'sm_80') {
+  must(cudaTool('nvcc'), ['-O3', '-std=c++17', '-ptx', `-arch=${architecture}`, ...extra, source, '-o', target]);
 }

@@ -18,11 +18,17 @@ struct Case {
   // What lane l must give, from its own inputs.
   std::function<uint64_t(Lane, unsigned lane)> expected;
   double tolerance = 0;  // relative, for f32 results of approximate instructions; 0 asks for equal bits
+  unsigned capability = 80;
 };
 
 std::vector<Case> integerCases();
+std::vector<Case> carryCases();
 std::vector<Case> floatCases();
+std::vector<Case> halfCases();
+std::vector<Case> convertCases();
 std::vector<Case> memoryCases();
+std::vector<Case> atomicCases();
 std::vector<Case> warpCases();
+std::vector<Case> matrixCases();
 
 }  // namespace runner

@@ -1,20 +1,13 @@
-// Cases of floating-point arithmetic, comparison and conversion. Values are given as bits where rounding matters.
+// Cases of f32 and f64 arithmetic and comparison. Values are given as bits where rounding matters.
 #include <array>
 #include <bit>
 #include <cmath>
 
-#include "cases.h"
+#include "builder.h"
 
 namespace runner {
 namespace {
 
-using Rows = std::vector<std::vector<uint64_t>>;
-
-uint64_t f(float x) { return std::bit_cast<uint32_t>(x); }
-uint64_t g(double x) { return std::bit_cast<uint64_t>(x); }
-float F(uint64_t x) { return std::bit_cast<float>(static_cast<uint32_t>(x)); }
-double G(uint64_t x) { return std::bit_cast<double>(x); }
-constexpr uint64_t kNan = 0x7fffffff;
 uint64_t canonical(float x) { return x != x ? kNan : f(x); }
 
 Rows floats() {
@@ -36,45 +29,37 @@ Rows positive() {
   return rows;
 }
 
-struct Builder {
-  std::vector<Case> cases;
-  void text(const char* section, const std::string& body, const char* types, Rows rows,
-            std::function<uint64_t(Lane, unsigned)> e, double tolerance = 0) {
-    cases.push_back({section, body, types, std::move(rows), std::move(e), tolerance});
-  }
-  void two(const char* section, const std::string& form, float (*e)(float, float)) {
-    text(section, form + " %d, %a0, %a1;", "www", floats(),
-         [e](Lane a, unsigned) { return canonical(e(F(a[0]), F(a[1]))); });
-  }
-  void two64(const char* section, const std::string& form, double (*e)(double, double)) {
-    text(section, form + " %d, %a0, %a1;", "lll", doubles(), [e](Lane a, unsigned) {
-      const double r = e(G(a[0]), G(a[1]));
-      return r != r ? g(std::bit_cast<double>(uint64_t{0x7ff8000000000000})) : g(r);
-    });
-  }
-};
+void two(Builder& b, const char* section, const std::string& form, float (*e)(float, float)) {
+  b.op(section, form, "www", floats(), [e](Lane a, unsigned) { return canonical(e(F(a[0]), F(a[1]))); });
+}
+void two64(Builder& b, const char* section, const std::string& form, double (*e)(double, double)) {
+  b.op(section, form, "lll", doubles(), [e](Lane a, unsigned) {
+    const double r = e(G(a[0]), G(a[1]));
+    return r != r ? kDoubleNan : g(r);
+  });
+}
 
 void arithmetic(Builder& b) {
   for (const char* rounding : {"", ".rn"}) {
-    b.two("9.7.3.2", std::string("add") + rounding + ".f32", [](float x, float y) { return x + y; });
-    b.two("9.7.3.3", std::string("sub") + rounding + ".f32", [](float x, float y) { return x - y; });
-    b.two("9.7.3.4", std::string("mul") + rounding + ".f32", [](float x, float y) { return x * y; });
-    b.two64("9.7.3.2", std::string("add") + rounding + ".f64", [](double x, double y) { return x + y; });
-    b.two64("9.7.3.4", std::string("mul") + rounding + ".f64", [](double x, double y) { return x * y; });
+    two(b, "9.7.3.3", std::string("add") + rounding + ".f32", [](float x, float y) { return x + y; });
+    two(b, "9.7.3.4", std::string("sub") + rounding + ".f32", [](float x, float y) { return x - y; });
+    two(b, "9.7.3.5", std::string("mul") + rounding + ".f32", [](float x, float y) { return x * y; });
+    two64(b, "9.7.3.3", std::string("add") + rounding + ".f64", [](double x, double y) { return x + y; });
+    two64(b, "9.7.3.5", std::string("mul") + rounding + ".f64", [](double x, double y) { return x * y; });
   }
-  b.two64("9.7.3.3", "sub.f64", [](double x, double y) { return x - y; });
-  b.two("9.7.3.7", "div.rn.f32", [](float x, float y) { return x / y; });
-  b.two64("9.7.3.7", "div.rn.f64", [](double x, double y) { return x / y; });
-  b.two("9.7.3.10", "min.f32", [](float x, float y) {
+  two64(b, "9.7.3.4", "sub.f64", [](double x, double y) { return x - y; });
+  two(b, "9.7.3.8", "div.rn.f32", [](float x, float y) { return x / y; });
+  two64(b, "9.7.3.8", "div.rn.f64", [](double x, double y) { return x / y; });
+  two(b, "9.7.3.11", "min.f32", [](float x, float y) {
     return x != x ? y : y != y ? x : x == y ? (std::signbit(x) ? x : y) : x < y ? x : y;
   });
-  b.two("9.7.3.11", "max.f32", [](float x, float y) {
+  two(b, "9.7.3.12", "max.f32", [](float x, float y) {
     return x != x ? y : y != y ? x : x == y ? (std::signbit(x) ? y : x) : x > y ? x : y;
   });
-  b.two("9.7.3.11", "max.NaN.f32", [](float x, float y) {
+  two(b, "9.7.3.12", "max.NaN.f32", [](float x, float y) {
     return x != x || y != y ? NAN : x == y ? (std::signbit(x) ? y : x) : x > y ? x : y;
   });
-  b.text("9.7.3.5", "copysign.f32 %d, %a0, %a1;", "www", floats(),
+  b.text("9.7.3.2", "copysign.f32 %d, %a0, %a1;", "www", floats(),
          [](Lane a, unsigned) { return (a[0] & 0x80000000) | (a[1] & 0x7fffffff); });
   // 1 + 2⁻²⁴ is a tie; 1 + 2⁻²⁴ + 2⁻⁴⁰ is not: one rounding tells them apart.
   const Rows fused = {{f(1 + 0x1p-12f), f(1 + 0x1p-12f), f(-1)},
@@ -92,45 +77,47 @@ void arithmetic(Builder& b) {
   });
   // A third of an ulp more than one: each direction.
   const Rows third = {{f(1), f(0x1p-25f), 0}, {f(-1), f(-0x1p-25f), 0}};
-  b.text("9.7.3.2", "add.rz.f32 %d, %a0, %a1;", "www", third, [](Lane, unsigned l) { return f(l % 2 ? -1.0f : 1.0f); });
-  b.text("9.7.3.2", "add.rp.f32 %d, %a0, %a1;", "www", third,
+  b.text("9.7.3.3", "add.rz.f32 %d, %a0, %a1;", "www", third, [](Lane, unsigned l) { return f(l % 2 ? -1.0f : 1.0f); });
+  b.text("9.7.3.3", "add.rp.f32 %d, %a0, %a1;", "www", third,
          [](Lane, unsigned l) { return f(l % 2 ? -1.0f : 1 + 0x1p-23f); });
-  b.text("9.7.3.2", "add.rm.f32 %d, %a0, %a1;", "www", third,
+  b.text("9.7.3.3", "add.rm.f32 %d, %a0, %a1;", "www", third,
          [](Lane, unsigned l) { return f(l % 2 ? -1 - 0x1p-23f : 1.0f); });
   b.text("9.7.3.6", "fma.rm.f32 %d, %a0, %a2, %a1;", "wwww", Rows{{f(1), f(0x1p-25f), f(1)}},
          [](Lane, unsigned) { return f(1); });
   b.text("9.7.3.6", "fma.rz.f32 %d, %a0, %a2, %a1;", "wwww", Rows{{f(-1), f(-0x1p-25f), f(1)}},
          [](Lane, unsigned) { return f(-1); });
-  b.text("9.7.3.2", "add.ftz.f32 %d, %a0, %a1;", "www", Rows{{f(1e-40f), f(1e-40f)}, {f(1), f(2)}},
+  b.text("9.7.3.3", "add.ftz.f32 %d, %a0, %a1;", "www", Rows{{f(1e-40f), f(1e-40f)}, {f(1), f(2)}},
          [](Lane, unsigned l) { return f(l % 2 ? 3.0f : 0.0f); });
-  b.text("9.7.3.2", "add.sat.f32 %d, %a0, %a1;", "www",
+  b.text("9.7.3.3", "add.sat.f32 %d, %a0, %a1;", "www",
          Rows{{f(1), f(2)}, {f(-1), f(0)}, {f(0.25f), f(0.25f)}, {kNan, 0}}, [](Lane, unsigned l) {
            return f(std::array{1.0f, 0.0f, 0.5f, 0.0f}[l % 4]);
          });
-  b.text("9.7.3.8", "abs.f32 %d, %a0;", "ww", Rows{{f(-3)}, {f(2)}},
+  b.text("9.7.3.9", "abs.f32 %d, %a0;", "ww", Rows{{f(-3)}, {f(2)}},
          [](Lane a, unsigned) { return a[0] & 0x7fffffff; });
-  b.text("9.7.3.9", "neg.f32 %d, %a0;", "ww", Rows{{f(-3)}, {f(2)}},
+  b.text("9.7.3.10", "neg.f32 %d, %a0;", "ww", Rows{{f(-3)}, {f(2)}},
          [](Lane a, unsigned) { return a[0] ^ 0x80000000; });
-  b.text("9.7.3.13", "sqrt.rn.f32 %d, %a0;", "ww", positive(), [](Lane a, unsigned) { return f(std::sqrt(F(a[0]))); });
-  b.text("9.7.3.13", "sqrt.rn.f64 %d, %a0;", "ll", Rows{{g(2)}, {g(10)}},
+  b.text("9.7.3.15", "sqrt.rn.f32 %d, %a0;", "ww", positive(), [](Lane a, unsigned) { return f(std::sqrt(F(a[0]))); });
+  b.text("9.7.3.15", "sqrt.rn.f64 %d, %a0;", "ll", Rows{{g(2)}, {g(10)}},
          [](Lane a, unsigned) { return g(std::sqrt(G(a[0]))); });
-  b.text("9.7.3.12", "rcp.rn.f32 %d, %a0;", "ww", positive(), [](Lane a, unsigned) { return f(1 / F(a[0])); });
+  b.text("9.7.3.13", "rcp.rn.f32 %d, %a0;", "ww", positive(), [](Lane a, unsigned) { return f(1 / F(a[0])); });
   // The ISA's bounds; most are absolute or in ulps, and a relative 2⁻²⁰ contains them for these inputs.
   struct Approximate {
+    const char* section;
     const char* form;
     double (*of)(double);
   };
-  for (const Approximate& a : {Approximate{"ex2.approx.f32", [](double x) { return std::exp2(x > 100 ? 100 : x); }},
-                               Approximate{"ex2.approx.ftz.f32", [](double x) { return std::exp2(x > 100 ? 100 : x); }},
-                               Approximate{"rcp.approx.ftz.f32", [](double x) { return 1 / x; }},
-                               Approximate{"rsqrt.approx.f32", [](double x) { return 1 / std::sqrt(x); }},
-                               Approximate{"sqrt.approx.f32", [](double x) { return std::sqrt(x); }}}) {
+  for (const Approximate& a :
+       {Approximate{"9.7.3.21", "ex2.approx.f32", [](double x) { return std::exp2(x > 100 ? 100 : x); }},
+        Approximate{"9.7.3.21", "ex2.approx.ftz.f32", [](double x) { return std::exp2(x > 100 ? 100 : x); }},
+        Approximate{"9.7.3.13", "rcp.approx.ftz.f32", [](double x) { return 1 / x; }},
+        Approximate{"9.7.3.16", "rsqrt.approx.f32", [](double x) { return 1 / std::sqrt(x); }},
+        Approximate{"9.7.3.15", "sqrt.approx.f32", [](double x) { return std::sqrt(x); }}}) {
     const auto of = a.of;
     Rows rows = positive();
     if (std::string(a.form).starts_with("ex2"))
       for (auto& row : rows) row[0] = f(std::fmod(F(row[0]), 20.0f));
     b.text(
-        "9.7.3", std::string(a.form) + " %d, %a0;", "ww", rows,
+        a.section, std::string(a.form) + " %d, %a0;", "ww", rows,
         [of](Lane l, unsigned) { return f(static_cast<float>(of(F(l[0])))); }, 0x1p-20);
   }
   b.text(
@@ -146,10 +133,10 @@ void arithmetic(Builder& b) {
       "9.7.3.19", "cos.approx.f32 %d, %a0;", "ww", Rows{{f(0.5f)}, {f(-1)}},
       [](Lane a, unsigned) { return f(std::cos(F(a[0]))); }, 0x1p-18);
   b.text(
-      "9.7.3.7", "div.approx.f32 %d, %a0, %a1;", "www", positive(),
+      "9.7.3.8", "div.approx.f32 %d, %a0, %a1;", "www", positive(),
       [](Lane a, unsigned) { return f(F(a[0]) / F(a[1])); }, 0x1p-20);
   b.text(
-      "9.7.3.7", "div.full.f32 %d, %a0, %a1;", "www", positive(), [](Lane a, unsigned) { return f(F(a[0]) / F(a[1])); },
+      "9.7.3.8", "div.full.f32 %d, %a0, %a1;", "www", positive(), [](Lane a, unsigned) { return f(F(a[0]) / F(a[1])); },
       0x1p-20);
   b.text("9.7.3.1", "testp.notanumber.f32 %p, %a0;\nselp.b32 %d, 1, 0, %p;", "ww", floats(),
          [](Lane a, unsigned) { return uint64_t{std::isnan(F(a[0]))}; });
@@ -184,87 +171,214 @@ void comparisons(Builder& b) {
   }
 }
 
-void halves(Builder& b) {
-  // 1.5, 2, -0.25 in f16 and bf16.
-  const Rows h = {{0x3e00, 0x4000, 0xb400}}, w = {{0x3fc0, 0x4000, 0xbe80}};
-  b.text("9.7.4.1", "add.f16 %d, %a0, %a1;", "hhh", h, [](Lane, unsigned) { return uint64_t{0x4300}; });
-  b.text("9.7.4.2", "sub.f16 %d, %a0, %a1;", "hhh", h, [](Lane, unsigned) { return uint64_t{0xb800}; });
-  b.text("9.7.4.3", "mul.f16 %d, %a0, %a1;", "hhh", h, [](Lane, unsigned) { return uint64_t{0x4200}; });
-  b.text("9.7.4.4", "fma.rn.f16 %d, %a0, %a1, %a2;", "hhhh", h, [](Lane, unsigned) { return uint64_t{0x4180}; });
-  b.text("9.7.4.4", "fma.rn.bf16 %d, %a0, %a1, %a2;", "hhhh", w, [](Lane, unsigned) { return uint64_t{0x4030}; });
-  const Rows pairs = {{0x40003e00, 0x40003e00, 0xb4003e00}}, wide = {{0x40003fc0, 0x40003fc0, 0xbe803fc0}};
-  b.text("9.7.4.1", "add.f16x2 %d, %a0, %a1;", "www", pairs, [](Lane, unsigned) { return uint64_t{0x44004200}; });
-  b.text("9.7.4.3", "mul.f16x2 %d, %a0, %a1;", "www", pairs, [](Lane, unsigned) { return uint64_t{0x44004080}; });
-  b.text("9.7.4.4", "fma.rn.f16x2 %d, %a0, %a1, %a2;", "wwww", pairs,
-         [](Lane, unsigned) { return uint64_t{0x43804380}; });
-  b.text("9.7.4.4", "fma.rn.bf16x2 %d, %a0, %a1, %a2;", "wwww", wide,
-         [](Lane, unsigned) { return uint64_t{0x40704070}; });
-  b.text("9.7.4.7", "min.bf16 %d, %a0, %a1;", "hhh", w, [](Lane, unsigned) { return uint64_t{0x3fc0}; });
-  b.text("9.7.4.8", "max.bf16 %d, %a0, %a1;", "hhh", w, [](Lane, unsigned) { return uint64_t{0x4000}; });
-  b.text("9.7.4.8", "max.bf16x2 %d, %a0, %a2;", "wwww", wide, [](Lane, unsigned) { return uint64_t{0x40003fc0}; });
-  b.text("9.7.4.8", "max.f16x2 %d, %a0, %a2;", "wwww", pairs, [](Lane, unsigned) { return uint64_t{0x40003e00}; });
-  b.text("9.7.4.5", "neg.bf16x2 %d, %a0;", "ww", wide, [](Lane, unsigned) { return uint64_t{0xc000bfc0}; });
-  b.text("9.7.7.1", "set.eq.f16.f16 %d, %a0, %a1;", "hhh", Rows{{0x3c00, 0x3c00}, {0x3c00, 0x4000}},
-         [](Lane, unsigned l) { return uint64_t{l % 2 ? 0u : 0x3c00u}; });
+// Every operation in every rounding mode, on a result that lies a quarter of an ulp above a number: positive first,
+// then negative. The result is the number, or the next one away from zero.
+void directions(Builder& b) {
+  struct Direction {
+    const char* name;
+    bool awayPositive, awayNegative;
+  };
+  constexpr Direction kDirections[] = {
+      {"rn", false, false}, {"rz", false, false}, {"rm", false, true}, {"rp", true, false}};
+  const float next = 1 + 0x1p-23f;
+  const double nextWide = 1 + 0x1p-52;
+  for (const Direction& d : kDirections) {
+    const std::string mode = std::string(".") + d.name;
+    auto one = [&](const char* section, const std::string& form, const char* types, const Rows& rows) {
+      b.op(section, form + mode + ".f32", types, rows, [d, next](Lane, unsigned l) {
+        return l % 2 ? f(d.awayNegative ? -next : -1.0f) : f(d.awayPositive ? next : 1.0f);
+      });
+    };
+    one("9.7.3.3", "add", "www", {{f(1), f(0x1p-25f)}, {f(-1), f(-0x1p-25f)}});
+    one("9.7.3.4", "sub", "www", {{f(1), f(-0x1p-25f)}, {f(-1), f(0x1p-25f)}});
+    one("9.7.3.6", "fma", "wwww", {{f(0x1p-12f), f(0x1p-13f), f(1)}, {f(0x1p-12f), f(-0x1p-13f), f(-1)}});
+    // (1 + 2⁻¹²)² = 1 + 2⁻¹¹ + 2⁻²⁴ has half an ulp left over.
+    b.op("9.7.3.5", "mul" + mode + ".f32", "www",
+         {{f(1 + 0x1p-12f), f(1 + 0x1p-12f)}, {f(1 + 0x1p-12f), f(-1 - 0x1p-12f)}}, [d](Lane, unsigned l) {
+           const float down = 1 + 0x1p-11f, up = down + 0x1p-23f;
+           return l % 2 ? f(d.awayNegative ? -up : -down) : f(d.awayPositive ? up : down);
+         });
+    // A third is 1.01010…₂ · 2⁻²: 0x2aaaaa.aaa… so that the nearest lies above.
+    const float third = std::bit_cast<float>(0x3eaaaaaau), above = std::bit_cast<float>(0x3eaaaaabu);
+    const bool nearest = d.name[1] == 'n';
+    auto thirds = [=](Lane, unsigned l) {
+      return l % 2 ? f(d.awayNegative || nearest ? -above : -third) : f(d.awayPositive || nearest ? above : third);
+    };
+    b.op("9.7.3.8", "div" + mode + ".f32", "www", {{f(1), f(3)}, {f(-1), f(3)}}, thirds);
+    b.op("9.7.3.13", "rcp" + mode + ".f32", "ww", {{f(3)}, {f(-3)}}, thirds);
+    // √2 = 1.0110101000001001111 00110|01…: the nearest lies below.
+    b.op("9.7.3.15", "sqrt" + mode + ".f32", "ww", {{f(2)}},
+         [=](Lane, unsigned) { return uint64_t{d.awayPositive ? 0x3fb504f4u : 0x3fb504f3u}; });
+    auto wide = [&](const char* section, const std::string& form, const char* types, const Rows& rows) {
+      b.op(section, form + mode + ".f64", types, rows, [d, nextWide](Lane, unsigned l) {
+        return l % 2 ? g(d.awayNegative ? -nextWide : -1.0) : g(d.awayPositive ? nextWide : 1.0);
+      });
+    };
+    wide("9.7.3.3", "add", "lll", {{g(1), g(0x1p-54)}, {g(-1), g(-0x1p-54)}});
+    wide("9.7.3.4", "sub", "lll", {{g(1), g(-0x1p-54)}, {g(-1), g(0x1p-54)}});
+    wide("9.7.3.6", "fma", "llll", {{g(0x1p-30), g(0x1p-30), g(1)}, {g(0x1p-30), g(-0x1p-30), g(-1)}});
+    const double thirdWide = std::bit_cast<double>(uint64_t{0x3fd5555555555555});
+    b.op("9.7.3.8", "div" + mode + ".f64", "lll", {{g(1), g(3)}},
+         [=](Lane, unsigned) { return g(d.awayPositive ? thirdWide + 0x1p-54 : thirdWide); });
+    b.op("9.7.3.13", "rcp" + mode + ".f64", "ll", {{g(3)}},
+         [=](Lane, unsigned) { return g(d.awayPositive ? thirdWide + 0x1p-54 : thirdWide); });
+    b.op("9.7.3.15", "sqrt" + mode + ".f64", "ll", {{g(2)}}, [=](Lane, unsigned) {
+      return d.name[1] == 'n' || d.awayPositive ? uint64_t{0x3ff6a09e667f3bcd} : uint64_t{0x3ff6a09e667f3bcc};
+    });
+    // An exact zero is −0 only when rounding down; what overflows stays finite when rounded towards zero.
+    b.op("9.7.3.3", "add" + mode + ".f32", "www", {{f(1), f(-1)}, {0x7f7fffff, 0x7f7fffff}}, [=](Lane, unsigned l) {
+      if (l % 2 == 0) return d.awayNegative ? uint64_t{0x80000000} : 0;
+      return nearest || d.awayPositive ? f(INFINITY) : uint64_t{0x7f7fffff};
+    });
+  }
+  const uint64_t tiny = 1, negativeTiny = 0x80000001;
+  b.table("9.7.3.5", "mul.ftz.f32", "www",
+          {{tiny, f(0x1p126f), 0}, {negativeTiny, f(2), 0x80000000}, {0x00800000, f(0.5f), 0}});
+  b.table("9.7.3.6", "fma.rn.ftz.f32", "wwww", {{tiny, f(1), f(1), f(1)}, {0x00800000, f(0.5f), 0, 0}});
+  b.table("9.7.3.6", "fma.rn.sat.f32", "wwww", {{f(1), f(1), f(1), f(1)}, {f(1), f(-1), 0, 0}, {kNan, 0, 0, 0}});
+  b.table("9.7.3.5", "mul.rn.ftz.sat.f32", "www", {{f(0.5f), f(0.5f), f(0.25f)}, {f(-1), f(1), 0}});
+  b.table("9.7.3.8", "div.rn.ftz.f32", "www", {{tiny, tiny, kNan}, {0x00800000, f(2), 0}});
+  b.table("9.7.3.15", "sqrt.rn.ftz.f32", "ww", {{negativeTiny, 0x80000000}, {f(4), f(2)}});
+  b.table("9.7.3.9", "abs.ftz.f32", "ww", {{negativeTiny, 0}, {f(-2), f(2)}});
+  b.table("9.7.3.10", "neg.ftz.f32", "ww", {{tiny, 0x80000000}, {f(2), f(-2)}});
+  b.table("9.7.3.9", "abs.f64", "ll", {{g(-2), g(2)}, {g(-0.0), 0}});
+  b.table("9.7.3.10", "neg.f64", "ll", {{g(-2), g(2)}, {0, g(-0.0)}});
+  b.table("9.7.3.2", "copysign.f64", "lll", {{g(-2), g(3), g(-3)}, {g(2), g(-3), g(3)}});
+  b.table("9.7.3.7", "mad.rn.f32", "wwww", {{f(1 + 0x1p-12f), f(1 + 0x1p-12f), f(-1), f(0x1p-11f + 0x1p-24f)}});
 }
 
-void conversions(Builder& b) {
-  auto one = [&](const char* form, const char* types, std::vector<std::pair<uint64_t, uint64_t>> table) {
-    Rows rows;
-    for (auto& [in, out] : table) rows.push_back({in, out});
-    b.text("9.7.9.21", std::string(form) + " %d, %a0;", types, rows,
-           [table](Lane, unsigned l) { return table[l % table.size()].second; });
+// What the ISA's tables and notes say of special operands.
+void special(Builder& b) {
+  const uint64_t inf = f(INFINITY), ninf = f(-INFINITY), nan = 0x7fc00000, zero = 0, nzero = 0x80000000, one = f(1);
+  const uint64_t sub = 0x00400000, nsub = 0x80400000;
+  struct Property {
+    const char* name;
+    bool zero, subnormal, normal, infinite, nan;
   };
-  one("cvt.u64.u32", "lw", {{0xffffffff, 0xffffffff}, {5, 5}});
-  one("cvt.s64.s32", "lw", {{0xffffffff, ~uint64_t{0}}, {5, 5}});
-  one("cvt.u32.u64", "wl", {{0x1234567890, 0x34567890}});
-  one("cvt.u32.u16", "wh", {{0xffff, 0xffff}});
-  one("cvt.s32.s16", "wh", {{0xffff, 0xffffffff}});
-  one("cvt.u32.u8", "wh", {{0xffab, 0xab}});
-  one("cvt.s32.s8", "wh", {{0x00ab, 0xffffffab}});
-  one("cvt.u16.u32", "hw", {{0x12345, 0x2345}});
-  one("cvt.s64.s16", "lh", {{0x8000, 0xffffffffffff8000}});
-  one("cvt.u16.u8", "hh", {{0xff80, 0x80}});
-  one("cvt.s16.s8", "hh", {{0xff80, 0xff80}});
-  one("cvt.sat.u8.s32", "hw", {{300, 255}, {0xffffffff, 0}, {7, 7}});
-  one("cvt.rn.f32.s32", "ww", {{0xffffffff, f(-1)}, {16777217, f(16777216)}});
-  one("cvt.rn.f32.u32", "ww", {{0xffffffff, f(4294967296.0f)}, {3, f(3)}});
-  one("cvt.rn.f32.u16", "wh", {{0xffff, f(65535)}});
-  one("cvt.rn.f32.u64", "wl", {{0x8000008000000001, f(0x1.000002p63f)}, {3, f(3)}});
-  one("cvt.rn.f64.s64", "ll", {{~uint64_t{0}, g(-1)}});
-  one("cvt.rn.f64.s32", "lw", {{0xffffffff, g(-1)}});
-  one("cvt.rn.f64.u32", "lw", {{0xffffffff, g(4294967295.0)}});
-  one("cvt.rn.f32.f64", "wl", {{g(1 + 0x1p-24), f(1)}, {g(1 + 0x1.8p-24), f(1 + 0x1p-23f)}});
-  one("cvt.f64.f32", "lw", {{f(0.5f), g(0.5)}});
-  one("cvt.rni.s32.f32", "ww", {{f(2.5f), 2}, {f(3.5f), 4}, {f(-1.5f), 0xfffffffe}, {f(1e20f), 0x7fffffff}, {kNan, 0}});
-  one("cvt.rzi.s32.f32", "ww", {{f(-2.9f), 0xfffffffe}, {f(2.9f), 2}, {f(-1e20f), 0x80000000}});
-  one("cvt.rzi.u32.f32", "ww", {{f(-2.9f), 0}, {f(3e9f), 3000000000u}, {f(1e20f), 0xffffffff}});
-  one("cvt.rmi.s32.f32", "ww", {{f(-2.1f), 0xfffffffd}});
-  one("cvt.rpi.s32.f32", "ww", {{f(2.1f), 3}});
-  one("cvt.rzi.s64.f32", "lw", {{f(-2.9f), ~uint64_t{1}}, {kNan, 0x8000000000000000}});
-  one("cvt.rmi.s64.f64", "ll", {{g(-2.1), ~uint64_t{2}}});
-  one("cvt.rni.f32.f32", "ww", {{f(2.5f), f(2)}, {f(-0.2f), f(-0.0f)}});
-  one("cvt.rzi.f32.f32", "ww", {{f(2.9f), f(2)}});
-  one("cvt.rmi.f32.f32", "ww", {{f(-2.1f), f(-3)}});
-  one("cvt.rpi.f32.f32", "ww", {{f(2.1f), f(3)}});
-  one("cvt.sat.f32.f32", "ww", {{f(2.9f), f(1)}, {f(-1), f(0)}, {f(0.25f), f(0.25f)}});
-  one("cvt.f32.f16", "wh", {{0x3c01, f(1 + 0x1p-10f)}, {0x0001, f(0x1p-24f)}, {0xfc00, f(-INFINITY)}});
-  one("cvt.rn.f16.f32", "hw",
-      {{f(1 + 0x1p-11f), 0x3c00},
-       {f(1 + 0x1.8p-11f), 0x3c01},
-       {f(65520), 0x7c00},
-       {f(0x1p-25f), 0},
-       {f(0x1.8p-25f), 1},
-       {f(0x1p-24f), 1}});
-  one("cvt.rz.f16.f32", "hw", {{f(65520), 0x7bff}, {f(1 + 0x1.8p-11f), 0x3c00}});
-  one("cvt.rn.bf16.f32", "hw", {{0x3f808000, 0x3f80}, {0x3f818000, 0x3f82}, {0x3f808001, 0x3f81}, {kNan, 0x7fff}});
-  one("cvt.rna.tf32.f32", "ww", {{0x3f801000, 0x3f802000}, {0x3f800fff, 0x3f800000}});
-  b.text("9.7.9.21", "cvt.rn.bf16x2.f32 %d, %a0, %a1;", "www", Rows{{f(1), f(2)}},
-         [](Lane, unsigned) { return uint64_t{0x3f804000}; });
-  b.text("9.7.9.21", "cvt.rn.relu.bf16x2.f32 %d, %a0, %a1;", "www", Rows{{f(-1), f(2)}},
-         [](Lane, unsigned) { return uint64_t{0x4000}; });
-  b.text("9.7.9.21", "cvt.rn.f16x2.f32 %d, %a0, %a1;", "www", Rows{{f(1), f(2)}},
-         [](Lane, unsigned) { return uint64_t{0x3c004000}; });
+  for (const Property& p : {Property{"finite", 1, 1, 1, 0, 0},
+                            {"infinite", 0, 0, 0, 1, 0},
+                            {"number", 1, 1, 1, 1, 0},
+                            {"notanumber", 0, 0, 0, 0, 1},
+                            {"normal", 1, 0, 1, 0, 0},
+                            {"subnormal", 0, 1, 0, 0, 0}}) {
+    const Rows rows = {{zero, p.zero},  {nzero, p.zero},        {sub, p.subnormal}, {nsub, p.subnormal},
+                       {one, p.normal}, {0xff7fffff, p.normal}, {inf, p.infinite},  {ninf, p.infinite},
+                       {nan, p.nan},    {0xffc00001, p.nan}};
+    Rows wide;
+    for (const auto& row : rows) wide.push_back({g(F(row[0])), row[1]});
+    wide[2][0] = wide[3][0] = 1;
+    auto expected = [rows](Lane, unsigned l) { return rows[l % rows.size()][1]; };
+    const std::string name = std::string("testp.") + p.name;
+    b.text("9.7.3.1", name + ".f32 %p, %a0;\nselp.b32 %d, 1, 0, %p;", "ww", rows, expected);
+    b.text("9.7.3.1", name + ".f64 %p, %a0;\nselp.b32 %d, 1, 0, %p;", "wl", wide, expected);
+  }
+  b.table("9.7.3.13", "rcp.approx.f32", "ww",
+          {{ninf, nzero}, {nzero, ninf}, {zero, inf}, {inf, zero}, {nan, kNan}, {f(4), f(0.25f)}});
+  b.table("9.7.3.15", "sqrt.approx.f32", "ww",
+          {{ninf, kNan}, {f(-1), kNan}, {nzero, nzero}, {zero, zero}, {inf, inf}, {nan, kNan}});
+  b.table("9.7.3.15", "sqrt.approx.ftz.f32", "ww", {{nsub, nzero}, {sub, zero}, {f(4), f(2)}});
+  b.table("9.7.3.16", "rsqrt.approx.f32", "ww",
+          {{ninf, kNan}, {f(-1), kNan}, {nzero, ninf}, {zero, inf}, {inf, zero}, {f(4), f(0.5f)}});
+  b.table("9.7.3.16", "rsqrt.approx.ftz.f32", "ww", {{nsub, ninf}, {sub, inf}, {f(4), f(0.5f)}});
+  b.table("9.7.3.18", "sin.approx.f32", "ww", {{ninf, kNan}, {nzero, nzero}, {zero, zero}, {inf, kNan}, {nan, kNan}});
+  b.table("9.7.3.18", "sin.approx.ftz.f32", "ww", {{sub, zero}, {nsub, nzero}});
+  b.table("9.7.3.19", "cos.approx.f32", "ww", {{ninf, kNan}, {nzero, one}, {zero, one}, {inf, kNan}, {nan, kNan}});
+  b.table("9.7.3.19", "cos.approx.ftz.f32", "ww", {{sub, one}, {nsub, one}});
+  b.table(
+      "9.7.3.20", "lg2.approx.f32", "ww",
+      {{ninf, kNan}, {f(-1), kNan}, {nzero, ninf}, {zero, ninf}, {inf, inf}, {nan, kNan}, {f(8), f(3)}, {1, f(-149)}});
+  b.table("9.7.3.20", "lg2.approx.ftz.f32", "ww", {{sub, ninf}, {f(8), f(3)}});
+  b.table("9.7.3.21", "ex2.approx.f32", "ww",
+          {{ninf, zero}, {nzero, one}, {zero, one}, {inf, inf}, {nan, kNan}, {f(-149), 1}, {f(10), f(1024)}});
+  b.table("9.7.3.21", "ex2.approx.ftz.f32", "ww", {{f(-149), zero}, {sub, one}, {f(-126), 0x00800000}});
+  b.table("9.7.3.22", "tanh.approx.f32", "ww", {{ninf, f(-1)}, {nzero, nzero}, {zero, zero}, {inf, one}, {nan, kNan}});
+  // Beyond 2¹²⁶ the reciprocal is flushed.
+  const uint64_t big = f(0x1p127f);
+  b.table("9.7.3.8", "div.approx.f32", "www",
+          {{one, big, zero},
+           {f(-1), big, nzero},
+           {big, big, zero},
+           {inf, big, kNan},
+           {one, inf, zero},
+           {f(6), f(2), f(3)},
+           {one, zero, inf}});
+  b.table("9.7.3.8", "div.approx.ftz.f32", "www", {{big, big, zero}, {sub, one, zero}, {f(6), f(2), f(3)}});
+  b.table("9.7.3.8", "div.full.ftz.f32", "www", {{big, big, one}, {sub, one, zero}, {f(6), f(2), f(3)}});
+  // The upper word alone is seen and written.
+  const uint64_t low = 0x00000000ffffffff, wideNan = 0x7fffffff00000000;
+  b.table("9.7.3.14", "rcp.approx.ftz.f64", "ll",
+          {{g(2) | low, g(0.5)},
+           {g(-INFINITY), g(-0.0)},
+           {1, g(INFINITY)},
+           {g(-0.0) | 1, g(-INFINITY)},
+           {kDoubleNan, wideNan},
+           {g(0x1p1023), 0}});
+  b.table("9.7.3.17", "rsqrt.approx.ftz.f64", "ll",
+          {{g(4) | low, g(0.5)},
+           {g(-1), wideNan},
+           {1, g(INFINITY)},
+           {g(-0.0), g(-INFINITY)},
+           {g(INFINITY), 0},
+           {kDoubleNan, wideNan}});
+  b.table("9.7.3.16", "rsqrt.approx.f64", "ll", {{g(4), g(0.5)}, {0, g(INFINITY)}, {g(INFINITY), 0}});
+  // Both NaN; equal zeros; flushed operands.
+  b.table("9.7.3.11", "min.f32", "www",
+          {{nan, nan, kNan}, {zero, nzero, nzero}, {nzero, zero, nzero}, {nan, one, one}, {one, nan, one}});
+  b.table("9.7.3.12", "max.f32", "www", {{nan, nan, kNan}, {zero, nzero, zero}, {nzero, zero, zero}});
+  b.table("9.7.3.11", "min.ftz.f32", "www", {{sub, one, zero}, {nsub, one, nzero}});
+  b.table("9.7.3.12", "max.ftz.f32", "www", {{sub, f(-1), zero}});
+  b.table("9.7.3.11", "min.NaN.f32", "www", {{nan, one, kNan}, {one, nan, kNan}, {one, f(2), one}});
+  b.table("9.7.3.12", "max.ftz.NaN.f32", "www", {{nan, one, kNan}, {sub, nzero, zero}});
+  b.table("9.7.3.11", "min.f64", "lll", {{g(1), g(2), g(1)}, {kDoubleNan, g(2), g(2)}, {0, g(-0.0), g(-0.0)}});
+  b.table("9.7.3.12", "max.f64", "lll", {{g(1), g(2), g(2)}, {g(1), kDoubleNan, g(1)}, {g(-0.0), 0, 0}});
+  b.require(86);
+  b.table("9.7.3.11", "min.xorsign.abs.f32", "www",
+          {{f(-1), f(2), f(-1)}, {f(-3), f(-2), f(2)}, {nan, nan, kNan}, {nan, f(-2), f(-2)}});
+  b.table("9.7.3.12", "max.NaN.xorsign.abs.f32", "www",
+          {{f(-1), f(2), f(-2)}, {f(-3), f(-2), f(3)}, {nan, f(-2), kNan}});
+  b.require(80);
+}
+
+// p and q of setp, the registers of set, and slct, on numbers and NaN.
+void selections(Builder& b) {
+  const Rows rows = {{f(1), f(2)}, {f(2), f(1)}, {f(1), f(1)}, {0x7fc00000, f(1)}, {1, 0}};
+  for (const char* combination : {"and", "or", "xor"}) {
+    const std::string name = combination;
+    auto combined = [name](bool yes, bool c) {
+      return uint64_t{name == "and" ? yes && c : name == "or" ? yes || c : yes != c};
+    };
+    b.text("9.7.6.2",
+           "and.b32 %t0, %lane, 1;\nsetp.eq.u32 %q, %t0, 0;\nsetp.ltu." + name +
+               ".f32 %p|%q, %a0, %a1, !%q;\nselp.b32 %d, 1, 0, %p;\n@%q add.u32 %d, %d, 2;",
+           "www", rows, [=](Lane a, unsigned l) {
+             const bool yes = !(F(a[0]) >= F(a[1])), c = l % 2 != 0;
+             return combined(yes, c) + 2 * combined(!yes, c);
+           });
+    b.text("9.7.6.1", "and.b32 %t0, %lane, 1;\nsetp.eq.u32 %q, %t0, 1;\nset.lt." + name + ".u32.f32 %d, %a0, %a1, %q;",
+           "www", rows,
+           [=](Lane a, unsigned l) { return combined(F(a[0]) < F(a[1]), l % 2) ? 0xffffffff : uint64_t{0}; });
+  }
+  b.op("9.7.6.1", "set.gtu.f32.f32", "www", rows, [](Lane a, unsigned) { return F(a[0]) <= F(a[1]) ? 0 : f(1); });
+  b.op("9.7.6.1", "set.eq.ftz.s32.f32", "www", rows,
+       [](Lane a, unsigned l) { return l % 5 == 4 || F(a[0]) == F(a[1]) ? 0xffffffff : uint64_t{0}; });
+  b.text("9.7.6.2", "setp.eq.ftz.f32 %p, %a0, %a1;\nselp.b32 %d, 1, 0, %p;", "www", {{1, 0x80000002}, {1, 0x00800000}},
+         [](Lane, unsigned l) { return uint64_t{l % 2 == 0}; });
+  b.op("9.7.6.1", "set.hi.u32.u32", "www", {{0x80000000, 1}, {1, 0x80000000}, {3, 3}},
+       [](Lane a, unsigned) { return a[0] > a[1] ? 0xffffffff : uint64_t{0}; });
+  for (const char* alias : {"lo", "ls", "hi", "hs"}) {
+    const std::string name = alias;
+    b.text("9.7.6.2", "setp." + name + ".u32 %p, %a0, %a1;\nselp.b32 %d, 1, 0, %p;", "www",
+           {{0x80000000, 1}, {1, 0x80000000}, {3, 3}}, [=](Lane a, unsigned) {
+             return uint64_t{name == "lo"   ? a[0] < a[1]
+                             : name == "ls" ? a[0] <= a[1]
+                             : name == "hi" ? a[0] > a[1]
+                                            : a[0] >= a[1]};
+           });
+  }
+  b.table("9.7.6.4", "slct.b32.f32", "wwww",
+          {{7, 8, f(-0.0f), 7}, {7, 8, 0x80000001, 8}, {7, 8, 0x7fc00000, 8}, {7, 8, f(3), 7}});
+  b.table("9.7.6.4", "slct.ftz.u32.f32", "wwww", {{7, 8, 0x80000001, 7}, {7, 8, f(-3), 8}});
+  b.table("9.7.6.4", "slct.f64.s32", "lllw", {{7, 8, 0xffffffff, 8}, {7, 8, 0, 7}});
 }
 
 }  // namespace
@@ -272,9 +386,10 @@ void conversions(Builder& b) {
 std::vector<Case> floatCases() {
   Builder b;
   arithmetic(b);
+  directions(b);
+  special(b);
   comparisons(b);
-  halves(b);
-  conversions(b);
+  selections(b);
   return std::move(b.cases);
 }
 

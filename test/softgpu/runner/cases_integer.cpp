@@ -2,14 +2,12 @@
 // other means than the implementation's where there are any.
 #include <algorithm>
 #include <bit>
+#include <cstdlib>
 
-#include "cases.h"
+#include "builder.h"
 
 namespace runner {
 namespace {
-
-using Rows = std::vector<std::vector<uint64_t>>;
-using Formula = std::function<uint64_t(Lane, unsigned)>;
 
 const uint64_t kWords[] = {0,          1,          2,          31,         32,    0x7fffffff,
                            0x80000000, 0xffffffff, 0xdeadbeef, 0x00ff00ff, 12345, 0xfffffff6};
@@ -36,24 +34,6 @@ Rows divisors(Rows rows) {
 int32_t s(uint64_t x) { return static_cast<int32_t>(x); }
 uint32_t u(uint64_t x) { return static_cast<uint32_t>(x); }
 int64_t sl(uint64_t x) { return static_cast<int64_t>(x); }
-
-std::string operands(size_t count) {
-  std::string text = " %d";
-  for (size_t k = 0; k < count; ++k) text += ", %a" + std::to_string(k);
-  return text + ";";
-}
-
-class Builder {
- public:
-  void op(const char* section, const std::string& form, const char* types, Rows rows, Formula expected) {
-    cases.push_back(
-        {section, form + operands(std::string(types).size() - 1), types, std::move(rows), std::move(expected)});
-  }
-  void text(const char* section, const std::string& body, const char* types, Rows rows, Formula expected) {
-    cases.push_back({section, body, types, std::move(rows), std::move(expected)});
-  }
-  std::vector<Case> cases;
-};
 
 void arithmetic(Builder& b) {
   for (const char* type : {"s32", "u32"}) {
@@ -96,41 +76,41 @@ void arithmetic(Builder& b) {
   b.op("9.7.1.4", "mad.wide.s32", "lwwl", words(),
        [](Lane a, unsigned) { return static_cast<uint64_t>(int64_t{s(a[0])} * s(a[1])) + a[2]; });
   b.op("9.7.1.4", "mad.hi.u32", "wwww", words(), [](Lane a, unsigned) { return ((a[0] * a[1]) >> 32) + a[2]; });
-  b.op("9.7.1.6", "mul24.lo.u32", "www", words(),
+  b.op("9.7.1.5", "mul24.lo.u32", "www", words(),
        [](Lane a, unsigned) { return (a[0] & 0xffffff) * (a[1] & 0xffffff); });
-  b.op("9.7.1.7", "mad24.lo.s32", "wwww", words(), [](Lane a, unsigned) {
+  b.op("9.7.1.6", "mad24.lo.s32", "wwww", words(), [](Lane a, unsigned) {
     return static_cast<uint64_t>(int64_t{s(a[0] << 8) >> 8} * (s(a[1] << 8) >> 8) + s(a[2]));
   });
-  b.op("9.7.1.8", "sad.u32", "wwww", words(),
+  b.op("9.7.1.7", "sad.u32", "wwww", words(),
        [](Lane a, unsigned) { return std::max(a[0], a[1]) - std::min(a[0], a[1]) + a[2]; });
-  b.op("9.7.1.8", "sad.s32", "wwww", words(),
+  b.op("9.7.1.7", "sad.s32", "wwww", words(),
        [](Lane a, unsigned) { return static_cast<uint64_t>(std::abs(int64_t{s(a[0])} - s(a[1]))) + a[2]; });
-  b.op("9.7.1.9", "div.u32", "www", divisors(words()), [](Lane a, unsigned) { return a[0] / a[1]; });
-  b.op("9.7.1.9", "div.s32", "www", divisors(words()),
+  b.op("9.7.1.8", "div.u32", "www", divisors(words()), [](Lane a, unsigned) { return a[0] / a[1]; });
+  b.op("9.7.1.8", "div.s32", "www", divisors(words()),
        [](Lane a, unsigned) { return static_cast<uint64_t>(int64_t{s(a[0])} / s(a[1])); });
-  b.op("9.7.1.9", "div.u64", "lll", divisors(longs()), [](Lane a, unsigned) { return a[0] / a[1]; });
-  b.op("9.7.1.9", "div.s64", "lll", divisors(longs()),
+  b.op("9.7.1.8", "div.u64", "lll", divisors(longs()), [](Lane a, unsigned) { return a[0] / a[1]; });
+  b.op("9.7.1.8", "div.s64", "lll", divisors(longs()),
        [](Lane a, unsigned) { return static_cast<uint64_t>(static_cast<__int128>(sl(a[0])) / sl(a[1])); });
-  b.op("9.7.1.10", "rem.u32", "www", divisors(words()), [](Lane a, unsigned) { return a[0] % a[1]; });
-  b.op("9.7.1.10", "rem.s32", "www", divisors(words()),
+  b.op("9.7.1.9", "rem.u32", "www", divisors(words()), [](Lane a, unsigned) { return a[0] % a[1]; });
+  b.op("9.7.1.9", "rem.s32", "www", divisors(words()),
        [](Lane a, unsigned) { return static_cast<uint64_t>(int64_t{s(a[0])} % s(a[1])); });
-  b.op("9.7.1.10", "rem.u64", "lll", divisors(longs()), [](Lane a, unsigned) { return a[0] % a[1]; });
-  b.op("9.7.1.10", "rem.s64", "lll", divisors(longs()),
+  b.op("9.7.1.9", "rem.u64", "lll", divisors(longs()), [](Lane a, unsigned) { return a[0] % a[1]; });
+  b.op("9.7.1.9", "rem.s64", "lll", divisors(longs()),
        [](Lane a, unsigned) { return static_cast<uint64_t>(static_cast<__int128>(sl(a[0])) % sl(a[1])); });
-  b.op("9.7.1.11", "abs.s32", "ww", words(),
+  b.op("9.7.1.10", "abs.s32", "ww", words(),
        [](Lane a, unsigned) { return static_cast<uint64_t>(std::abs(int64_t{s(a[0])})); });
-  b.op("9.7.1.12", "neg.s32", "ww", words(), [](Lane a, unsigned) { return 0 - a[0]; });
-  b.op("9.7.1.12", "neg.s64", "ll", longs(), [](Lane a, unsigned) { return 0 - a[0]; });
-  b.op("9.7.1.13", "min.s32", "www", words(),
+  b.op("9.7.1.11", "neg.s32", "ww", words(), [](Lane a, unsigned) { return 0 - a[0]; });
+  b.op("9.7.1.11", "neg.s64", "ll", longs(), [](Lane a, unsigned) { return 0 - a[0]; });
+  b.op("9.7.1.12", "min.s32", "www", words(),
        [](Lane a, unsigned) { return u(static_cast<uint64_t>(std::min(s(a[0]), s(a[1])))); });
-  b.op("9.7.1.13", "min.u32", "www", words(), [](Lane a, unsigned) { return std::min(a[0], a[1]); });
-  b.op("9.7.1.13", "min.s64", "lll", longs(),
+  b.op("9.7.1.12", "min.u32", "www", words(), [](Lane a, unsigned) { return std::min(a[0], a[1]); });
+  b.op("9.7.1.12", "min.s64", "lll", longs(),
        [](Lane a, unsigned) { return static_cast<uint64_t>(std::min(sl(a[0]), sl(a[1]))); });
-  b.op("9.7.1.13", "min.u64", "lll", longs(), [](Lane a, unsigned) { return std::min(a[0], a[1]); });
-  b.op("9.7.1.14", "max.s32", "www", words(),
+  b.op("9.7.1.12", "min.u64", "lll", longs(), [](Lane a, unsigned) { return std::min(a[0], a[1]); });
+  b.op("9.7.1.13", "max.s32", "www", words(),
        [](Lane a, unsigned) { return u(static_cast<uint64_t>(std::max(s(a[0]), s(a[1])))); });
-  b.op("9.7.1.14", "max.u32", "www", words(), [](Lane a, unsigned) { return std::max(a[0], a[1]); });
-  b.op("9.7.1.14", "max.s64", "lll", longs(),
+  b.op("9.7.1.13", "max.u32", "www", words(), [](Lane a, unsigned) { return std::max(a[0], a[1]); });
+  b.op("9.7.1.13", "max.s64", "lll", longs(),
        [](Lane a, unsigned) { return static_cast<uint64_t>(std::max(sl(a[0]), sl(a[1]))); });
   b.op("9.7.1.23", "dp4a.s32.s32", "wwww", words(), [](Lane a, unsigned) {
     uint64_t sum = a[2];
@@ -189,35 +169,35 @@ void bits(Builder& b) {
   });
   b.op("9.7.8.7", "shf.r.clamp.b32", "wwww", words(),
        [](Lane a, unsigned) { return (a[1] << 32 | a[0]) >> std::min<uint64_t>(a[2], 32); });
-  b.op("9.7.1.15", "popc.b32", "ww", words(),
+  b.op("9.7.1.14", "popc.b32", "ww", words(),
        [](Lane a, unsigned) { return static_cast<uint64_t>(std::popcount(u(a[0]))); });
-  b.op("9.7.1.15", "popc.b64", "wl", longs(),
+  b.op("9.7.1.14", "popc.b64", "wl", longs(),
        [](Lane a, unsigned) { return static_cast<uint64_t>(std::popcount(a[0])); });
-  b.op("9.7.1.16", "clz.b32", "ww", words(),
+  b.op("9.7.1.15", "clz.b32", "ww", words(),
        [](Lane a, unsigned) { return static_cast<uint64_t>(std::countl_zero(u(a[0]))); });
-  b.op("9.7.1.16", "clz.b64", "wl", longs(),
+  b.op("9.7.1.15", "clz.b64", "wl", longs(),
        [](Lane a, unsigned) { return static_cast<uint64_t>(std::countl_zero(a[0])); });
   auto leading = [](uint32_t x) { return x ? 31u - static_cast<unsigned>(std::countl_zero(x)) : ~0u; };
-  b.op("9.7.1.17", "bfind.u32", "ww", words(), [=](Lane a, unsigned) { return uint64_t{leading(u(a[0]))}; });
-  b.op("9.7.1.17", "bfind.s32", "ww", words(),
+  b.op("9.7.1.16", "bfind.u32", "ww", words(), [=](Lane a, unsigned) { return uint64_t{leading(u(a[0]))}; });
+  b.op("9.7.1.16", "bfind.s32", "ww", words(),
        [=](Lane a, unsigned) { return uint64_t{leading(s(a[0]) < 0 ? ~u(a[0]) : u(a[0]))}; });
-  b.op("9.7.1.17", "bfind.shiftamt.u32", "ww", words(),
+  b.op("9.7.1.16", "bfind.shiftamt.u32", "ww", words(),
        [=](Lane a, unsigned) { return uint64_t{a[0] ? 31 - leading(u(a[0])) : ~0u}; });
-  b.op("9.7.1.19", "brev.b32", "ww", words(), [](Lane a, unsigned) {
+  b.op("9.7.1.18", "brev.b32", "ww", words(), [](Lane a, unsigned) {
     uint64_t r = 0;
     for (int k = 0; k < 32; ++k) r = r << 1 | (a[0] >> k & 1);
     return r;
   });
-  b.op("9.7.1.19", "brev.b64", "ll", longs(), [](Lane a, unsigned) {
+  b.op("9.7.1.18", "brev.b64", "ll", longs(), [](Lane a, unsigned) {
     uint64_t r = 0;
     for (int k = 0; k < 64; ++k) r = r << 1 | (a[0] >> k & 1);
     return r;
   });
   const Rows fields = {{0xdeadbeef, 4, 8, 0},  {0xdeadbeef, 0, 32, 0}, {0xdeadbeef, 28, 8, 0},
                        {0x80000000, 31, 1, 0}, {0x12345678, 40, 4, 0}, {0xffffffff, 3, 0, 0}};
-  b.op("9.7.1.20", "bfe.u32", "wwww", fields,
+  b.op("9.7.1.19", "bfe.u32", "wwww", fields,
        [](Lane a, unsigned) { return a[1] > 31 ? 0 : (a[0] >> a[1]) & ((uint64_t{1} << a[2]) - 1); });
-  b.op("9.7.1.20", "bfe.s32", "wwww", fields, [](Lane a, unsigned) {
+  b.op("9.7.1.19", "bfe.s32", "wwww", fields, [](Lane a, unsigned) {
     // Bit by bit, as the ISA has it: beyond the field the sign, which is the field's or the word's last bit.
     if (a[2] == 0) return uint64_t{0};
     const uint64_t top = std::min<uint64_t>(a[1] + a[2] - 1, 31), sign = a[0] >> top & 1;
@@ -227,13 +207,13 @@ void bits(Builder& b) {
   });
   const Rows inserts = {
       {0xab, 0xffffffff, 8, 8}, {0xdeadbeef, 0, 0, 32}, {0xf, 0, 30, 8}, {1, 0x55555555, 33, 4}, {3, 7, 5, 0}};
-  b.op("9.7.1.21", "bfi.b32", "wwwww", inserts, [](Lane a, unsigned) {
+  b.op("9.7.1.20", "bfi.b32", "wwwww", inserts, [](Lane a, unsigned) {
     uint64_t r = a[1];
     for (uint64_t k = 0; k < a[3] && a[2] + k < 32; ++k)
       r = (r & ~(uint64_t{1} << (a[2] + k))) | (a[0] >> k & 1) << (a[2] + k);
     return r;
   });
-  b.op("9.7.1.21", "bfi.b64", "lllww", inserts, [](Lane a, unsigned) {
+  b.op("9.7.1.20", "bfi.b64", "lllww", inserts, [](Lane a, unsigned) {
     uint64_t r = a[1];
     for (uint64_t k = 0; k < a[3] && a[2] + k < 64; ++k)
       r = (r & ~(uint64_t{1} << (a[2] + k))) | (a[0] >> k & 1) << (a[2] + k);
@@ -295,8 +275,78 @@ void comparisons(Builder& b) {
   b.text("9.7.8.3", set(predicate("xor")), "www", truth, [](Lane a, unsigned) { return a[0] ^ a[1]; });
   b.text("9.7.8.4", set("not.pred %p, %q;\nselp.b32 %d, 1, 0, %p;"), "www", truth,
          [](Lane a, unsigned) { return a[1] ^ 1; });
-  b.text("9.7.9.2", set("mov.pred %p, %q;\nselp.b32 %d, 1, 0, %p;"), "www", truth,
+  b.text("9.7.9.3", set("mov.pred %p, %q;\nselp.b32 %d, 1, 0, %p;"), "www", truth,
          [](Lane a, unsigned) { return a[1]; });
+}
+
+// The types that are left: bits compared, and whatever is selected.
+void otherTypes(Builder& b) {
+  for (const char* type : {"b16", "b32", "b64"}) {
+    const unsigned bits = type[1] == '1' ? 16 : type[1] == '3' ? 32 : 64;
+    const std::string shape(2, bits == 16 ? 'h' : bits == 32 ? 'w' : 'l');
+    const uint64_t mask = bits == 64 ? ~uint64_t{0} : (uint64_t{1} << bits) - 1;
+    for (const std::string name : {"eq", "ne"}) {
+      b.text("9.7.6.2", "setp." + name + "." + type + " %p, %a0, %a1;\nselp.b32 %d, 1, 0, %p;", ("w" + shape).c_str(),
+             bits == 64 ? longs() : words(),
+             [=](Lane a, unsigned) { return uint64_t{((a[0] & mask) == (a[1] & mask)) == (name == "eq")}; });
+    }
+  }
+  for (const char* type : {"b16", "u16", "s16", "b32", "u32", "s32", "f32", "b64", "u64", "s64", "f64"}) {
+    const char width = type[1] == '1' ? 'h' : type[1] == '3' ? 'w' : 'l';
+    b.text("9.7.6.3",
+           std::string("and.b32 %t0, %lane, 1;\nsetp.eq.u32 %p, %t0, 1;\nselp.") + type + " %d, %a0, %a1, %p;",
+           std::string(3, width).c_str(), longs(), [](Lane a, unsigned l) { return l % 2 ? a[0] : a[1]; });
+  }
+  for (const char* type : {"s16", "u16"}) {
+    const bool isSigned = type[0] == 's';
+    auto value = [=](uint64_t x) { return isSigned ? int{static_cast<int16_t>(x)} : int{static_cast<uint16_t>(x)}; };
+    b.op("9.7.1.12", std::string("min.") + type, "hhh", words(),
+         [=](Lane a, unsigned) { return static_cast<uint64_t>(std::min(value(a[0]), value(a[1]))); });
+    b.op("9.7.1.13", std::string("max.") + type, "hhh", words(),
+         [=](Lane a, unsigned) { return static_cast<uint64_t>(std::max(value(a[0]), value(a[1]))); });
+    b.op("9.7.1.8", std::string("div.") + type, "hhh", divisors(words()),
+         [=](Lane a, unsigned) { return static_cast<uint64_t>(value(a[0]) / value(a[1])); });
+    b.op("9.7.1.9", std::string("rem.") + type, "hhh", divisors(words()),
+         [=](Lane a, unsigned) { return static_cast<uint64_t>(value(a[0]) % value(a[1])); });
+    b.op("9.7.1.3", std::string("mul.hi.") + type, "hhh", words(),
+         [=](Lane a, unsigned) { return static_cast<uint64_t>((int64_t{value(a[0])} * value(a[1])) >> 16); });
+    b.op("9.7.1.4", std::string("mad.lo.") + type, "hhhh", words(),
+         [=](Lane a, unsigned) { return static_cast<uint64_t>(int64_t{value(a[0])} * value(a[1]) + value(a[2])); });
+    b.op("9.7.1.7", std::string("sad.") + type, "hhhh", words(),
+         [=](Lane a, unsigned) { return static_cast<uint64_t>(std::abs(value(a[0]) - value(a[1])) + value(a[2])); });
+  }
+  b.op("9.7.1.11", "neg.s16", "hh", words(), [](Lane a, unsigned) { return 0 - a[0]; });
+  b.op("9.7.1.10", "abs.s16", "hh", words(),
+       [](Lane a, unsigned) { return static_cast<uint64_t>(std::abs(int{static_cast<int16_t>(a[0])})); });
+  b.op("9.7.1.10", "abs.s64", "ll", longs(), [](Lane a, unsigned) { return sl(a[0]) < 0 ? 0 - a[0] : a[0]; });
+  b.op("9.7.1.13", "max.u64", "lll", longs(), [](Lane a, unsigned) { return std::max(a[0], a[1]); });
+  b.op("9.7.1.16", "bfind.u64", "wl", longs(),
+       [](Lane a, unsigned) { return a[0] ? static_cast<uint64_t>(63 - std::countl_zero(a[0])) : 0xffffffff; });
+  b.op("9.7.1.16", "bfind.shiftamt.s64", "wl", longs(), [](Lane a, unsigned) {
+    const uint64_t x = sl(a[0]) < 0 ? ~a[0] : a[0];
+    return x ? static_cast<uint64_t>(std::countl_zero(x)) : 0xffffffff;
+  });
+  b.op("9.7.1.2", "sub.sat.s32", "www", words(), [](Lane a, unsigned) {
+    return u(static_cast<uint64_t>(std::clamp<int64_t>(int64_t{s(a[0])} - s(a[1]), INT32_MIN, INT32_MAX)));
+  });
+  b.op("9.7.1.4", "mad.hi.s32", "wwww", words(),
+       [](Lane a, unsigned) { return static_cast<uint64_t>((int64_t{s(a[0])} * s(a[1]) >> 32) + s(a[2])); });
+  b.op("9.7.1.4", "mad.hi.sat.s32", "wwww", words(), [](Lane a, unsigned) {
+    const int64_t sum = (int64_t{s(a[0])} * s(a[1]) >> 32) + s(a[2]);
+    return static_cast<uint64_t>(std::clamp<int64_t>(sum, INT32_MIN, INT32_MAX));
+  });
+  for (const std::string type : {"u64", "s64"}) {
+    const Rows fields = {
+        {0xfedcba9876543210, 4, 8}, {0xfedcba9876543210, 60, 8}, {1, 70, 3}, {uint64_t{1} << 63, 63, 1}, {5, 0, 0},
+        {~uint64_t{0}, 0, 64}};
+    b.op("9.7.1.19", "bfe." + type, "llww", fields, [=](Lane a, unsigned) {
+      if (a[2] == 0) return uint64_t{0};
+      const uint64_t sign = type == "s64" ? a[0] >> std::min<uint64_t>(a[1] + a[2] - 1, 63) & 1 : 0;
+      uint64_t r = 0;
+      for (uint64_t k = 0; k < 64; ++k) r |= (k < a[2] && a[1] + k < 64 ? a[0] >> (a[1] + k) & 1 : sign) << k;
+      return r;
+    });
+  }
 }
 
 }  // namespace
@@ -306,6 +356,7 @@ std::vector<Case> integerCases() {
   arithmetic(b);
   bits(b);
   comparisons(b);
+  otherTypes(b);
   return std::move(b.cases);
 }
 

@@ -1,13 +1,11 @@
-// Cases of moves, loads and stores in every space, atomics, asynchronous copies and calls.
+// Cases of moves, loads and stores in every space, and calls.
 #include <algorithm>
 #include <bit>
 
-#include "cases.h"
+#include "builder.h"
 
 namespace runner {
 namespace {
-
-using Rows = std::vector<std::vector<uint64_t>>;
 
 Rows numbered() {
   Rows rows;
@@ -28,15 +26,15 @@ uint64_t signExtended(uint64_t x, unsigned bytes) {
 }
 
 void moves() {
-  text("9.7.9.2", "mov.b16 %d, %a0;", "hh", [](Lane a, unsigned) { return a[0]; });
-  text("9.7.9.2", "mov.u16 %d, %a0;", "hh", [](Lane a, unsigned) { return a[0]; });
+  text("9.7.9.3", "mov.b16 %d, %a0;", "hh", [](Lane a, unsigned) { return a[0]; });
+  text("9.7.9.3", "mov.u16 %d, %a0;", "hh", [](Lane a, unsigned) { return a[0]; });
   for (const char* type : {"b32", "u32", "s32", "f32"})
-    text("9.7.9.2", std::string("mov.") + type + " %d, %a0;", "ww", [](Lane a, unsigned) { return a[0]; });
+    text("9.7.9.3", std::string("mov.") + type + " %d, %a0;", "ww", [](Lane a, unsigned) { return a[0]; });
   for (const char* type : {"b64", "u64", "s64", "f64"})
-    text("9.7.9.2", std::string("mov.") + type + " %d, %a0;", "ll", [](Lane a, unsigned) { return a[0]; });
-  text("9.7.9.2", "mov.b64 %d, {%a0, %a1};", "lww", [](Lane a, unsigned) { return a[1] << 32 | (a[0] & 0xffffffff); });
-  text("9.7.9.2", "mov.b64 {%t0, %d}, %a0;", "wl", [](Lane a, unsigned) { return a[0] >> 32; });
-  text("9.7.9.2", "{.reg .b16 %h; mov.b16 %h, 7; mov.b32 %d, {%h, 3};}", "ww",
+    text("9.7.9.3", std::string("mov.") + type + " %d, %a0;", "ll", [](Lane a, unsigned) { return a[0]; });
+  text("9.7.9.4", "mov.b64 %d, {%a0, %a1};", "lww", [](Lane a, unsigned) { return a[1] << 32 | (a[0] & 0xffffffff); });
+  text("9.7.9.4", "mov.b64 {%t0, %d}, %a0;", "wl", [](Lane a, unsigned) { return a[0] >> 32; });
+  text("9.7.9.4", "{.reg .b16 %h; mov.b16 %h, 7; mov.b32 %d, {%h, 3};}", "ww",
        [](Lane, unsigned) { return uint64_t{0x30007}; });
   text("9.7.9.20", "mov.u64 %x0, tile;\ncvta.shared.u64 %x1, %x0;\ncvta.to.shared.u64 %x2, %x1;\nsub.u64 %d, %x2, %x0;",
        "ll", [](Lane, unsigned) { return uint64_t{0}; });
@@ -46,10 +44,176 @@ void moves() {
        "ww", [](Lane a, unsigned) { return a[0]; });
   text("9.7.9.20", "cvta.to.global.u64 %x1, %in;\nld.global.u32 %d, [%x1];\ncvta.global.u64 %x2, %x1;", "ww",
        [](Lane a, unsigned) { return a[0]; });
-  text("9.7.9.18",
+  text("9.7.9.19",
        "mov.u64 %x0, tile;\ncvta.shared.u64 %x1, %x0;\nisspacep.shared %p, %x1;\nisspacep.global %q, %x1;\nselp.b32 "
        "%d, 1, 0, %p;\nselp.b32 %d, 2, %d, %q;",
        "ww", [](Lane, unsigned) { return uint64_t{1}; });
+}
+
+void otherMoves() {
+  text("9.7.9.4", "mov.b64 {%h0, %h1, %h2, %h3}, %a0;\nmov.b32 %d, {%h3, %h1};", "wl",
+       [](Lane a, unsigned) { return a[0] >> 48 | (a[0] >> 16 & 0xffff) << 16; });
+  cases.back().body = ".reg .b16 %h0, %h1, %h2, %h3;\n" + cases.back().body;
+  text(
+      "9.7.9.4",
+      ".reg .b8 %b0, %b1, %b2, %b3;\ncvt.u32.u64 %t0, %a0;\nmov.b32 {%b0, %b1, %b2, %b3}, %t0;\nmov.b32 %d, {%b3, %b2, "
+      "%b1, %b0};",
+      "wl", [](Lane a, unsigned) { return uint64_t{__builtin_bswap32(static_cast<uint32_t>(a[0]))}; });
+  text("9.7.9.4", "mov.b64 {%t0, _}, %a0;\nmov.b32 %d, %t0;", "wl", [](Lane a, unsigned) { return a[0]; });
+  text("9.7.9.4", ".reg .b128 %w;\nmov.b128 %w, {%a0, %a1};\nmov.b128 {%x0, %d}, %w;", "lll",
+       [](Lane a, unsigned) { return a[1]; });
+  // Which spaces an address lies in, one bit each; kernel parameters lie in the global window.
+  const std::string look =
+      "mov.u32 %d, 0;\nisspacep.global %p, %x1;\n@%p or.b32 %d, %d, 1;\nisspacep.shared %p, %x1;\n@%p or.b32 %d, %d, "
+      "2;\nisspacep.local %p, %x1;\n@%p or.b32 %d, %d, 4;\nisspacep.const %p, %x1;\n@%p or.b32 %d, %d, "
+      "8;\nisspacep.param %p, %x1;\n@%p or.b32 %d, %d, 16;";
+  struct Place {
+    const char* setup;
+    uint64_t expected;
+  };
+  for (const Place& place : {Place{"mov.u64 %x1, %in;\n", 1},
+                             {"mov.u64 %x0, tile;\ncvta.shared.u64 %x1, %x0;\n", 2},
+                             {"mov.u64 %x0, own;\ncvta.local.u64 %x1, %x0;\n", 4},
+                             {"mov.u64 %x0, table;\ncvta.const.u64 %x1, %x0;\n", 8},
+                             {"mov.b64 %x0, in;\ncvta.param.u64 %x1, %x0;\n", 17}}) {
+    text("9.7.9.19", place.setup + look, "wl", [place](Lane, unsigned) { return place.expected; });
+  }
+}
+
+// Every type and vector that nvcc makes of plain accesses, in every space that can be written: stored, then loaded.
+void everyAccess() {
+  struct Type {
+    const char* name;
+    unsigned bytes;
+  };
+  constexpr Type kTypes[] = {{"u8", 1},  {"s8", 1},  {"b8", 1},  {"u16", 2}, {"s16", 2}, {"b16", 2}, {"u32", 4},
+                             {"s32", 4}, {"b32", 4}, {"f32", 4}, {"u64", 8}, {"s64", 8}, {"b64", 8}, {"f64", 8}};
+  for (const Type& type : kTypes) {
+    for (const unsigned elements : {1u, 2u, 4u}) {
+      if (type.bytes * elements > 16) continue;
+      for (const std::string space : {"", ".global", ".shared", ".local", ".param"}) {
+        const std::string form = space +
+                                 (elements == 1   ? ""
+                                  : elements == 2 ? ".v2."
+                                                  : ".v4.") +
+                                 (elements == 1 ? "." : "") + type.name;
+        const std::string width = type.bytes <= 2 ? "b16" : type.bytes == 4 ? "b32" : "b64";
+        const std::string place = space == ".shared"  ? "[%t0]"
+                                  : space == ".local" ? "[own+16]"
+                                  : space == ".param" ? "[x]"
+                                                      : "[%in]";
+        // Element k is the operand's bits shifted by 8k.
+        std::string body = ".reg ." + width + " %s<4>, %r<4>;\nshl.b32 %t0, %lane, 4;\n", stored, loaded;
+        for (unsigned k = 0; k < elements; ++k) {
+          const std::string shifted = "shr.u64 %x1, %a0, " + std::to_string(8 * k) + ";\n",
+                            name = "%s" + std::to_string(k);
+          body += shifted + (width == "b64" ? "mov.b64 " + name + ", %x1;\n"
+                                            : "cvt.u" + width.substr(1) + ".u64 " + name + ", %x1;\n");
+          stored += (k ? ", %s" : "%s") + std::to_string(k);
+          loaded += (k ? ", %r" : "%r") + std::to_string(k);
+        }
+        if (elements > 1) stored = "{" + stored + "}", loaded = "{" + loaded + "}";
+        if (space == ".param") body += ".param .align 16 .b8 x[16];\n";
+        body += "st" + form + " " + place + ", " + stored + ";\nld" + form + " " + loaded + ", " + place +
+                ";\nmov.b64 %d, 0;\n";
+        // The sum of the elements, each rotated to where it cannot hide another's fault.
+        for (unsigned k = 0; k < elements; ++k) {
+          const std::string name = "%r" + std::to_string(k);
+          body += (width == "b64" ? "mov.b64 %x1, " + name + ";\n"
+                                  : "cvt.u64.u" + width.substr(1) + " %x1, " + name + ";\n") +
+                  "mad.lo.u64 %d, %x1, " + std::to_string(2 * k + 1) + ", %d;\n";
+        }
+        text(space == ".param" ? "9.7.12.5" : "9.7.9.11", body, "ll", [=](Lane a, unsigned) {
+          uint64_t sum = 0;
+          for (unsigned k = 0; k < elements; ++k) {
+            const uint64_t mask = type.bytes == 8 ? ~uint64_t{0} : (uint64_t{1} << (8 * type.bytes)) - 1;
+            uint64_t element = a[0] >> (8 * k) & mask;
+            // A signed byte fills its 16-bit register.
+            if (type.name[0] == 's' && type.bytes == 1) element = signExtended(element, 1) & 0xffff;
+            sum += element * (2 * k + 1);
+          }
+          return sum;
+        });
+      }
+      // Kernel parameters, whose first eight bytes are the address of the inputs, and constants.
+      if (type.bytes * elements > 8) continue;
+      const std::string vector = elements == 1 ? "." : elements == 2 ? ".v2." : ".v4.";
+      const std::string width = type.bytes <= 2 ? "b16" : type.bytes == 4 ? "b32" : "b64";
+      std::string registers = "%r0";
+      for (unsigned k = 1; k < elements; ++k) registers += ", %r" + std::to_string(k);
+      if (elements > 1) registers = "{" + registers + "}";
+      const std::string last = "%r" + std::to_string(elements - 1);
+      for (const std::string source : {"param", "const"}) {
+        text("9.7.9.8",
+             ".reg ." + width + " %r<4>;\nld." + source + vector + type.name + " " + registers + ", " +
+                 (source == "param" ? "[in]" : "[table+8]") + ";\n" +
+                 (width == "b64" ? "mov.b64 %d, " + last : "cvt.u64.u" + width.substr(1) + " %d, " + last) + ";\n" +
+                 (source == "param" ? "ld.param.u64 %x0, [in];\n" : "mov.b64 %x0, 0x0000002c00000021;\n") +
+                 // What the memory holds there, extended as the type says, must cancel out.
+                 "bfe." + (type.name[0] == 's' ? "s64" : "u64") + " %x0, %x0, " +
+                 std::to_string(8 * type.bytes * (elements - 1)) + ", " + std::to_string(8 * type.bytes) +
+                 ";\nsub.u64 %d, %d, %x0;\nand.b64 %d, %d, " +
+                 (type.bytes == 1   ? "0xffff"
+                  : type.bytes == 2 ? "0xffff"
+                  : type.bytes == 4 ? "0xffffffff"
+                                    : "-1") +
+                 ";",
+             "ll", [](Lane, unsigned) { return uint64_t{0}; });
+      }
+    }
+  }
+}
+
+// Hints and orders that change nothing in what is read and written.
+void qualifiers() {
+  for (const char* how : {"ca", "cg", "cs", "lu", "cv", "L1::evict_last", "L1::no_allocate.L2::128B", "L2::64B"}) {
+    text("9.7.9.8", std::string("ld.global.") + how + ".u32 %d, [%in];", "wl", [](Lane a, unsigned) { return a[0]; });
+  }
+  for (const char* how : {"wb", "cg", "cs", "wt", "L1::evict_first"}) {
+    text("9.7.9.11", std::string("st.global.") + how + ".u32 [%in], %a1;\nld.global.u32 %d, [%in];", "www",
+         [](Lane a, unsigned) { return a[1]; });
+  }
+  text("9.7.9.8", "createpolicy.fractional.L2::evict_first.b64 %x0, 0.5;\nld.global.L2::cache_hint.u64 %d, [%in], %x0;",
+       "ll", [](Lane a, unsigned) { return a[0]; });
+  text("9.7.9.18",
+       "createpolicy.fractional.L2::evict_last.L2::evict_unchanged.b64 %x0, 0.5;\nst.global.L2::cache_hint.u64 [%in], "
+       "%a1, "
+       "%x0;\nld.global.u64 %d, [%in];",
+       "lll", [](Lane a, unsigned) { return a[1]; });
+  text("9.7.9.8", "ld.mmio.relaxed.sys.global.u32 %d, [%in];", "wl", [](Lane a, unsigned) { return a[0]; });
+  text("9.7.9.11", "st.mmio.relaxed.sys.global.u32 [%in], %a1;\nld.global.u32 %d, [%in];", "www",
+       [](Lane a, unsigned) { return a[1]; });
+  for (const char* scope : {"cta", "gpu", "sys"}) {
+    text("9.7.9.8",
+         std::string("st.release.") + scope + ".global.u32 [%in], %a1;\nld.acquire." + scope + ".global.u32 %d, [%in];",
+         "www", [](Lane a, unsigned) { return a[1]; });
+  }
+  text("9.7.9.8", "ld.weak.global.u32 %d, [%in];", "wl", [](Lane a, unsigned) { return a[0]; });
+  text("9.7.9.10", "ldu.global.v2.u32 {%t0, %d}, [%in];", "wl", [](Lane a, unsigned) { return a[0] >> 32; });
+  text("9.7.9.8",
+       ".reg .b128 %w;\nld.global.b128 %w, [%in];\nst.global.b128 [%in+16], %w;\nld.global.u64 %d, [%in+24];", "lll",
+       [](Lane a, unsigned) { return a[1]; });
+  // Widening: into a register twice and four times as wide.
+  text("9.7.9.8", "ld.global.s8 %d, [%in];", "wl", [](Lane a, unsigned) { return signExtended(a[0], 1); });
+  text("9.7.9.8", "ld.global.s16 %d, [%in];", "ll", [](Lane a, unsigned) { return signExtended(a[0], 2); });
+  text("9.7.9.8", "ld.global.s32 %d, [%in];", "ll", [](Lane a, unsigned) { return signExtended(a[0], 4); });
+  text("9.7.9.8", "ld.global.u8 %d, [%in];", "ll", [](Lane a, unsigned) { return a[0] & 255; });
+  text("9.7.9.8", "ld.global.v4.s8 {%t0, %t1, %t2, %d}, [%in];", "wl",
+       [](Lane a, unsigned) { return signExtended(a[0] >> 24, 1); });
+  text("9.7.9.11", "st.global.u8 [%in], %a1;\nld.global.u64 %d, [%in];", "lll",
+       [](Lane a, unsigned) { return (a[0] & ~uint64_t{255}) | (a[1] & 255); });
+  for (const char* form : {"prefetch.global.L1", "prefetch.L2", "prefetchu.L1", "prefetch.global.L2::evict_last"}) {
+    text("9.7.9.15", std::string(form) + " [%in];\nmov.u32 %d, 5;", "wl", [](Lane, unsigned) { return uint64_t{5}; });
+  }
+  text("9.7.9.16",
+       "and.b64 %x0, %in, -128;\napplypriority.global.L2::evict_normal [%x0], 128;\nld.global.u64 %d, [%in];", "ll",
+       [](Lane a, unsigned) { return a[0]; });
+  // What was discarded is written again before it is read.
+  text("9.7.9.17",
+       "and.b32 %t0, %lane, 3;\nsetp.eq.u32 %p, %t0, 0;\n@%p discard.global.L2 [%in], 128;\nbar.warp.sync "
+       "-1;\nst.global.u64 "
+       "[%in], %a0;\nld.global.u64 %d, [%in];",
+       "ll", [](Lane a, unsigned) { return a[0]; });
 }
 
 void loads() {
@@ -181,88 +345,15 @@ void loads() {
        "www", [](Lane a, unsigned) { return 2 * a[1]; });
 }
 
-// All lanes on one word, in lane order: the sum and the like are what every lane reads afterwards.
-void atomics() {
-  const std::string shared = "mov.u32 %t0, 0;\nst.volatile.shared.u32 [tile], %t0;\nbar.warp.sync -1;\n",
-                    after = "\nbar.warp.sync -1;\nld.volatile.shared.u32 %d, [tile];";
-  auto sum = [](Lane, unsigned) {
-    uint64_t s = 0;
-    for (uint64_t l = 0; l < 32; ++l) s += 1000 + l;
-    return s;
-  };
-  text("9.7.13.5", shared + "atom.shared.add.u32 %t1, [tile], %a1;" + after, "www", sum);
-  text("9.7.13.6", shared + "red.shared.add.u32 [tile], %a1;" + after, "www", sum);
-  text("9.7.13.5", shared + "atom.shared.max.u32 %t1, [tile], %a1;" + after, "www",
-       [](Lane, unsigned) { return uint64_t{1031}; });
-  text("9.7.13.5", shared + "atom.shared.or.b32 %t1, [tile], %a1;" + after, "www", [](Lane, unsigned) {
-    uint64_t r = 0;
-    for (uint64_t l = 0; l < 32; ++l) r |= 1000 + l;
-    return r;
-  });
-  text("9.7.13.5", shared + "atom.shared.inc.u32 %t1, [tile], 20;" + after, "www",
-       [](Lane, unsigned) { return uint64_t{32 % 21}; });
-  text("9.7.13.5", shared + "atom.shared.exch.b32 %t1, [tile], 9;" + after, "www",
-       [](Lane, unsigned) { return uint64_t{9}; });
-  text("9.7.13.5", shared + "atom.shared.cas.b32 %t1, [tile], 0, 77;" + after, "www",
-       [](Lane, unsigned) { return uint64_t{77}; });
-  text("9.7.13.5", "atom.global.add.u32 %t1, [%in], 3;\nld.global.u32 %d, [%in];", "wl",
-       [](Lane a, unsigned) { return a[0] + 3; });
-  text("9.7.13.5", "atom.global.add.u64 %d, [%in], 3;", "ll", [](Lane a, unsigned) { return a[0]; });
-  text("9.7.13.5", "atom.global.min.s32 %t1, [%in], -2000000000;\nld.global.u32 %d, [%in];", "wl",
-       [](Lane a, unsigned) { return static_cast<uint32_t>(std::min(static_cast<int32_t>(a[0]), -2000000000)); });
-  text("9.7.13.5", "atom.global.cas.b32 %d, [%in], 0, 1;", "wl", [](Lane a, unsigned) { return a[0]; });
-  text("9.7.13.5", "atom.add.release.gpu.u32 %d, [%in], 1;", "wl", [](Lane a, unsigned) { return a[0]; });
-  text("9.7.13.5",
-       "st.global.u32 [%in], 0x3f800000;\natom.global.add.f32 %t1, [%in], 0f40000000;\nld.global.u32 %d, [%in];", "wl",
-       [](Lane, unsigned) { return uint64_t{0x40400000}; });
-  text("9.7.13.5",
-       "st.global.u64 [%in], 0x3ff0000000000000;\natom.global.add.f64 %x0, [%in], 0d4000000000000000;\nld.global.u64 "
-       "%d, [%in];",
-       "ll", [](Lane, unsigned) { return uint64_t{0x4008000000000000}; });
-  text("9.7.13.5",
-       ".reg .b16 %o, %i;\nst.global.u16 [%in], 0x3c00;\nmov.b16 %i, 0x4000;\natom.add.noftz.f16 %o, [%in], "
-       "%i;\nld.global.u16 %d, [%in];",
-       "hl", [](Lane, unsigned) { return uint64_t{0x4200}; });
-  text("9.7.13.5",
-       "st.global.u32 [%in], 0x3c003c00;\nmov.b32 %t2, 0x40004000;\natom.global.add.noftz.f16x2 %t1, [%in], "
-       "%t2;\nld.global.u32 %d, [%in];",
-       "wl", [](Lane, unsigned) { return uint64_t{0x42004200}; });
-  text("9.7.13.5",
-       ".reg .b16 %o, %i;\nld.global.u16 %i, [%in];\natom.global.cas.b16 %o, [%in], %i, %i;\nmov.b16 %d, %o;", "hl",
-       [](Lane a, unsigned) { return a[0]; });
-  text("9.7.13.6", "red.global.add.u32 [%in], 4;\nld.global.u32 %d, [%in];", "wl",
-       [](Lane a, unsigned) { return a[0] + 4; });
-  for (const char* fence : {"membar.cta", "membar.gl", "fence.acq_rel.gpu", "fence.sc.cta"})
-    text("9.7.13.4", std::string(fence) + ";\nmov.u32 %d, 1;", "wl", [](Lane, unsigned) { return uint64_t{1}; });
-}
-
-void asyncCopies() {
-  const std::string address = "mad.lo.u32 %t0, %lane, 16, 0;\n",
-                    wait = "cp.async.commit_group;\ncp.async.wait_group 0;\n";
-  text("9.7.9.25", address + "cp.async.ca.shared.global [%t0], [%in], 8;\n" + wait + "ld.shared.u64 %d, [%t0];", "ll",
-       [](Lane a, unsigned) { return a[0]; });
-  text("9.7.9.25",
-       address + "cp.async.cg.shared.global [%t0], [%in], 16;\ncp.async.wait_all;\nld.shared.u64 %d, [%t0+8];", "ll",
-       [](Lane a, unsigned) { return a[1]; });
-  text("9.7.9.25",
-       address + "mov.u32 %t1, 4;\ncp.async.cg.shared.global [%t0], [%in], 16, %t1;\n" + wait +
-           "ld.shared.u64 %d, [%t0];",
-       "ll", [](Lane a, unsigned) { return a[0] & 0xffffffff; });
-  text("9.7.9.25",
-       address +
-           "cp.async.ca.shared.global [%t0], [%in], 4;\ncp.async.commit_group;\ncp.async.ca.shared.global [%t0+4], "
-           "[%in], 4;\ncp.async.commit_group;\ncp.async.wait_group 1;\nld.shared.u32 %d, [%t0];\ncp.async.wait_all;",
-       "wl", [](Lane a, unsigned) { return a[0]; });
-}
-
 }  // namespace
 
 std::vector<Case> memoryCases() {
   cases.clear();
   moves();
+  otherMoves();
+  qualifiers();
+  everyAccess();
   loads();
-  atomics();
-  asyncCopies();
   return std::move(cases);
 }
 

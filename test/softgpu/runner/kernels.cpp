@@ -12,6 +12,7 @@
 #include <random>
 
 #include "gpu.h"
+#include "library.h"
 
 namespace runner {
 namespace {
@@ -166,7 +167,8 @@ bool runKernel(const std::string& name, const std::string& ptx) {
   if (name == "neighbours") return pipeline(module);
   if (name == "grid") return gridBarrier(module);
   if (name == "cub") return cubBlocks(module);
-  throw std::runtime_error("unknown kernel '" + name + "'; there are topk, permute, gemm, neighbours, grid, cub");
+  if (const std::optional<bool> right = runLibrary(name, module)) return *right;
+  throw std::runtime_error("unknown kernel '" + name + "'");
 }
 
 void benchGemm(const std::string& ptx) {

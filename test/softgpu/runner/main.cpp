@@ -2,8 +2,10 @@
 // exit status says whether all of them passed.
 #include <unistd.h>
 
+#include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <iostream>
@@ -22,10 +24,32 @@ std::string contentsOf(const std::string& path) {
   return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
 }
 
+template <class T>
+T numberAt(const std::string& bytes, size_t at) {
+  T value{};
+  if (at + sizeof value <= bytes.size()) std::memcpy(&value, bytes.data() + at, sizeof value);
+  return value;
+}
+
+// The PTX texts of a fatbin, or the one that the file is.
+std::vector<std::string> ptxIn(const std::string& contents) {
+  if (numberAt<uint32_t>(contents, 0) != 0xba55ed50) return {contents};
+  std::vector<std::string> texts;
+  for (size_t at = numberAt<uint16_t>(contents, 6); at + 16 <= contents.size();) {
+    const size_t header = numberAt<uint32_t>(contents, at + 4), size = numberAt<uint64_t>(contents, at + 8);
+    if (numberAt<uint16_t>(contents, at) == 1) {
+      const std::string text = contents.substr(at + header, size);
+      texts.push_back(text.substr(0, text.find('\0')));
+    }
+    at += header + size;
+  }
+  return texts;
+}
+
 int usage() {
   std::cerr << "usage: softgpu-runner conformance          run every conformance case\n"
-               "       softgpu-runner ptx                  print the PTX of the cases, for ptxas\n"
-               "       softgpu-runner coverage FILE…       forms in PTX files without a case\n"
+               "       softgpu-runner ptx CAPABILITY       print the PTX of the cases, for ptxas; 80 or 90\n"
+               "       softgpu-runner coverage FILE…       forms without a case in files of PTX or fatbins\n"
                "       softgpu-runner kernel NAME FILE     run and check a kernel\n"
                "       softgpu-runner driver               check streams, events, graphs and memory\n"
                "       softgpu-runner bench GEMM TOPK      time both kernels\n";
@@ -37,16 +61,18 @@ int usage() {
 int main(int count, char** arguments) try {
   const std::vector<std::string> words(arguments + 1, arguments + count);
   if (words.empty()) return usage();
-  if (words[0] == "ptx") {
-    std::cout << runner::conformancePtx();
+  if (words[0] == "ptx" && words.size() == 2) {
+    std::cout << runner::conformancePtx(static_cast<unsigned>(std::stoul(words[1])));
     return 0;
   }
   if (words[0] == "coverage") {
     int missing = 0;
     for (size_t k = 1; k < words.size(); ++k) {
-      for (const std::string& form : runner::uncoveredForms(contentsOf(words[k]))) {
-        std::printf("no case: %s (%s)\n", form.c_str(), words[k].c_str());
-        ++missing;
+      for (const std::string& ptx : ptxIn(contentsOf(words[k]))) {
+        for (const std::string& form : runner::uncoveredForms(ptx)) {
+          std::printf("no case: %s (%s)\n", form.c_str(), words[k].c_str());
+          ++missing;
+        }
       }
     }
     return missing ? 1 : 0;

@@ -249,7 +249,8 @@ void decodeAtom(Decoding& d) {
 // Fences order nothing more here, where memory is sequentially consistent; they only mark what follows as a release.
 void fence(Decoding& d) {
   d.takeOneOf({"sc", "acq_rel", "acquire", "release"});
-  if (d.takeOneOf({"cta", "gl", "sys", "gpu", "cluster"}) < 0) d.fail("fence without a scope");
+  if (d.takeOneOf({"cta", "gl", "sys", "gpu", "cluster"}) < 0)
+    d.fail("'" + std::string(d.opcode()) + "' without a scope");
   execute(d, [](Warp& w, const Instruction&, LaneMask) { w.fenced = true; });
 }
 

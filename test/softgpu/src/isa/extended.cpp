@@ -1,5 +1,6 @@
 // Extended-precision integers: add.cc, addc, sub.cc, subc, mad.cc and madc: PTX ISA 9.7.2. The carry flag is one more
-// predicate of the thread.
+// predicate of the thread. The ISA leaves open how a borrow is held: it is a carry that is absent, because subtraction
+// adds the complement; nvcc's 128-bit division reads it with addc.
 #include <type_traits>
 
 #include "isa/isa.h"
@@ -30,13 +31,13 @@ void withCarry(Warp& w, const Instruction& i, LaneMask lanes) {
     const u32 carry = carryIn >> l & 1;
     u128 result;
     if (sum == Sum::kSubtract) {
-      result = u128{static_cast<U>(operand(1))} - static_cast<U>(operand(2)) - carry;
+      const u32 noBorrow = i.immediate[1] ? carry : 1;
+      result = u128{static_cast<U>(operand(1))} + static_cast<U>(~static_cast<U>(operand(2))) + noBorrow;
     } else if (sum == Sum::kAdd) {
       result = u128{static_cast<U>(operand(1))} + static_cast<U>(operand(2)) + carry;
     } else {
       result = u128{productHalf(operand(1), operand(2), sum == Sum::kHighProduct)} + static_cast<U>(operand(3)) + carry;
     }
-    // A borrow leaves ones above the result, a carry a single one.
     carryOut |= static_cast<LaneMask>(result >> (sizeof(T) * 8) & 1) << l;
     lanesOf<T>(w, i.slot[0])[l] = static_cast<T>(result);
   }

@@ -196,6 +196,7 @@ void decodeAccess(Decoding& d, bool store) {
   const int vector = d.takeOneOf({"v2", "v4"});
   i.elements = vector < 0 ? 1 : vector == 0 ? 2 : 4;
   const Type type = d.takeType();
+  d.finish();
   const u32 bytes = ptx::bytesOf(type);
   const ptx::Operand& data = d.operand(store ? 1 : 0);
   i.space = space;
