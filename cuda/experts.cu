@@ -8,8 +8,8 @@
 
 namespace moe {
 
-/// Calls visit(std::integral_constant) with the kind of activation: in epilogues, where a branch for every four elements
-/// costs little and a kernel for every kind would cost much.
+/// Calls visit(std::integral_constant) with the kind of activation: in epilogues, where a branch for every four
+/// elements costs little and a kernel for every kind would cost much.
 template <class Visit>
 __device__ __forceinline__ void withActivation(Activation kind, Visit visit) {
   switch (kind) {
@@ -78,8 +78,8 @@ __device__ int stepsOf(int depth) {
 
 // ------------------------------------------------------------------------------------------------ forward
 
-/// z = x·[gate; up]ᵀ + bias with x = input[rowToken[r]], a = act(z). With a gate, half of a tile's columns are gate, half
-/// the up of the same features.
+/// z = x·[gate; up]ᵀ + bias with x = input[rowToken[r]], a = act(z). With a gate, half of a tile's columns are gate,
+/// half the up of the same features.
 template <class Tile>
 __device__ void expertsUp(const ExpertsForward& p, const ExpertsForwardSpace& space, const TileWalk& walk) {
   using T = typename Tile::T;
@@ -102,9 +102,8 @@ __device__ void expertsUp(const ExpertsForward& p, const ExpertsForwardSpace& sp
     feed.right.start(Tile::shape.leftBytes(), gate + weight, up + weight, H,
                      [&](int n) { return min(f0 + n % features, F - 1); });
     typename Tile::Sums sums;
-    const int used = withFragments<Tile>(tile.rows, [&](auto count) {
-      mainLoop<count.value, Tile>(feed, left, right, ring, stepsOf<Tile>(H), sums);
-    });
+    const int used = withFragments<Tile>(
+        tile.rows, [&](auto count) { mainLoop<count.value, Tile>(feed, left, right, ring, stepsOf<Tile>(H), sums); });
     __syncthreads();
 
     // A lane has four features; with a gate the slab holds the gate of all, then their up.
@@ -219,9 +218,8 @@ __device__ void downBackward(const ExpertsBackward& p, const ExpertsBackwardSpac
     feed.right.start(Tile::shape.leftBytes(), static_cast<const T*>(p.down) + int64_t{tile.expert} * H * F, nullptr, f0,
                      F, H);
     typename Tile::Sums sums;
-    const int used = withFragments<Tile>(tile.rows, [&](auto count) {
-      mainLoop<count.value, Tile>(feed, left, right, ring, stepsOf<Tile>(H), sums);
-    });
+    const int used = withFragments<Tile>(
+        tile.rows, [&](auto count) { mainLoop<count.value, Tile>(feed, left, right, ring, stepsOf<Tile>(H), sums); });
     __syncthreads();
 
     Slab<Tile> slab;
@@ -247,7 +245,8 @@ __device__ void downBackward(const ExpertsBackward& p, const ExpertsBackwardSpac
     Saved next = saved(0);
 #pragma unroll 1
     for (int pass = 0; pass < used * passes; ++pass) {
-      const int i = pass / passes, local = pass % passes * lanes.rowsAtOnce() + lanes.row, row = lanes.tileRow(i, local);
+      const int i = pass / passes, local = pass % passes * lanes.rowsAtOnce() + lanes.row,
+                row = lanes.tileRow(i, local);
       if (pass % passes == 0) slab.put(sums, i);
       const Saved z = next;
       if (pass + 1 < used * passes) next = saved(pass + 1);
@@ -345,28 +344,26 @@ __device__ void rowGradient(const RowGradient& p, const TileWalk& walk) {
 
 // ------------------------------------------------------------------------------------------------
 
-#define MOE_TILE_KERNELS(tile, shape, name, type)                                                                     \
-  extern "C" __global__ void __launch_bounds__(128, 2)                                                                \
-      expertsUp##tile##_##name(const __grid_constant__ ExpertsForward p,                                              \
-                               const __grid_constant__ ExpertsForwardSpace space,                                     \
-                               const __grid_constant__ TileWalk walk, const __grid_constant__ Guard guard) {          \
-    if (enter(guard)) expertsUp<Tile<type, shape>>(p, space, walk);                                                   \
-  }                                                                                                                   \
-  extern "C" __global__ void __launch_bounds__(128, 2)                                                                \
-      rowProduct##tile##_##name(const __grid_constant__ GroupedGemmForward p, const __grid_constant__ TileWalk walk,  \
-                                bool clearTail, const __grid_constant__ Guard guard) {                                \
-    if (enter(guard)) rowProduct<Tile<type, shape>>(p, walk, clearTail);                                              \
-  }                                                                                                                   \
-  extern "C" __global__ void __launch_bounds__(128, 2)                                                                \
-      downBackward##tile##_##name(const __grid_constant__ ExpertsBackward p,                                          \
-                                  const __grid_constant__ ExpertsBackwardSpace space,                                 \
-                                  const __grid_constant__ TileWalk walk, const __grid_constant__ Guard guard) {       \
-    if (enter(guard)) downBackward<Tile<type, shape>>(p, space, walk);                                                \
-  }                                                                                                                   \
-  extern "C" __global__ void __launch_bounds__(128, 2)                                                                \
-      rowGradient##tile##_##name(const __grid_constant__ RowGradient p, const __grid_constant__ TileWalk walk,        \
-                                 const __grid_constant__ Guard guard) {                                               \
-    if (enter(guard)) rowGradient<Tile<type, shape>>(p, walk);                                                        \
+#define MOE_TILE_KERNELS(tile, shape, name, type)                                                                    \
+  extern "C" __global__ void __launch_bounds__(128, 2) expertsUp##tile##_##name(                                     \
+      const __grid_constant__ ExpertsForward p, const __grid_constant__ ExpertsForwardSpace space,                   \
+      const __grid_constant__ TileWalk walk, const __grid_constant__ Guard guard) {                                  \
+    if (enter(guard)) expertsUp<Tile<type, shape>>(p, space, walk);                                                  \
+  }                                                                                                                  \
+  extern "C" __global__ void __launch_bounds__(128, 2)                                                               \
+      rowProduct##tile##_##name(const __grid_constant__ GroupedGemmForward p, const __grid_constant__ TileWalk walk, \
+                                bool clearTail, const __grid_constant__ Guard guard) {                               \
+    if (enter(guard)) rowProduct<Tile<type, shape>>(p, walk, clearTail);                                             \
+  }                                                                                                                  \
+  extern "C" __global__ void __launch_bounds__(128, 2) downBackward##tile##_##name(                                  \
+      const __grid_constant__ ExpertsBackward p, const __grid_constant__ ExpertsBackwardSpace space,                 \
+      const __grid_constant__ TileWalk walk, const __grid_constant__ Guard guard) {                                  \
+    if (enter(guard)) downBackward<Tile<type, shape>>(p, space, walk);                                               \
+  }                                                                                                                  \
+  extern "C" __global__ void __launch_bounds__(128, 2)                                                               \
+      rowGradient##tile##_##name(const __grid_constant__ RowGradient p, const __grid_constant__ TileWalk walk,       \
+                                 const __grid_constant__ Guard guard) {                                              \
+    if (enter(guard)) rowGradient<Tile<type, shape>>(p, walk);                                                       \
   }
 
 MOE_TILE_KERNELS(Wide, wideTileFloat32, float32, float)

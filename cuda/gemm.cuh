@@ -3,8 +3,8 @@
 // and what becomes of the sums, is the kernels' business.
 //
 // An operand is K-major when its depth is contiguous in memory (both of x·Wᵀ) and MN-major when its width is (W in
-// dy·W, both of dyᵀ·x). In shared memory a stage holds a K-major operand as rows of depthBytes, an MN-major one as a row
-// of the tile's width for each step of the depth; the 16-byte chunks of a row are permuted by XOR so that neither
+// dy·W, both of dyᵀ·x). In shared memory a stage holds a K-major operand as rows of depthBytes, an MN-major one as a
+// row of the tile's width for each step of the depth; the 16-byte chunks of a row are permuted by XOR so that neither
 // cp.async nor ldmatrix meets a bank twice.
 //
 // The left operand's fragment i of warp row m covers rows 16·(i·warpsM + m) of the tile. A warp's columns are two runs,
@@ -133,7 +133,8 @@ class MNMajorLoader {
   static_assert(rowsPerPass % (sizeof(T) == 2 ? 8 : 4) == 0 && passes > 0);
 
  public:
-  /// Elements [column, column + width) of rows [0, depth) of a matrix `columns` wide; with `index`, of the rows it names.
+  /// Elements [column, column + width) of rows [0, depth) of a matrix `columns` wide; with `index`, of the rows it
+  /// names.
   __device__ void start(uint32_t place, const T* from, const int32_t* index, int column, int columns, int depth) {
     const int chunk = threadIdx.x % chunks;
     row_ = threadIdx.x / chunks;
@@ -278,8 +279,7 @@ class RightReader {
       const int g = lane() / 4, t = lane() % 4;
 #pragma unroll
       for (int i = 0; i < offsets; ++i)
-        offset_[i] =
-            shape.leftBytes() + t * rowBytes + ((run / 4 + i * 2 + g / 4) ^ t * 2) * chunkBytes + g % 4 * 4;
+        offset_[i] = shape.leftBytes() + t * rowBytes + ((run / 4 + i * 2 + g / 4) ^ t * 2) * chunkBytes + g % 4 * 4;
     }
   }
 
@@ -371,8 +371,8 @@ struct Ring {
   }
 };
 
-/// sums [used·warpsM·16 rows] = the product over `steps` > 0 steps. feed.load<used>(stage) copies the next stage. Shared
-/// memory is free again after the next barrier.
+/// sums [used·warpsM·16 rows] = the product over `steps` > 0 steps. feed.load<used>(stage) copies the next stage.
+/// Shared memory is free again after the next barrier.
 template <int used, class Tile, class Feed, class Left, class Right>
 __device__ __forceinline__ void mainLoop(Feed& feed, const Left& left, const Right& right, const Ring& ring, int steps,
                                          typename Tile::Sums& sums) {

@@ -16,8 +16,8 @@ struct RowTile {
   int rows, column;
 };
 
-/// The tiles of all experts' rows. Every block finds the map from the experts' offsets by itself: no launch, and nothing
-/// for the host to know.
+/// The tiles of all experts' rows. Every block finds the map from the experts' offsets by itself: no launch, and
+/// nothing for the host to know.
 template <class Tile>
 class RowTiles {
  public:
@@ -67,7 +67,9 @@ class RowTiles {
 
  private:
   __device__ int64_t begin(int e) const { return offsets_ ? offsets_[e] : e * R_; }
-  __device__ int tilesOf(int e) const { return static_cast<int>((begin(e + 1) - begin(e) + Tile::rows - 1) / Tile::rows); }
+  __device__ int tilesOf(int e) const {
+    return static_cast<int>((begin(e + 1) - begin(e) + Tile::rows - 1) / Tile::rows);
+  }
 
   int32_t* firsts_;  // [E+1]
   const int32_t* offsets_;

@@ -100,8 +100,8 @@ HostArray hostArray(const Napi::Value& value, DType dtype, int64_t size) {
     throw Error(ErrorCode::DType,
                 std::string("data must fit ") + dtypeName(dtype) + ", got an array of " + dtypeName(hostDType));
   if (static_cast<int64_t>(array.ElementLength()) != size)
-    throw Error(ErrorCode::Shape, "data must have " + std::to_string(size) + " elements, got " +
-                                      std::to_string(array.ElementLength()));
+    throw Error(ErrorCode::Shape,
+                "data must have " + std::to_string(size) + " elements, got " + std::to_string(array.ElementLength()));
   void* data = nullptr;
   if (napi_get_typedarray_info(value.Env(), value, nullptr, nullptr, &data, nullptr, nullptr) != napi_ok)
     throw Error(ErrorCode::InvalidArgument, "data must be an array whose memory can be read");

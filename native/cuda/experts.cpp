@@ -75,7 +75,8 @@ void CudaBackend::expertsForward(const ExpertsForward& p) {
   ExpertsForwardSpace space{};
   space.carve(static_cast<char*>(p.workspace), p);
   const TileChoice tile = upTile(p, properties_);
-  launch(kernelOf("expertsUp", tile, p.dtype), {tile.grid}, tile.shape.threads(), tile.sharedBytes, p, space, tile.walk);
+  launch(kernelOf("expertsUp", tile, p.dtype), {tile.grid}, tile.shape.threads(), tile.sharedBytes, p, space,
+         tile.walk);
 
   GroupedGemmForward down{};
   down.dtype = p.dtype;

@@ -30,12 +30,13 @@ void fit(TileChoice& choice, int experts, int64_t tiles, const Properties& devic
     return std::max(1, std::min(flat ? flatBlocks : wideBlocks, static_cast<int>(fitting)));
   };
   // The fourth stage must not cost a block.
-  choice.walk.stages = blocksOf(4) >= blocksOf(3) && bytesOf(4) <= static_cast<size_t>(device.sharedBytesPerBlock) ? 4 : 3;
+  choice.walk.stages =
+      blocksOf(4) >= blocksOf(3) && bytesOf(4) <= static_cast<size_t>(device.sharedBytesPerBlock) ? 4 : 3;
   choice.sharedBytes = bytesOf(choice.walk.stages);
   choice.blocksPerMultiprocessor = blocksOf(choice.walk.stages);
   choice.tiles = tiles;
-  choice.grid = static_cast<unsigned>(
-      std::min<int64_t>(tiles, int64_t{device.multiprocessors} * choice.blocksPerMultiprocessor));
+  choice.grid =
+      static_cast<unsigned>(std::min<int64_t>(tiles, int64_t{device.multiprocessors} * choice.blocksPerMultiprocessor));
   // What runs at one time is about square: it reads as few different rows and columns as it can.
   choice.walk.group = std::max(1, static_cast<int>(std::lround(std::sqrt(choice.grid))));
 }
@@ -73,8 +74,8 @@ std::string TileChoice::describe(DType dtype) const {
                 "%dx%dx%d, %d stages, %d block%s of %.1f KB per multiprocessor, grid %u, rows in groups of %d, at most "
                 "%lld tiles",
                 shape.rows(), shape.columns(), static_cast<int>(shape.depthBytes / dtypeSize(dtype)), walk.stages,
-                blocksPerMultiprocessor, blocksPerMultiprocessor == 1 ? "" : "s", sharedBytes / 1024.0, grid, walk.group,
-                static_cast<long long>(tiles));
+                blocksPerMultiprocessor, blocksPerMultiprocessor == 1 ? "" : "s", sharedBytes / 1024.0, grid,
+                walk.group, static_cast<long long>(tiles));
   return text;
 }
 

@@ -21,18 +21,18 @@ struct RowGradient {
   void* output;                           // [R,width]; null to skip
   bool clearTail;                         // rows past the end become zero; otherwise they stay as they are
 
-  const float* dots;          // [R,dotCount] to be summed; null to skip all below
-  int dotCount, hidden;       // hidden: H
-  const int32_t* rowToken;    // [R]
-  const int32_t* rowSlot;     // [R]
-  const void* gradOutput;     // [T,H]
-  const void* downBias;       // [E,H] or null
-  float* gradWeights;         // by slot
+  const float* dots;        // [R,dotCount] to be summed; null to skip all below
+  int dotCount, hidden;     // hidden: H
+  const int32_t* rowToken;  // [R]
+  const int32_t* rowSlot;   // [R]
+  const void* gradOutput;   // [T,H]
+  const void* downBias;     // [E,H] or null
+  float* gradWeights;       // by slot
 };
 
 /// gradient(e) = or += leftᵀ·right over the rows of expert e.
 struct WeightGradient {
-  const void *left, *right;              // [.,M], [.,N]
+  const void *left, *right;               // [.,M], [.,N]
   const int32_t *leftIndex, *rightIndex;  // [R] the row of left or right for each row of the plan; null: itself
   int M, N;
   float* gradient;  // [E,M,N]

@@ -1,6 +1,6 @@
-// Tiles of the grouped products, for the host that chooses them and the kernels that walk them. The rows of every expert
-// are cut into row tiles without padding, and every row tile is multiplied with every column tile. What a tile computes
-// does not depend on how many blocks walk the tiles.
+// Tiles of the grouped products, for the host that chooses them and the kernels that walk them. The rows of every
+// expert are cut into row tiles without padding, and every row tile is multiplied with every column tile. What a tile
+// computes does not depend on how many blocks walk the tiles.
 #pragma once
 
 #include <cstdint>
@@ -55,8 +55,8 @@ MOE_HD TilePosition tilePosition(int index, int rowTiles, int columnTiles, int g
   return {first + within % rows, within / rows};
 }
 
-/// The expert that owns row tile `tile`: the last whose first tile is not behind it. firsts [E+1] are the experts' first
-/// row tiles, with the number of all at the end.
+/// The expert that owns row tile `tile`: the last whose first tile is not behind it. firsts [E+1] are the experts'
+/// first row tiles, with the number of all at the end.
 MOE_HD int tileExpert(const int32_t* firsts, int E, int tile) {
   int low = 0, high = E;
   while (high - low > 1) {
