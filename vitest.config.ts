@@ -5,7 +5,9 @@ import { defineConfig, type TestProjectInlineConfiguration } from 'vitest/config
 const full = Boolean(process.env.SWITCHYARD_TEST_FULL);
 
 /** What a CUDA device can do so far. */
-const cudaSuites = ['cuda', 'failure', 'tensor', 'moe-layer', 'ops', 'modules', 'optim', 'determinism'].map((suite) => `test/${suite}.test.ts`);
+const cudaSuites = ['cuda', 'failure', 'tensor', 'moe-layer', 'ops', 'modules', 'optim', 'determinism'].map(
+  (suite) => `test/${suite}.test.ts`,
+);
 
 function cudaProject(name: string, env: Record<string, string>): TestProjectInlineConfiguration {
   return {
