@@ -117,6 +117,8 @@ const routers: Case[] = [
       { renormalize: true },
       { renormalize: { p: 2 } },
       { renormalize: { p: 3, epsilon: 0.1 } },
+      { renormalize: { p: 600 } },
+      { renormalize: { p: 0.5 } },
       { renormalize: { epsilon: 1e-9 } },
       { weightScale: 2.5 },
       { renormalize: true, weightScale: 2.5 },

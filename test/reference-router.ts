@@ -58,7 +58,9 @@ export function scoreSelectedBackward(
 function norm(scores: Vector, options: RouterOptions): { p: number; norm: number; divisor: number } | undefined {
   if (!options.renormalize) return undefined;
   const { p = 1, epsilon = 1e-20 } = options.renormalize === true ? {} : options.renormalize;
-  const value = sum(scores.map((s) => s ** p)) ** (1 / p);
+  // Of shares of the largest: a high power of a small score is 0 in float64 too.
+  const largest = scores.reduce((a, b) => Math.max(a, b), 0);
+  const value = largest * sum(scores.map((s) => (s / largest) ** p)) ** (1 / p);
   return { p, norm: value, divisor: value + epsilon };
 }
 

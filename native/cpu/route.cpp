@@ -46,14 +46,21 @@ void softmaxOfSelected(const float* logits, float temperature, const int32_t* in
   for (int k = 0; k < K; ++k) scores[k] = sum > 0 ? scores[k] / sum : 0.0f;
 }
 
-/// ‖scores‖_p.
+/// ‖scores‖_p. Powers are those of shares of the largest: those of small scores would all be 0 for a large p.
 double normOf(const RouterOptions& router, const float* scores, int K) {
   double sum = 0;
-  for (int k = 0; k < K; ++k) {
-    const double s = scores[k];
-    sum += router.normP == 1 ? s : router.normP == 2 ? s * s : s > 0 ? std::pow(s, router.normP) : 0.0;
+  if (router.normP == 1 || router.normP == 2) {
+    for (int k = 0; k < K; ++k) {
+      const double s = scores[k];
+      sum += router.normP == 1 ? s : s * s;
+    }
+    return router.normP == 1 ? sum : std::sqrt(sum);
   }
-  return router.normP == 1 ? sum : router.normP == 2 ? std::sqrt(sum) : std::pow(sum, 1.0 / router.normP);
+  const double largest = *std::max_element(scores, scores + K);
+  if (!(largest > 0)) return 0;
+  for (int k = 0; k < K; ++k)
+    if (scores[k] > 0) sum += std::pow(scores[k] / largest, router.normP);
+  return largest * std::pow(sum, 1.0 / router.normP);
 }
 
 /// weights [K] of scores [K].
