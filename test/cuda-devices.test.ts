@@ -50,11 +50,6 @@ describe.skipIf(!simulated)(simulated ? 'a CUDA device' : 'a CUDA device (skippe
     });
   });
 
-  test('that is too old', async () => {
-    const { gpus } = await list({ SOFTGPU_CC: '7.5' });
-    expect(gpus[0]!.reason).toMatch(/compute capability 7\.5.*8\.0/);
-  });
-
   test('whose kernels are missing', async () => {
     const { addon } = addonAt('missing');
     expect((await list({}, addon)).gpus[0]!.reason).toContain('the CUDA kernels are missing');
