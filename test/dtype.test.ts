@@ -8,7 +8,7 @@ import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import { describe, expect, it } from 'vitest';
 import { add, crossEntropy, Embedding, Linear, MoELayer, openDevice, ops, RMSNorm } from '../lib/index.js';
-import { onEachDevice, usableDevices } from './devices.js';
+import { isaInUse, onEachDevice } from './devices.js';
 import { failure } from './failure.js';
 import { uniforms } from './random.js';
 import { numberOf, rounded } from './rounding.js';
@@ -210,8 +210,8 @@ const probe = `
   }`;
 
 describe('every instruction set', () => {
-  const isa = usableDevices().find(({ kind }) => kind === 'cpu')!.details.isa;
-  const others = { avx512: ['avx2', 'generic'], avx2: ['generic'], neon: ['generic'] }[String(isa)] ?? [];
+  const isa = isaInUse();
+  const others = { avx512: ['avx2', 'generic'], avx2: ['generic'], neon: ['generic'] }[isa] ?? [];
   it.skipIf(others.length === 0).each(others)('%s widens and rounds alike', async (other) => {
     const root = fileURLToPath(new URL('..', import.meta.url));
     const run = async (wanted: string): Promise<string> => {
@@ -219,7 +219,7 @@ describe('every instruction set', () => {
       const args = ['--input-type=module', '-e', probe];
       return (await promisify(execFile)(process.execPath, args, { cwd: root, env })).stdout;
     };
-    const best = await run(String(isa));
+    const best = await run(isa);
     expect(best).toMatch(/^bfloat16 \w{64}\nfloat16 \w{64}\n$/);
     expect(await run(other)).toBe(best);
   });
