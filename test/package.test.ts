@@ -1,5 +1,5 @@
 /** The published tarball, installed where nothing else is: it builds, is typed, and computes. */
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { cpSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
@@ -46,13 +46,15 @@ describe('the npm package', () => {
     const doctor = await run('npx', ['--no-install', 'switchyard', 'doctor'], inProject);
     expect(doctor.code, doctor.stdout).toBe(0);
     expect(doctor.stdout).toContain('switchyard is usable');
-    expect(doctor.stdout).toContain('CUDA: not built: switchyard was built with SWITCHYARD_CUDA=OFF');
+    expect(doctor.stdout).toMatch(
+      /^note {2}CUDA kernels {2}not built: switchyard was built with SWITCHYARD_CUDA=OFF$/m,
+    );
 
     writeFileSync(join(project, 'loop.ts'), readmeLoop());
     const compilerOptions = {
       target: 'ES2022',
       module: 'NodeNext',
-      lib: ['ES2022', 'ESNext.Disposable', 'DOM'],
+      lib: ['ES2022', 'DOM'],
       types: [],
       strict: true,
       exactOptionalPropertyTypes: true,
@@ -69,5 +71,49 @@ describe('the npm package', () => {
     const { code, stderr } = await run(process.execPath, [script, 'build'], { env: { PATH: folder } });
     expect(code).toBe(1);
     for (const text of ['CMake: not found', 'C++ compiler: not found', 'g++', 'cmake']) expect(stderr).toContain(text);
+    expect(stderr).toContain('and then: npx switchyard build');
+  });
+
+  it.each([
+    [['build', '--jobs', 'many'], '--jobs: expected an integer from 1 to 9999, got "many"'],
+    [['build', '--fast'], "Unknown option '--fast'\n"],
+    [['bild'], 'unknown command "bild"'],
+  ])('rejects %j', async (args, message) => {
+    const { code, stderr } = await run(process.execPath, [join(root, 'bin', 'switchyard.mjs'), ...args]);
+    expect(code).toBe(1);
+    expect(stderr).toContain(message);
+  });
+
+  describe('installed without its addon', () => {
+    let installed: string;
+
+    beforeAll(() => {
+      const modules = join(folder, 'without addon', 'node_modules');
+      installed = join(modules, 'switchyard');
+      for (const part of ['dist', 'bin', 'package.json'])
+        cpSync(join(root, part), join(installed, part), { recursive: true });
+      for (const name of ['bindings', 'file-uri-to-path'])
+        cpSync(join(root, 'node_modules', name), join(modules, name), { recursive: true });
+    });
+
+    it('says on import why, and what to type', async () => {
+      const cwd = join(folder, 'without addon');
+      const { code, stderr } = await run(process.execPath, ['-e', "import('switchyard')"], { cwd });
+      expect(code).toBe(1);
+      expect(stderr).toContain('MoEError: The native addon of switchyard is not built');
+      for (const text of ['npx switchyard build', 'npm approve-scripts switchyard', 'npx switchyard doctor'])
+        expect(stderr).toContain(text);
+      expect(stderr).not.toContain('Could not locate the bindings file');
+    });
+
+    it('does not send a user to a command that npm removes when the install script fails', async () => {
+      const script = join(installed, 'bin', 'switchyard.mjs');
+      const { code, stderr } = await run(process.execPath, [script, 'build', '--if-missing'], {
+        env: { PATH: folder },
+      });
+      expect(code).toBe(1);
+      expect(stderr).toContain('and then install again.');
+      expect(stderr).not.toContain('npx switchyard');
+    });
   });
 });
