@@ -1,5 +1,8 @@
 // The public names of switchyard, and nothing else. Importing it loads the native addon and has no other effect.
 
+// What the declarations need beyond the default library of a TypeScript project: Disposable and Symbol.dispose.
+/// <reference lib="esnext.disposable" preserve="true" />
+
 export type { CheckpointState } from './checkpoint.js';
 export { loadCheckpoint, saveCheckpoint } from './checkpoint.js';
 export type { MoEConfig } from './config.js';
