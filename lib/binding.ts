@@ -1,6 +1,7 @@
 // The only file that loads the addon, and the hand-written type of everything it exports. What the functions take is
 // already validated: they check what memory safety needs and nothing else.
 import { existsSync } from 'node:fs';
+import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import bindings from 'bindings';
 import { MoEError, type MoEErrorCode } from './errors.js';
@@ -312,14 +313,17 @@ function load(): NativeBinding {
   try {
     binding = bindings({ bindings: 'switchyard', module_root: packageRoot }) as NativeBinding;
   } catch (cause) {
-    const built = existsSync(new URL('../build/Release/switchyard.node', import.meta.url));
+    const built = ['Release', 'Debug'].some((name) => existsSync(join(packageRoot, 'build', name, 'switchyard.node')));
+    const hint = '"npx switchyard doctor" says what is missing.';
+    if (built) {
+      const message = `The native addon of switchyard cannot be loaded: ${(cause as Error).message}. Build it anew with "npx switchyard build".`;
+      throw new MoEError('ERR_DEVICE_UNAVAILABLE', message, hint, { cause });
+    }
+    // The cause would only list the two dozen places where `bindings` looks.
     throw new MoEError(
       'ERR_DEVICE_UNAVAILABLE',
-      built
-        ? `The native addon of switchyard is there but cannot be loaded: ${(cause as Error).message}`
-        : 'The native addon of switchyard has not been built. npm 12 and later do not run a package’s install script unless it is approved, and --ignore-scripts never does.',
-      'Build it with "npx switchyard build"; "npx switchyard doctor" says what the build needs.',
-      { cause },
+      `The native addon of switchyard is not built in ${packageRoot}: the install script failed or did not run, which npm 12 and later let it do only where the project approves it, and --ignore-scripts never. Type "npx switchyard build", or "npm approve-scripts switchyard && npm rebuild switchyard".`,
+      hint,
     );
   }
   binding.initialize(MoEError);
