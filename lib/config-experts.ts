@@ -67,6 +67,7 @@ export function resolveExperts(name: string, value: unknown): ResolvedExperts {
 }
 
 function resolveActivation(name: string, value: unknown): ResolvedExperts['activation'] {
+  if (value === 'clamped-swiglu') throw invalid(name, "{ type: 'clamped-swiglu', alpha, limit }", value);
   if (typeof value !== 'object' || value === null) return checkOneOf(name, value, namedActivations);
   const { type, alpha, limit } = checkOptions(name, value, clampedOptions);
   return {

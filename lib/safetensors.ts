@@ -104,7 +104,10 @@ async function readHeader(path: string, file: FileHandle, size: number): Promise
   await readFully(path, file, prefix, 0);
   const length = prefix.readBigUInt64LE();
   if (length > maxHeaderBytes)
-    throw corrupt(path, `header length: expected at most ${maxHeaderBytes} bytes, got ${length}`);
+    throw corrupt(
+      path,
+      `header length: expected at most ${maxHeaderBytes} bytes, got ${length}; is it a safetensors file?`,
+    );
   if (8 + Number(length) > size)
     throw corrupt(path, `truncated: expected a header of ${length} bytes, got ${size - 8} bytes after its length`);
   const bytes = Buffer.alloc(Number(length));
