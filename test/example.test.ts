@@ -3,6 +3,7 @@ import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { ProgressDisplay } from '../examples/language-model/progress.js';
 import { type Outcome, root, run, succeed } from './command.js';
 import { lossesIn, readmeLoop } from './readme.js';
 
@@ -82,6 +83,9 @@ describe('the language-model example', () => {
     [['--minutes', '1', '--steps', '1'], /exclude each other/],
     [['--seed', '-1'], /--seed/],
     [['--device', 'tpu'], /--device must be auto, cpu or cuda, but is "tpu"/],
+    [['--checkpoint', ''], /--checkpoint must be the path of a file, but is ""/],
+    [['--checkpoint', tmpdir()], /--checkpoint .* cannot be written: it is a folder/],
+    [['--checkpoint', join(root, 'package.json', 'x')], /--checkpoint .* cannot be written: /],
     [['--resume', '--checkpoint', '/nowhere/at-all'], /no checkpoint at/],
   ])('rejects %j with a message and exit code 1', async (args, message) => {
     const { code, stdout, stderr } = await example(args);
@@ -89,6 +93,37 @@ describe('the language-model example', () => {
     expect(stdout).toBe('');
     expect(stderr).toMatch(message);
     expect(stderr).not.toMatch(/\n\s+at /);
+  });
+});
+
+describe('the progress display', () => {
+  const halfway = { step: 54_321, seconds: 754, fraction: 0.5, loss: 1.5 };
+
+  function display(isTTY: boolean) {
+    let text = '';
+    const output = { isTTY, columns: 80, write: (part: string) => (text += part) };
+    const shown = new ProgressDisplay({ kind: 'minutes', amount: 25 }, { step: 0, seconds: 0 }, output);
+    return { shown, text: () => text };
+  }
+
+  it.runIf(process.env.TERM !== 'dumb')('fits a terminal of 80 columns with every figure on it', () => {
+    const { shown, text } = display(true);
+    shown.step(halfway);
+    shown.say('Saving');
+    shown.stop(false);
+    const lines = text().split('\n');
+    for (const line of lines) expect(line.length).toBeLessThan(80 + '\r\x1b[2A\x1b[J'.length);
+    expect(lines[0]).toMatch(/^█{10}░{10} {2}50 % {2}12:34 of 25:00 {2}step 54,321 {2}\S+ tokens\/s$/);
+    expect(lines[1]).toMatch(/^loss 1\.500 {2}2\.164 bits\/byte {2}imbalance \S+ {2}dropped 0$/);
+    // The cursor goes back over the first drawing, and the last one stays below the message.
+    expect(lines[2]).toBe('\r\x1b[2A\x1b[JSaving');
+    expect(lines[3]).toBe(lines[0]);
+  });
+
+  it('writes plain lines elsewhere', () => {
+    const { shown, text } = display(false);
+    shown.step(halfway);
+    expect(text()).toMatch(/^█+░+ .* loss 1\.500 .* dropped 0\n$/);
   });
 });
 

@@ -9,11 +9,11 @@ export class Interruption {
     const now = performance.now();
     if (this.#at === undefined) {
       this.#at = now;
-      process.stderr.write('\nSaving… (Ctrl-C again exits at once)\n');
+      this.onRequest();
     } else if (now - this.#at > sameKeyPressMs) process.exit(130);
   };
 
-  constructor() {
+  constructor(private readonly onRequest: () => void) {
     for (const signal of ['SIGINT', 'SIGTERM']) process.on(signal, this.#listener);
   }
 

@@ -1,22 +1,25 @@
 // Trains a byte-level mixture-of-experts language model on Moby Dick: `npm run train`, `npm run train -- --help`.
 import { existsSync } from 'node:fs';
-import { MoEError, openDevice } from 'switchyard';
+import { mkdir, stat } from 'node:fs/promises';
+import { dirname } from 'node:path';
+import { type Device, listDevices, MoEError, openDevice } from 'switchyard';
 import { gzipBitsPerByte, unigramBitsPerByte } from './baseline.js';
 import { loadBook } from './data.js';
 import { ablate, evaluate, spread } from './evaluate.js';
 import { Interruption } from './interruption.js';
 import { LanguageModel } from './model.js';
 import { type Options, readOptions, UsageError, usage } from './options.js';
-import { ablationTable, comparison, loadChart, ProgressBar } from './report.js';
+import { ProgressDisplay } from './progress.js';
+import { ablationTable, comparison, loadChart } from './report.js';
 import { sample } from './text.js';
 import { recipe, Trainer } from './train.js';
 
 /** Positions used for the ablation: it evaluates the model once per expert. */
 const ablationBytes = 16_384;
+const prompt = 'Call me Ishmael. ';
 
 async function main(options: Options): Promise<void> {
   const say = (text: string) => (options.json ? process.stderr : process.stdout).write(`${text}\n`);
-  const interruption = new Interruption();
   const book = loadBook();
   const { bytes, validStart } = book;
   const validEnd = Math.min(bytes.length, validStart + options.evalBytes);
@@ -25,20 +28,20 @@ async function main(options: Options): Promise<void> {
   const model = new LanguageModel(device, options.seed ?? 1);
   const trainer = new Trainer(model, book, options.seed ?? 1, options.budget ?? { kind: 'minutes', amount: 5 });
   if (options.resume) await resume(trainer, options);
+  else await checkFolder(options.checkpoint);
   const { budget, progress } = trainer;
   const parameters = model.parameters().reduce((sum, { value }) => sum + value.size, 0);
   say(
-    `${device.name} · ${parameters.toLocaleString('en')} parameters · ${validStart.toLocaleString('en')} bytes to train on, ` +
-      `the last ${(bytes.length - validStart).toLocaleString('en')} held out · ${budget.amount} ${budget.kind}` +
-      (progress.step > 0 ? `, resumed at step ${progress.step}` : ''),
+    `${describe(device)}\n${parameters.toLocaleString('en')} parameters, ${validStart.toLocaleString('en')} bytes to train on, ` +
+      `${(bytes.length - validStart).toLocaleString('en')} held out${progress.step > 0 ? `, resumed at step ${progress.step}` : ''}`,
   );
 
-  const bar = new ProgressBar();
-  bar.start(progress.step);
+  const bar = new ProgressDisplay(budget, progress);
+  const interruption = new Interruption(() => bar.say('Saving… (Ctrl-C again exits at once)'));
   try {
     await trainer.run(options.checkpoint, () => interruption.requested, bar);
-  } finally {
     bar.stop(!interruption.requested);
+  } finally {
     interruption.dispose();
   }
   if (interruption.requested) {
@@ -46,20 +49,24 @@ async function main(options: Options): Promise<void> {
     return;
   }
 
+  say(`Saved to ${options.checkpoint}. Evaluating…`);
   const held = bytes.subarray(validStart, validEnd);
   const positions = Uint32Array.from(held, (_, i) => validStart + i);
   const { bitsPerByte, load } = await evaluate(model, bytes, positions);
   const gzip = gzipBitsPerByte(held);
   const unigram = unigramBitsPerByte(bytes.subarray(0, validStart), held);
   const seed = trainer.seed;
-  say(`\n${await sample(model, { prompt: 'Call me Ishmael. ', bytes: 500, temperature: 0.7, seed })}\n`);
+  say(`\nThe model writes on from "${prompt}":\n`);
+  say(`${await sample(model, { prompt, bytes: 500, temperature: 0.7, seed })}\n`);
   say(`${loadChart(load)}\n`);
-  say(`On the ${held.length.toLocaleString('en')} held-out bytes, after ${progress.step} steps:`);
+  say(
+    `On the ${validEnd < bytes.length ? 'first ' : ''}${held.length.toLocaleString('en')} held-out bytes, after ${progress.step} steps:`,
+  );
   say(
     comparison([
       ['this model', bitsPerByte],
       ['gzip -9, held-out text alone', gzip],
-      ['byte frequencies of the rest', unigram],
+      ['byte frequencies of the training text', unigram],
     ]),
   );
   const sampled = spread(validStart, validEnd, ablationBytes);
@@ -81,6 +88,21 @@ async function main(options: Options): Promise<void> {
       ablation,
     };
     process.stdout.write(`${JSON.stringify(result)}\n`);
+  }
+}
+
+function describe({ kind, index, name }: Device): string {
+  const details = listDevices().find((device) => device.kind === kind && device.index === index)?.details;
+  return kind === 'cpu' ? `${name}, ${details?.threads} threads, ${details?.isa}` : name;
+}
+
+/** Makes the checkpoint's folder, now rather than after minutes of training. */
+async function checkFolder(checkpoint: string): Promise<void> {
+  try {
+    await mkdir(dirname(checkpoint), { recursive: true });
+    if ((await stat(checkpoint).catch(() => undefined))?.isDirectory()) throw new Error('it is a folder');
+  } catch (error) {
+    throw new UsageError(`--checkpoint ${checkpoint} cannot be written: ${(error as Error).message}`);
   }
 }
 

@@ -9,7 +9,8 @@ export const usage = `Trains a byte-level mixture-of-experts language model on M
   --steps N           train for N steps in all, instead of --minutes
   --device KIND       auto (default), cpu or cuda
   --seed N            weights, data order and the sample of text (default 1)
-  --checkpoint FILE   written every minute and at the end (default checkpoints/language-model.safetensors)
+  --checkpoint FILE   written every minute and at the end, over an older one
+                      (default checkpoints/language-model.safetensors)
   --resume            go on from the checkpoint, with its seed, and with its --minutes or --steps unless given anew
   --ablate            at the end, zero each expert in turn and show what that does to the held-out loss
   --eval-bytes N      evaluate on the first N held-out bytes only (default: all of them)
@@ -44,6 +45,7 @@ export function readOptions(args: string[]): Options {
   const device = values.device ?? 'auto';
   if (device !== 'auto' && device !== 'cpu' && device !== 'cuda')
     throw new UsageError(`--device must be auto, cpu or cuda, but is "${device}"`);
+  if (values.checkpoint === '') throw new UsageError('--checkpoint must be the path of a file, but is ""');
   const minutes = number('--minutes', values.minutes, 'a positive number', (value) => value > 0);
   const steps = number('--steps', values.steps, 'a positive integer', (value) => value > 0 && Number.isInteger(value));
   const positive = (value: number) => Number.isSafeInteger(value) && value > 0;

@@ -13,8 +13,9 @@ export async function sample(
     context.set(recent, shape.window - recent.length);
     written.push(draw(await model.next(context), options.temperature, random(purpose.sampling, options.seed, i)));
   }
-  // The end may cut a character in two.
-  return new TextDecoder().decode(Uint8Array.from(written)).replace(/\uFFFD+$/, '');
+  // The end may cut a character in two, and an untrained model writes bytes that would command a terminal.
+  const text = new TextDecoder().decode(Uint8Array.from(written)).replace(/\uFFFD+$/, '');
+  return text.replace(/(?!\n)\p{Cc}/gu, '\uFFFD');
 }
 
 /** The byte at which the cumulated softmax(logits / temperature) passes `uniform`. */

@@ -1,6 +1,4 @@
 // The training loop: keeps the device's queue filled, never waiting for the step it has just queued.
-import { mkdir } from 'node:fs/promises';
-import { dirname } from 'node:path';
 import { AdamW, loadCheckpoint, type MoEStats, saveCheckpoint, schedules } from 'switchyard';
 import { type Book, batchAt, hideBytes, TrainingOrder } from './data.js';
 import { InFlight } from './in-flight.js';
@@ -92,7 +90,6 @@ export class Trainer {
 
   async save(path: string): Promise<void> {
     const { seed, budget, progress } = this;
-    await mkdir(dirname(path), { recursive: true });
     await saveCheckpoint(path, {
       modules: this.model.modules,
       optimizer: this.#optimizer,
