@@ -1,5 +1,4 @@
-// `npm run bench -- [S1 … S5 | gemm] [forward | training] [--threads N] [--time MS] [--json]`: every figure as a share of
-// what the same cores reach in a bare multiply-add loop in the same run.
+// `npm run bench -- --help`: every figure as a share of what the same cores reach in a bare multiply-add loop in the same run.
 import { parseArgs } from 'node:util';
 import { type Device, MoELayer, openDevice, ops } from '../lib/index.js';
 import { type Figures, measure } from './measure.js';
@@ -76,50 +75,86 @@ async function benchLayer(
   return { workload: workload.name, pass, dtype: 'float32', stage: 'layer', ...figures };
 }
 
-function printTable(rows: readonly Row[], device: Device) {
-  console.log(`${device.name}`);
-  console.table(
-    rows.map((row) => ({
-      workload: row.workload,
-      stage: row.stage,
-      pass: row.pass,
-      'median ms': row.milliseconds.median.toFixed(2),
-      'p25–p75': `${row.milliseconds.p25.toFixed(2)}–${row.milliseconds.p75.toFixed(2)}`,
-      'GFLOP/s': row.gflops.toFixed(1),
-      'peak GFLOP/s': row.peakGflops.toFixed(1),
-      '% of peak': row.percentOfPeak.toFixed(1),
-    })),
-  );
+const columns = ['workload', 'stage', 'pass', 'median ms', 'p25–p75 ms', 'GFLOP/s', 'peak GFLOP/s', '% of peak'];
+const widths = [9, 15, 9, 10, 16, 8, 13, 10];
+
+function print(cells: readonly string[]) {
+  const padded = cells.map((cell, i) => (i < 3 ? cell.padEnd(widths[i] ?? 0) : cell.padStart(widths[i] ?? 0)));
+  console.log(padded.join(' '));
+}
+
+function printRow({ workload, stage, pass, milliseconds, gflops, peakGflops, percentOfPeak }: Row) {
+  const { median, p25, p75 } = milliseconds;
+  const numbers = [gflops, peakGflops, percentOfPeak].map((value) => value.toFixed(1));
+  print([workload, stage, pass, median.toFixed(2), `${p25.toFixed(2)}–${p75.toFixed(2)}`, ...numbers]);
+}
+
+function fail(message: string): never {
+  console.error(message);
+  process.exit(1);
 }
 
 const names = ['gemm', ...workloads.map((workload) => workload.name)];
-const { values, positionals } = parseArgs({
-  allowPositionals: true,
-  options: {
-    threads: { type: 'string' },
-    time: { type: 'string', default: '1500' },
-    json: { type: 'boolean', default: false },
-  },
-});
-const unknown = positionals.find((word) => ![...names, 'forward', 'training'].includes(word));
-if (unknown !== undefined) {
-  console.error(`unknown workload or pass "${unknown}": expected any of ${names.join(', ')}, forward, training`);
-  process.exit(1);
+const usage = `Times layers and the grouped product against the multiply-add peak that the same cores reach in the same run.
+
+  npm run bench -- [workload …] [pass …] [options]
+
+  workloads    gemm: the product ${gemmShape.rows}×${gemmShape.inFeatures}×${gemmShape.outFeatures} by itself;
+               ${workloads.map(({ name, title }) => `${name}: ${title}`).join('; ')} (default: all)
+  passes       forward, training (default: both)
+  --threads N  CPU threads (default: the cores this process may use)
+  --time MS    how long to measure each (default 1500)
+  --json       one JSON object a line
+
+On a machine that does other work as well, compare the shares of the peak, and take them with caution.
+`;
+
+function readArguments() {
+  try {
+    return parseArgs({
+      allowPositionals: true,
+      options: {
+        threads: { type: 'string' },
+        time: { type: 'string', default: '1500' },
+        json: { type: 'boolean', default: false },
+        help: { type: 'boolean', short: 'h', default: false },
+      },
+    });
+  } catch (error) {
+    return fail(`${(error as Error).message.replace(/\. To specify.*/s, '')}\nSee npm run bench -- --help.`);
+  }
 }
+
+function positive(name: string, text: string): number {
+  const value = Number(text);
+  return Number.isInteger(value) && value > 0 ? value : fail(`${name} must be a positive integer, but is "${text}"`);
+}
+
+const { values, positionals } = readArguments();
+if (values.help) {
+  console.log(usage);
+  process.exit(0);
+}
+const time = positive('--time', values.time);
+const unknown = positionals.find((word) => ![...names, 'forward', 'training'].includes(word));
+if (unknown !== undefined)
+  fail(`unknown workload or pass "${unknown}": expected any of ${names.join(', ')}, forward, training`);
 const chosen = positionals.filter((word) => names.includes(word));
 const passes = (['forward', 'training'] as const).filter(
   (pass) => positionals.includes(pass) || !positionals.some((word) => word === 'forward' || word === 'training'),
 );
 const wanted = (name: string) => chosen.length === 0 || chosen.includes(name);
 
-using device = openDevice({ kind: 'cpu', ...(values.threads ? { threads: Number(values.threads) } : {}) });
-const rows: Row[] = [];
-const report = (row: Row) => (values.json ? console.log(JSON.stringify(row)) : rows.push(row));
-if (wanted('gemm') && passes.includes('forward')) report(await benchGemm(device, Number(values.time)));
+using device = openDevice({ kind: 'cpu', ...(values.threads && { threads: positive('--threads', values.threads) }) });
+if (!values.json) {
+  console.log(device.name);
+  print(columns);
+}
+const report = (row: Row) => (values.json ? console.log(JSON.stringify(row)) : printRow(row));
+if (wanted('gemm') && passes.includes('forward')) report(await benchGemm(device, time));
 for (const workload of workloads.filter(({ name }) => wanted(name))) {
   for (const pass of passes) {
     if (pass === 'training' && workload.forwardOnly) continue;
-    report(await benchLayer(device, workload, pass, Number(values.time)));
+    report(await benchLayer(device, workload, pass, time));
   }
 }
-if (!values.json) printTable(rows, device);
