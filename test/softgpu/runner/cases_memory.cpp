@@ -51,6 +51,21 @@ void moves() {
 }
 
 void otherMoves() {
+  struct Literal {
+    const char* move;
+    const char* shape;
+    uint64_t bits;
+  };
+  for (const Literal& l : {Literal{"mov.b32 %d, 0b1011;", "ww", 11},
+                           {"mov.b32 %d, 017;", "ww", 15},
+                           {"mov.u32 %d, 0xFFFFFFFFU;", "ww", 0xffffffff},
+                           {"mov.s32 %d, -5;", "ww", 0xfffffffb},
+                           {"mov.f32 %d, 1.5e3;", "ww", f(1500)},
+                           {"mov.f32 %d, 0d3FF8000000000000;", "ww", f(1.5f)},
+                           {"mov.f64 %d, -2.5e-3;", "ll", g(-2.5e-3)},
+                           {"mov.f64 %d, 0dBFF0000000000000;", "ll", g(-1)}}) {
+    text("9.7.9.3", l.move, l.shape, [l](Lane, unsigned) { return l.bits; });
+  }
   text("9.7.9.4", "mov.b64 {%h0, %h1, %h2, %h3}, %a0;\nmov.b32 %d, {%h3, %h1};", "wl",
        [](Lane a, unsigned) { return a[0] >> 48 | (a[0] >> 16 & 0xffff) << 16; });
   cases.back().body = ".reg .b16 %h0, %h1, %h2, %h3;\n" + cases.back().body;

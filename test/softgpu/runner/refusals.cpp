@@ -83,6 +83,7 @@ constexpr Refusal kRefusals[] = {
     {"tcgen05.wait::ld.sync.aligned;", "tcgen05"},
     {"tex.2d.v4.f32.f32 {%f0, %f1, %f2, %f3}, [%d0, {%f0, %f1}];", "tex"},
     {"griddepcontrol.other;", "griddepcontrol"},
+    {"mov.u32 %r0, !0;", "expression"},
     {"mov.u32 %r0, %nowhere;", "%nowhere"},
     {"mov.u32 %r0, %pm0;", "%pm0"},
     {"frobnicate.b32 %r0, %r1;", "frobnicate"},

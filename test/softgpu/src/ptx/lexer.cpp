@@ -12,6 +12,12 @@ bool isWordCharacter(char c) {
   return std::isalnum(static_cast<unsigned char>(c)) || c == '_' || c == '$' || c == '%' || c == '.';
 }
 
+// The sign in a decimal number such as 2.5e-3.
+bool isExponentSign(std::string_view source, size_t start, size_t at) {
+  const bool isDecimal = std::isdigit(static_cast<unsigned char>(source[start])) && source.substr(start, 2) != "0x";
+  return isDecimal && (source[at] == '-' || source[at] == '+') && (source[at - 1] == 'e' || source[at - 1] == 'E');
+}
+
 }  // namespace
 
 std::vector<Token> tokenize(std::string_view source) {
@@ -44,7 +50,7 @@ std::vector<Token> tokenize(std::string_view source) {
         if (source[at] == '.' && source[start] == '.' && at > start) break;
         if (source.substr(at, 2) == "::") {
           at += 2;
-        } else if (isWordCharacter(source[at])) {
+        } else if (isWordCharacter(source[at]) || isExponentSign(source, start, at)) {
           ++at;
         } else {
           break;

@@ -393,7 +393,10 @@ void Decoding::write(u32 slot, const Operand& o, u32 bytes) {
 
 void Decoding::read(u32 slot, const Operand& o, Type type) {
   u32 bytes = std::max(2u, bytesOf(type));
-  if (o.kind == Operand::Kind::kNumber) return constant(slot, immediateBits(o, type), bytes);
+  if (o.kind == Operand::Kind::kNumber) {
+    if (o.negated) fail("an expression in '" + statement_.text + "'");
+    return constant(slot, immediateBits(o, type), bytes);
+  }
   if (o.kind != Operand::Kind::kName) fail("operand of an unexpected kind in '" + statement_.text + "'");
   if (o.name == "WARP_SZ") return constant(slot, kWarpSize, bytes);
   if (o.name[0] == '%') {
@@ -417,18 +420,7 @@ void Decoding::read(u32 slot, const Operand& o, Type type) {
   }
 }
 
-u64 Decoding::immediateBits(const Operand& o, Type type) const {
-  const std::string& text = o.number;
-  if (text.size() > 2 && text[0] == '0' && std::strchr("fFdD", text[1])) {
-    return std::strtoull(text.c_str() + 2, nullptr, 16);
-  }
-  if (text.find('.') != std::string::npos || type == Type::kF32 || type == Type::kF64) {
-    double value = std::strtod(text.c_str(), nullptr);
-    return type == Type::kF64 ? std::bit_cast<u64>(value) : std::bit_cast<u32>(static_cast<float>(value));
-  }
-  return text[0] == '-' ? static_cast<u64>(std::strtoll(text.c_str(), nullptr, 0))
-                        : std::strtoull(text.c_str(), nullptr, 0);
-}
+u64 Decoding::immediateBits(const Operand& o, Type type) const { return literalBits(o.number, nameOf(type)); }
 
 void Decoding::constant(u32 slot, u64 value, u32 bytes) {
   if (bytes < 8) value &= (u64{1} << (bytes * 8)) - 1;

@@ -14,20 +14,6 @@ namespace {
 
 bool isNumber(std::string_view text) { return !text.empty() && text[0] >= '0' && text[0] <= '9'; }
 
-// A numeric literal's bits for an element of the given type; decimal point or exponent means a real number.
-u64 literalBits(const std::string& text, std::string_view type) {
-  if (text.size() > 2 && text[0] == '0' && std::strchr("fFdD", text[1])) {
-    return std::strtoull(text.c_str() + 2, nullptr, 16);
-  }
-  if (text.find('.') != std::string::npos || type[0] == 'f') {
-    double value = std::strtod(text.c_str(), nullptr);
-    if (type == "f64") return std::bit_cast<u64>(value);
-    return std::bit_cast<u32>(static_cast<float>(value));
-  }
-  return text[0] == '-' ? static_cast<u64>(std::strtoll(text.c_str(), nullptr, 0))
-                        : std::strtoull(text.c_str(), nullptr, 0);
-}
-
 class Parser {
  public:
   explicit Parser(std::string_view source) : tokens_(tokenize(source)) {}
@@ -349,6 +335,24 @@ class Parser {
 };
 
 }  // namespace
+
+u64 literalBits(const std::string& text, std::string_view type) {
+  const bool real = text.size() > 2 && text[0] == '0' && std::strchr("fFdD", text[1]);
+  if (real) {
+    const u64 bits = std::strtoull(text.c_str() + 2, nullptr, 16);
+    const bool wide = text[1] == 'd' || text[1] == 'D';
+    // A double is converted to an f32; for everything else a literal is its bits, as it is for ptxas.
+    return wide && type == "f32" ? std::bit_cast<u32>(static_cast<float>(std::bit_cast<double>(bits))) : bits;
+  }
+  if (text.find('.') != std::string::npos || type == "f32" || type == "f64") {
+    double value = std::strtod(text.c_str(), nullptr);
+    if (type == "f64") return std::bit_cast<u64>(value);
+    return std::bit_cast<u32>(static_cast<float>(value));
+  }
+  if (text.starts_with("0b") || text.starts_with("0B")) return std::strtoull(text.c_str() + 2, nullptr, 2);
+  return text[0] == '-' ? static_cast<u64>(std::strtoll(text.c_str(), nullptr, 0))
+                        : std::strtoull(text.c_str(), nullptr, 0);
+}
 
 u32 typeBytes(std::string_view name) {
   if (name == "pred") return 1;
