@@ -18,11 +18,20 @@ struct Case {
   // What lane l must give, from its own inputs.
   std::function<uint64_t(Lane, unsigned lane)> expected;
   double tolerance = 0;  // relative, for f32 results of approximate instructions; 0 asks for equal bits
+  unsigned target = 80;  // the first architecture that has the form
 };
+
+// Edge values of 32-bit and of 64-bit integers, every lane another combination of four.
+std::vector<std::vector<uint64_t>> wordRows();
+std::vector<std::vector<uint64_t>> longRows();
 
 std::vector<Case> integerCases();
 std::vector<Case> floatCases();
+std::vector<Case> halfCases();
+std::vector<Case> conversionCases();
 std::vector<Case> memoryCases();
+std::vector<Case> accessCases();
+std::vector<Case> atomicCases();
 std::vector<Case> warpCases();
 
 }  // namespace runner

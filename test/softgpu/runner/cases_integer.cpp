@@ -25,8 +25,8 @@ Rows mixed(const uint64_t* values, size_t count) {
   }
   return rows;
 }
-Rows words() { return mixed(kWords, std::size(kWords)); }
-Rows longs() { return mixed(kLongs, std::size(kLongs)); }
+Rows words() { return wordRows(); }
+Rows longs() { return longRows(); }
 // Second operand never zero.
 Rows divisors(Rows rows) {
   for (auto& row : rows) row[1] |= 1;
@@ -45,12 +45,12 @@ std::string operands(size_t count) {
 
 class Builder {
  public:
-  void op(const char* section, const std::string& form, const char* types, Rows rows, Formula expected) {
-    cases.push_back(
-        {section, form + operands(std::string(types).size() - 1), types, std::move(rows), std::move(expected)});
+  Case& op(const char* section, const std::string& form, const char* types, Rows rows, Formula expected) {
+    return text(section, form + operands(std::string(types).size() - 1), types, std::move(rows), std::move(expected));
   }
-  void text(const char* section, const std::string& body, const char* types, Rows rows, Formula expected) {
+  Case& text(const char* section, const std::string& body, const char* types, Rows rows, Formula expected) {
     cases.push_back({section, body, types, std::move(rows), std::move(expected)});
+    return cases.back();
   }
   std::vector<Case> cases;
 };
@@ -132,6 +132,34 @@ void arithmetic(Builder& b) {
   b.op("9.7.1.14", "max.u32", "www", words(), [](Lane a, unsigned) { return std::max(a[0], a[1]); });
   b.op("9.7.1.14", "max.s64", "lll", longs(),
        [](Lane a, unsigned) { return static_cast<uint64_t>(std::max(sl(a[0]), sl(a[1]))); });
+  b.op("9.7.1.14", "max.u64", "lll", longs(), [](Lane a, unsigned) { return std::max(a[0], a[1]); });
+  b.op("9.7.1.11", "abs.s64", "ll", longs(), [](Lane a, unsigned) { return sl(a[0]) < 0 ? 0 - a[0] : a[0]; });
+  // Pairs of 16 bits.
+  auto pairs = [](auto of) {
+    return [of](Lane a, unsigned) {
+      return uint64_t{static_cast<uint16_t>(of(a[0], a[1]))} |
+             uint64_t{static_cast<uint16_t>(of(a[0] >> 16, a[1] >> 16))} << 16;
+    };
+  };
+  b.op("9.7.1.1", "add.u16x2", "www", words(), pairs([](uint64_t x, uint64_t y) { return x + y; })).target = 90;
+  b.op("9.7.1.13", "min.s16x2", "www", words(),
+       pairs([](uint64_t x, uint64_t y) { return std::min(static_cast<int16_t>(x), static_cast<int16_t>(y)); }))
+      .target = 90;
+  b.op("9.7.1.14", "max.s16x2", "www", words(),
+       pairs([](uint64_t x, uint64_t y) { return std::max(static_cast<int16_t>(x), static_cast<int16_t>(y)); }))
+      .target = 90;
+  b.op("9.7.1.14", "max.u16x2", "www", words(),
+       pairs([](uint64_t x, uint64_t y) { return std::max(static_cast<uint16_t>(x), static_cast<uint16_t>(y)); }))
+      .target = 90;
+  for (int half = 0; half < 2; ++half) {
+    b.op("9.7.1.24", half ? "dp2a.hi.s32.s32" : "dp2a.lo.s32.s32", "wwww", words(), [half](Lane a, unsigned) {
+      uint64_t sum = a[2];
+      for (int k = 0; k < 2; ++k)
+        sum += static_cast<uint64_t>(static_cast<int16_t>(a[0] >> (16 * k)) *
+                                     static_cast<int8_t>(a[1] >> (8 * (k + 2 * half))));
+      return sum;
+    });
+  }
   b.op("9.7.1.23", "dp4a.s32.s32", "wwww", words(), [](Lane a, unsigned) {
     uint64_t sum = a[2];
     for (int k = 0; k < 32; k += 8)
@@ -143,6 +171,59 @@ void arithmetic(Builder& b) {
     for (int k = 0; k < 32; k += 8) sum += (a[0] >> k & 255) * (a[1] >> k & 255);
     return sum;
   });
+}
+
+// Sums, differences and products of two words each, against 64-bit and 128-bit arithmetic.
+void carries(Builder& b) {
+  const std::string split = "mov.b64 {%t0, %t1}, %a0;\nmov.b64 {%t2, %t3}, %a1;\n", join = "mov.b64 %d, {%t0, %t1};";
+  for (const char* type : {"u32", "s32"}) {
+    const std::string t = type;
+    b.text("9.7.2.1", split + "add.cc." + t + " %t0, %t0, %t2;\naddc." + t + " %t1, %t1, %t3;\n" + join, "lll", longs(),
+           [](Lane a, unsigned) { return a[0] + a[1]; });
+    b.text("9.7.2.3", split + "sub.cc." + t + " %t0, %t0, %t2;\nsubc." + t + " %t1, %t1, %t3;\n" + join, "lll", longs(),
+           [](Lane a, unsigned) { return a[0] - a[1]; });
+    // The carry out of the second sum, alone.
+    b.text("9.7.2.2",
+           split + "add.cc." + t + " %t0, %t0, %t2;\naddc.cc." + t + " %t1, %t1, %t3;\nmov.u32 %t0, 0;\naddc." + t +
+               " %d, %t0, 0;",
+           "wll", longs(), [](Lane a, unsigned) { return uint64_t{a[0] + a[1] < a[0]}; });
+    b.text("9.7.2.4",
+           split + "sub.cc." + t + " %t0, %t0, %t2;\nsubc.cc." + t + " %t1, %t1, %t3;\nmov.u32 %t0, 0;\nsubc." + t +
+               " %d, %t0, 0;",
+           "wll", longs(), [](Lane a, unsigned) { return a[0] < a[1] ? uint64_t{0xffffffff} : 0; });
+  }
+  for (const char* type : {"u64", "s64"}) {
+    const std::string t = type;
+    b.text("9.7.2.2", "add.cc." + t + " %x0, %a0, %a1;\naddc." + t + " %d, %a2, %a2;", "llll", longs(),
+           [](Lane a, unsigned) { return 2 * a[2] + (a[0] + a[1] < a[0]); });
+    b.text("9.7.2.4", "sub.cc." + t + " %x0, %a0, %a1;\nsubc." + t + " %d, %a2, %a0;", "llll", longs(),
+           [](Lane a, unsigned) { return a[2] - a[0] - (a[0] < a[1]); });
+    const bool isSigned = t == "s64";
+    b.text("9.7.2.6",
+           "mad.lo.cc." + t + " %x0, %a0, %a1, %a2;\nmadc.hi." + t + " %d, %a0, %a1, 0;\nmad.hi.cc." + t +
+               " %x1, %a0, %a1, %a2;\nmadc.lo.cc." + t + " %x1, %a0, %a1, %a2;",
+           "llll", longs(), [isSigned](Lane a, unsigned) {
+             const unsigned __int128 product =
+                 isSigned ? static_cast<unsigned __int128>(static_cast<__int128>(sl(a[0])) * sl(a[1]))
+                          : static_cast<unsigned __int128>(a[0]) * a[1];
+             return static_cast<uint64_t>((product + a[2]) >> 64);
+           });
+  }
+  b.text("9.7.2.6",
+         split +
+             "mul.lo.u32 %d0, %t0, %t2;\nmul.hi.u32 %d1, %t0, %t2;\nmad.lo.cc.u32 %d1, %t0, %t3, %d1;\nmadc.hi.u32 "
+             "%d2, %t0, %t3, 0;\nmad.lo.cc.u32 %d1, %t1, %t2, %d1;\nmadc.hi.cc.u32 %d2, %t1, %t2, %d2;\nmadc.lo.cc.u32 "
+             "%d2, %t1, %t3, %d2;\nmov.b64 %d, {%d1, %d2};",
+         "lll", longs(), [](Lane a, unsigned) {
+           // Bits 32 to 95 of the product, without the carry that the last but one line drops.
+           const uint64_t x0 = u(a[0]), x1 = a[0] >> 32, y0 = u(a[1]), y1 = a[1] >> 32;
+           uint64_t middle = (x0 * y0 >> 32) + u(x0 * y1), second = x0 * y1 >> 32;
+           second = u(second + (middle >> 32));
+           middle = u(middle) + u(x1 * y0);
+           const uint64_t third = second + (x1 * y0 >> 32) + (middle >> 32);
+           return u(middle) | uint64_t{u(third + u(x1 * y1) + (third >> 32))} << 32;
+         });
+  b.cases.back().body = ".reg .b32 %d0, %d1, %d2;\n" + b.cases.back().body;
 }
 
 void bits(Builder& b) {
@@ -281,10 +362,30 @@ void comparisons(Builder& b) {
   }
   b.text("9.7.6.2", "setp.lt.and.u32 %p|%q, %a0, %a1, %p;\nselp.b32 %d, 1, 0, %q;", "www", words(),
          [](Lane, unsigned) { return uint64_t{0}; });
-  b.text("9.7.6.3", "selp.u32 %d, %a0, %a1, !%p;", "www", words(), [](Lane a, unsigned) { return a[0]; });
-  b.text("9.7.6.3", "selp.f32 %d, %a0, %a1, %p;", "www", words(), [](Lane a, unsigned) { return a[1]; });
-  b.text("9.7.6.3", "selp.b64 %d, %a0, %a1, %p;", "lll", longs(), [](Lane a, unsigned) { return a[1]; });
-  b.text("9.7.6.3", "selp.f64 %d, %a0, %a1, %p;", "lll", longs(), [](Lane a, unsigned) { return a[1]; });
+  for (const char* type : {"b16", "u16", "s16", "b32", "u32", "s32", "f32", "b64", "u64", "s64", "f64"}) {
+    const std::string t = type, size = t.substr(1);
+    b.text("9.7.6.3", "setp.lt.u32 %p, %lane, 9;\nselp." + t + " %d, %a0, %a1, !%p;",
+           size == "16"   ? "hhh"
+           : size == "32" ? "www"
+                          : "lll",
+           size == "64" ? longs() : words(), [](Lane a, unsigned l) { return a[l < 9 ? 1 : 0]; });
+  }
+  for (const char* type : {"b16", "b32", "b64"}) {
+    const std::string t = type;
+    const char* types = t == "b16" ? "whh" : t == "b32" ? "www" : "wll";
+    const uint64_t mask = t == "b16" ? 0xffff : t == "b32" ? 0xffffffff : ~uint64_t{0};
+    b.text("9.7.6.2", "setp.eq." + t + " %p, %a0, %a1;\nselp.b32 %d, 1, 0, %p;", types, longs(),
+           [mask](Lane a, unsigned) { return uint64_t{(a[0] & mask) == (a[1] & mask)}; });
+    b.text("9.7.6.2", "setp.ne." + t + " %p, %a0, %a1;\nselp.b32 %d, 1, 0, %p;", types, longs(),
+           [mask](Lane a, unsigned) { return uint64_t{(a[0] & mask) != (a[1] & mask)}; });
+  }
+  // The aliases of unsigned comparison.
+  b.text("9.7.6.2",
+         "setp.lo.u32 %p, %a0, %a1;\nsetp.hs.u32 %q, %a0, %a1;\nselp.b32 %d, 1, 0, %p;\nselp.b32 %d, 2, %d, %q;", "www",
+         words(), [](Lane a, unsigned) { return u(a[0]) < u(a[1]) ? uint64_t{1} : 2; });
+  b.text("9.7.6.2",
+         "setp.ls.u32 %p, %a0, %a1;\nsetp.hi.u32 %q, %a0, %a1;\nselp.b32 %d, 1, 0, %p;\nselp.b32 %d, 2, %d, %q;", "www",
+         words(), [](Lane a, unsigned) { return u(a[0]) <= u(a[1]) ? uint64_t{1} : 2; });
   b.text("9.7.6.4", "slct.b32.s32 %d, %a0, %a1, %a2;", "wwww", words(),
          [](Lane a, unsigned) { return s(a[2]) >= 0 ? a[0] : a[1]; });
   auto predicate = [](const char* op) { return std::string(op) + ".pred %p, %p, %q;\nselp.b32 %d, 1, 0, %p;"; };
@@ -301,9 +402,13 @@ void comparisons(Builder& b) {
 
 }  // namespace
 
+std::vector<std::vector<uint64_t>> wordRows() { return mixed(kWords, std::size(kWords)); }
+std::vector<std::vector<uint64_t>> longRows() { return mixed(kLongs, std::size(kLongs)); }
+
 std::vector<Case> integerCases() {
   Builder b;
   arithmetic(b);
+  carries(b);
   bits(b);
   comparisons(b);
   return std::move(b.cases);

@@ -22,11 +22,6 @@ void text(const char* section, const std::string& body, const char* types,
   cases.push_back({section, body, types, numbered(), std::move(expected)});
 }
 
-uint64_t signExtended(uint64_t x, unsigned bytes) {
-  const unsigned shift = 64 - 8 * bytes;
-  return static_cast<uint64_t>(static_cast<int64_t>(x << shift) >> shift);
-}
-
 void moves() {
   text("9.7.9.2", "mov.b16 %d, %a0;", "hh", [](Lane a, unsigned) { return a[0]; });
   text("9.7.9.2", "mov.u16 %d, %a0;", "hh", [](Lane a, unsigned) { return a[0]; });
@@ -52,129 +47,84 @@ void moves() {
        "ww", [](Lane, unsigned) { return uint64_t{1}; });
 }
 
-void loads() {
-  struct Type {
-    const char* name;
-    const char* result;
-    unsigned bytes;
-    bool isSigned;
+// Of one block of one warp; checkDriver looks at grids and blocks of three dimensions.
+void specialRegisters() {
+  auto is = [](const char* name, std::function<uint64_t(Lane, unsigned)> expected) {
+    text("10", std::string("mov.u32 %d, ") + name + ";", "ww", std::move(expected));
   };
-  for (const Type& t : {Type{"u8", "h", 1, false},
-                        {"s8", "h", 1, true},
-                        {"b8", "h", 1, false},
-                        {"u16", "h", 2, false},
-                        {"s16", "h", 2, true},
-                        {"b16", "h", 2, false},
-                        {"u32", "w", 4, false},
-                        {"s32", "w", 4, true},
-                        {"b32", "w", 4, false},
-                        {"f32", "w", 4, false},
-                        {"u64", "l", 8, false},
-                        {"b64", "l", 8, false},
-                        {"f64", "l", 8, false},
-                        {"s64", "l", 8, true}}) {
-    const std::string name = t.name;
-    auto expected = [t](Lane a, unsigned) {
-      return t.isSigned     ? signExtended(a[0], t.bytes)
-             : t.bytes == 8 ? a[0]
-                            : a[0] & ((uint64_t{1} << (8 * t.bytes)) - 1);
-    };
-    const std::string types = std::string(t.result) + "l";
-    for (const char* how : {"global", "global.nc", "volatile.global", "relaxed.gpu.global"}) {
-      if (std::string(how).starts_with("relaxed") && t.bytes == 1) continue;
-      text("9.7.9.8", "ld." + std::string(how) + "." + name + " %d, [%in];", types.c_str(), expected);
-    }
-    text("9.7.9.8", "mad.lo.u32 %t0, %lane, 8, 0;\nst.shared.u64 [%t0], %a0;\nld.shared." + name + " %d, [%t0];",
-         types.c_str(), expected);
-    text("9.7.9.8", "st.local.u64 [own+8], %a0;\nld.local." + name + " %d, [own+8];", types.c_str(), expected);
-    text("9.7.9.11",
-         "cvt.u32.u64 %t1, %a0;\nst.global." + name + " [%in+24], " +
-             (t.bytes == 8   ? "%a0"
-              : t.bytes == 4 ? "%t1"
-                             : "%d") +
-             ";\nld.global.u8 %d, [%in];",
-         types.c_str(), [](Lane a, unsigned) { return a[0] & 255; });
-    cases.back().body = (t.bytes < 4 ? "ld.global.u16 %d, [%in];\n" : "") + cases.back().body;
-  }
-  for (const char* how : {"ld.global", "ld.global.nc", "ld.relaxed.gpu"}) {
-    text("9.7.9.8", std::string(how) + ".v2.u32 {%t0, %d}, [%in];", "wl", [](Lane a, unsigned) { return a[0] >> 32; });
-    if (std::string(how) == "ld.relaxed.gpu") continue;
-    text("9.7.9.8", std::string(how) + ".v4.u32 {%t0, %t1, %d, %t2}, [%in];", "wl",
-         [](Lane a, unsigned) { return a[1]; });
-    text("9.7.9.8", std::string(how) + ".v2.u64 {%x0, %d}, [%in];", "ll", [](Lane a, unsigned) { return a[1]; });
-    text("9.7.9.8", std::string(how) + ".v2.u16 {%h, %d}, [%in];", "hl", [](Lane a, unsigned) { return a[0] >> 16; });
-    cases.back().body = ".reg .b16 %h;\n" + cases.back().body;
-  }
-  text("9.7.9.8", "ld.acquire.gpu.u32 %d, [%in];", "wl", [](Lane a, unsigned) { return a[0]; });
-  text("9.7.9.8", "ld.const.u32 %d, [table+8];", "wl", [](Lane, unsigned) { return uint64_t{33}; });
-  text("9.7.9.11", "st.global.v2.u32 [%in], {%a2, %a1};\nld.global.u64 %d, [%in];", "lwww",
-       [](Lane a, unsigned) { return a[1] << 32 | a[2]; });
-  text("9.7.9.11", "st.global.v4.u32 [%in], {%a2, %a1, %a1, %a2};\nld.global.u64 %d, [%in+8];", "lwww",
-       [](Lane a, unsigned) { return a[2] << 32 | a[1]; });
-  text("9.7.9.11", "st.relaxed.gpu.v2.u32 [%in], {%a2, %a1};\nld.global.u64 %d, [%in];", "lwww",
-       [](Lane a, unsigned) { return a[1] << 32 | a[2]; });
-  text("9.7.9.11", "st.volatile.global.u32 [%in], %a1;\nld.volatile.global.u32 %d, [%in];", "www",
-       [](Lane a, unsigned) { return a[1]; });
-  text("9.7.9.11",
-       "mad.lo.u32 %t0, %lane, 16, 0;\nst.shared.v4.u32 [%t0], {%a0, %a1, %a1, %a0};\nld.shared.v4.u32 {%t1, %d, %t2, "
-       "%t3}, [%t0];",
-       "www", [](Lane a, unsigned) { return a[1]; });
-  text("9.7.9.11",
-       "mad.lo.u32 %t0, %lane, 16, 0;\nst.shared.v2.u32 [%t0], {%a0, %a1};\nld.shared.v2.u32 {%t1, %d}, [%t0];", "www",
-       [](Lane a, unsigned) { return a[1]; });
-  text("9.7.9.11",
-       "mad.lo.u32 %t0, %lane, 4, 0;\nst.volatile.shared.u32 [%t0], %a1;\nld.volatile.shared.u32 %d, [%t0];", "www",
-       [](Lane a, unsigned) { return a[1]; });
-  text("9.7.9.11",
-       "cvt.u16.u32 %h, %a1;\nst.shared.u16 [%t0], %h;\nst.shared.u8 [%t0+2], %h;\nld.shared.u16 %h, "
-       "[%t0];\ncvt.u32.u16 %d, %h;",
-       "www", [](Lane a, unsigned) { return a[1]; });
-  cases.back().body = ".reg .b16 %h;\nshl.b32 %t0, %lane, 2;\n" + cases.back().body;
-  text("9.7.9.11",
-       "st.shared.v4.u8 [%t0], {%h, %h, %h, %h};\nld.shared.v4.u8 {%h, %h, %h, %g}, [%t0];\ncvt.u32.u16 %d, %g;", "www",
-       [](Lane a, unsigned) { return a[1] & 255; });
-  cases.back().body = ".reg .b16 %h, %g;\nshl.b32 %t0, %lane, 2;\ncvt.u16.u32 %h, %a1;\n" + cases.back().body;
-  for (const char* type : {"u32", "s32", "f32", "b32"}) {
-    text("9.7.9.11", std::string("st.shared.") + type + " [%t0], %a1;\nld.shared.u32 %d, [%t0];", "www",
-         [](Lane a, unsigned) { return a[1]; });
-    cases.back().body = "shl.b32 %t0, %lane, 2;\n" + cases.back().body;
-    text("9.7.9.11", std::string("st.local.") + type + " [own], %a1;\nld.local.u32 %d, [own];", "www",
-         [](Lane a, unsigned) { return a[1]; });
-    text("9.7.9.11",
-         std::string("st.local.v2.") + type + " [own], {%a0, %a1};\nld.local.v2." + type + " {%t0, %d}, [own];", "www",
-         [](Lane a, unsigned) { return a[1]; });
+  for (const char* zero : {"%tid.y", "%tid.z", "%ctaid.x", "%ctaid.y", "%ctaid.z", "%warpid", "%dynamic_smem_size"})
+    is(zero, [](Lane, unsigned) { return uint64_t{0}; });
+  for (const char* one : {"%ntid.y", "%ntid.z", "%nctaid.x", "%nctaid.y", "%nctaid.z", "%nwarpid"})
+    is(one, [](Lane, unsigned) { return uint64_t{1}; });
+  is("%tid.x", [](Lane, unsigned l) { return uint64_t{l}; });
+  is("%laneid", [](Lane, unsigned l) { return uint64_t{l}; });
+  is("%ntid.x", [](Lane, unsigned) { return uint64_t{32}; });
+  is("%total_smem_size", [](Lane, unsigned) { return uint64_t{1024}; });
+  is("%lanemask_eq", [](Lane, unsigned l) { return uint64_t{1} << l; });
+  is("%lanemask_lt", [](Lane, unsigned l) { return (uint64_t{1} << l) - 1; });
+  is("%lanemask_le", [](Lane, unsigned l) { return (uint64_t{2} << l) - 1; });
+  is("%lanemask_gt", [](Lane, unsigned l) { return ~((uint64_t{2} << l) - 1); });
+  is("%lanemask_ge", [](Lane, unsigned l) { return ~((uint64_t{1} << l) - 1); });
+  text("10.22", "mov.u32 %t0, %smid;\nmov.u32 %t1, %nsmid;\nsetp.lt.u32 %p, %t0, %t1;\nselp.b32 %d, 1, 0, %p;", "ww",
+       [](Lane, unsigned) { return uint64_t{1}; });
+  text("10.24", "mov.u64 %x0, %gridid;\nmov.u32 %d, %gridid;\ncvt.u32.u64 %t0, %x0;\nsub.u32 %d, %d, %t0;", "ww",
+       [](Lane, unsigned) { return uint64_t{0}; });
+  // Clocks never go back.
+  for (const char* clock : {"%clock64", "%globaltimer"})
+    text("10",
+         std::string("mov.u64 %x0, ") + clock + ";\nmov.u64 %x1, " + clock +
+             ";\nsetp.le.u64 %p, %x0, %x1;\nselp.b32 %d, 1, 0, %p;",
+         "ww", [](Lane, unsigned) { return uint64_t{1}; });
+  for (const char* clock : {"%clock", "%clock_hi", "%globaltimer_lo", "%globaltimer_hi"})
+    text("10",
+         std::string("mov.u32 %t0, ") + clock + ";\nmov.u32 %t1, " + clock +
+             ";\nsetp.le.u32 %p, %t0, %t1;\nselp.b32 %d, 1, 0, %p;",
+         "ww", [](Lane, unsigned) { return uint64_t{1}; });
+  // The address of a grid's workspace: none in an ordinary launch.
+  text("10", "mov.u32 %t0, %envreg1;\nmov.u32 %d, %envreg2;\nor.b32 %d, %d, %t0;", "ww",
+       [](Lane, unsigned) { return uint64_t{0}; });
+}
+
+// What is odd about loads and stores: registers wider than the type, vectors of bytes, literals as elements, the sink.
+void loads() {
+  text("9.7.9.8", ".reg .b64 %wide;\nld.global.s16 %wide, [%in];\nmov.u64 %d, %wide;", "ll",
+       [](Lane a, unsigned) { return static_cast<uint64_t>(static_cast<int64_t>(static_cast<int16_t>(a[0]))); });
+  text("9.7.9.8", "ld.global.u8 %d, [%in+1];", "wl", [](Lane a, unsigned) { return a[0] >> 8 & 255; });
+  text("9.7.9.11", "st.global.u8 [%in+1], %a1;\nld.global.u16 %d, [%in];", "hlh",
+       [](Lane a, unsigned) { return (a[0] & 255) | (a[1] & 255) << 8; });
+  text("9.7.9.8", "ld.global.v2.u32 {_, %d}, [%in];", "wl", [](Lane a, unsigned) { return a[0] >> 32; });
+  text("9.7.9.11", "st.global.v2.u32 [%in], {7, %a1};\nld.global.u64 %d, [%in];", "llw",
+       [](Lane a, unsigned) { return a[1] << 32 | 7; });
+  for (const char* type : {"b8", "u8", "b16", "u16", "b32", "u32", "s32", "f32", "b64", "u64", "s64", "f64"}) {
+    const std::string t = type;
+    const unsigned bits = static_cast<unsigned>(std::stoul(t.substr(1)));
+    // The low bytes of the address that is the parameter.
     text("9.7.9.8",
-         std::string("ld.param.") + type +
-             " %t0, [in];\nld.param.u64 %x0, [in];\ncvt.u32.u64 %t1, %x0;\nsub.u32 %d, %t0, %t1;",
-         "ww", [](Lane, unsigned) { return uint64_t{0}; });
+         ".reg .b" + std::to_string(std::max(16u, bits)) + " %v;\nld.param." + t +
+             " %v, [in];\nld.param.u64 %x0, [in];\n" +
+             (bits == 64 ? "mov.u64" : "cvt.u64.u" + std::to_string(std::max(16u, bits))) +
+             " %x1, %v;\nxor.b64 %x0, %x0, %x1;\n" +
+             (bits == 64 ? "mov.u64 %d, %x0;" : "shl.b64 %d, %x0, " + std::to_string(64 - bits) + ";"),
+         "ll", [](Lane, unsigned) { return uint64_t{0}; });
+    for (int elements : {2, 4}) {
+      if (bits * static_cast<unsigned>(elements) > 64) continue;
+      const std::string list = elements == 2 ? "{%v0, %v1}" : "{%v0, %v1, %v1, %v1}";
+      // The second element, against the parameter's bits.
+      text("9.7.9.8",
+           ".reg .b" + std::to_string(std::max(16u, bits)) + " %v<2>;\nld.param.v" + std::to_string(elements) + "." +
+               t + " " + (elements == 2 ? list : "{%v0, %v1, _, _}") + ", [in];\nld.param.u64 %x0, [in];\ncvt.u64.u" +
+               std::to_string(std::max(16u, bits)) + " %x1, %v1;\nshr.u64 %x0, %x0, " + std::to_string(bits) +
+               ";\nxor.b64 %x0, %x0, %x1;\nshl.b64 %d, %x0, " + std::to_string(64 - bits) + ";",
+           "ll", [](Lane, unsigned) { return uint64_t{0}; });
+    }
   }
-  for (const char* type : {"b32", "u32", "f32"}) {
-    text("9.7.12.5",
-         "{.param .align 8 .b8 x[8];\nst.param." + std::string(type) + " [x+4], %a1;\nld.param." + type +
-             " %d, [x+4];\n}",
-         "www", [](Lane a, unsigned) { return a[1]; });
-    text("9.7.12.5",
-         "{.param .align 8 .b8 x[8];\nst.param.v2." + std::string(type) + " [x], {%a0, %a1};\nld.param.v2." + type +
-             " {%t0, %d}, [x];\n}",
-         "www", [](Lane a, unsigned) { return a[1]; });
-    text("9.7.9.8", "ld.const." + std::string(type) + " %d, [table+4];", "ww",
-         [](Lane, unsigned) { return uint64_t{22}; });
-  }
-  for (const char* type : {"b64", "u64", "f64"}) {
-    text("9.7.12.5", "{.param .b64 x;\nst.param." + std::string(type) + " [x], %a0;\nld.param." + type + " %d, [x];\n}",
-         "ll", [](Lane a, unsigned) { return a[0]; });
-    text("9.7.9.11", "st.local." + std::string(type) + " [own], %a0;\nld.local." + type + " %d, [own];", "ll",
+  for (const char* hint : {"prefetch.global.L1", "prefetch.global.L2", "prefetch.L1", "prefetch.L2",
+                           "prefetch.global.L2::evict_last", "prefetch.global.L2::evict_normal"})
+    text("9.7.9.15", std::string(hint) + " [%in];\nmov.u32 %d, 5;", "wl", [](Lane, unsigned) { return uint64_t{5}; });
+  for (const char* policy : {"createpolicy.fractional.L2::evict_last.b64 %x0, 1.0;",
+                             "createpolicy.fractional.L2::evict_first.b64 %x0, 0.5;"})
+    text("9.7.9.19", std::string(policy) + "\nld.global.L2::cache_hint.u32 %d, [%in], %x0;", "wl",
          [](Lane a, unsigned) { return a[0]; });
-    text("9.7.9.11",
-         "shl.b32 %t0, %lane, 3;\nst.shared." + std::string(type) + " [%t0], %a0;\nld.shared." + type + " %d, [%t0];",
-         "ll", [](Lane a, unsigned) { return a[0]; });
-  }
-  text("9.7.9.8",
-       "ld.param.v4.u8 {%h, %g, %h, %h}, [in];\ncvt.u32.u16 %t0, %g;\nld.param.u32 %t1, [in];\nbfe.u32 %t1, %t1, 8, "
-       "8;\nsub.u32 %d, %t0, %t1;",
-       "ww", [](Lane, unsigned) { return uint64_t{0}; });
-  cases.back().body = ".reg .b16 %h, %g;\n" + cases.back().body;
-  text("9.7.9.15", "prefetch.global.L2 [%in];\nmov.u32 %d, 5;", "wl", [](Lane, unsigned) { return uint64_t{5}; });
   // A call, with its parameters.
   text("9.7.12.5",
        "{.param .b32 x;\n.param .b32 r;\nst.param.b32 [x], %a1;\ncall.uni (r), twice, (x);\nld.param.b32 %d, [r];\n}",
@@ -205,34 +155,8 @@ void atomics() {
        [](Lane, unsigned) { return uint64_t{9}; });
   text("9.7.13.5", shared + "atom.shared.cas.b32 %t1, [tile], 0, 77;" + after, "www",
        [](Lane, unsigned) { return uint64_t{77}; });
-  text("9.7.13.5", "atom.global.add.u32 %t1, [%in], 3;\nld.global.u32 %d, [%in];", "wl",
-       [](Lane a, unsigned) { return a[0] + 3; });
-  text("9.7.13.5", "atom.global.add.u64 %d, [%in], 3;", "ll", [](Lane a, unsigned) { return a[0]; });
-  text("9.7.13.5", "atom.global.min.s32 %t1, [%in], -2000000000;\nld.global.u32 %d, [%in];", "wl",
-       [](Lane a, unsigned) { return static_cast<uint32_t>(std::min(static_cast<int32_t>(a[0]), -2000000000)); });
-  text("9.7.13.5", "atom.global.cas.b32 %d, [%in], 0, 1;", "wl", [](Lane a, unsigned) { return a[0]; });
-  text("9.7.13.5", "atom.add.release.gpu.u32 %d, [%in], 1;", "wl", [](Lane a, unsigned) { return a[0]; });
-  text("9.7.13.5",
-       "st.global.u32 [%in], 0x3f800000;\natom.global.add.f32 %t1, [%in], 0f40000000;\nld.global.u32 %d, [%in];", "wl",
-       [](Lane, unsigned) { return uint64_t{0x40400000}; });
-  text("9.7.13.5",
-       "st.global.u64 [%in], 0x3ff0000000000000;\natom.global.add.f64 %x0, [%in], 0d4000000000000000;\nld.global.u64 "
-       "%d, [%in];",
-       "ll", [](Lane, unsigned) { return uint64_t{0x4008000000000000}; });
-  text("9.7.13.5",
-       ".reg .b16 %o, %i;\nst.global.u16 [%in], 0x3c00;\nmov.b16 %i, 0x4000;\natom.add.noftz.f16 %o, [%in], "
-       "%i;\nld.global.u16 %d, [%in];",
-       "hl", [](Lane, unsigned) { return uint64_t{0x4200}; });
-  text("9.7.13.5",
-       "st.global.u32 [%in], 0x3c003c00;\nmov.b32 %t2, 0x40004000;\natom.global.add.noftz.f16x2 %t1, [%in], "
-       "%t2;\nld.global.u32 %d, [%in];",
-       "wl", [](Lane, unsigned) { return uint64_t{0x42004200}; });
-  text("9.7.13.5",
-       ".reg .b16 %o, %i;\nld.global.u16 %i, [%in];\natom.global.cas.b16 %o, [%in], %i, %i;\nmov.b16 %d, %o;", "hl",
-       [](Lane a, unsigned) { return a[0]; });
-  text("9.7.13.6", "red.global.add.u32 [%in], 4;\nld.global.u32 %d, [%in];", "wl",
-       [](Lane a, unsigned) { return a[0] + 4; });
-  for (const char* fence : {"membar.cta", "membar.gl", "fence.acq_rel.gpu", "fence.sc.cta"})
+  for (const char* fence : {"membar.cta", "membar.gl", "membar.sys", "fence.acq_rel.cta", "fence.acq_rel.gpu",
+                            "fence.acq_rel.sys", "fence.sc.cta", "fence.sc.gpu", "fence.sc.sys"})
     text("9.7.13.4", std::string(fence) + ";\nmov.u32 %d, 1;", "wl", [](Lane, unsigned) { return uint64_t{1}; });
 }
 
@@ -260,6 +184,7 @@ void asyncCopies() {
 std::vector<Case> memoryCases() {
   cases.clear();
   moves();
+  specialRegisters();
   loads();
   atomics();
   asyncCopies();

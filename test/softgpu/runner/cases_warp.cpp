@@ -49,15 +49,51 @@ void acrossLanes() {
   text("9.7.13.9", "match.all.sync.b32 %d|%p, %a1, -1;", [](Lane, unsigned) { return uint64_t{0}; });
   text("9.7.13.10", "activemask.b32 %d;", [](Lane, unsigned) { return uint64_t{0xffffffff}; });
   text(
-      "9.7.13.11", "redux.sync.add.s32 %d, %a2, -1;", [](Lane, unsigned) { return uint64_t{496}; }, "wwww");
-  text(
-      "9.7.13.11", "redux.sync.max.u32 %d, %a2, -1;", [](Lane, unsigned) { return uint64_t{31}; }, "wwww");
-  text("9.7.13.11", "redux.sync.min.s32 %d, %a0, -1;", [](Lane, unsigned) { return uint64_t{1000}; });
-  text("9.7.13.11", "redux.sync.xor.b32 %d, %a0, -1;", [](Lane, unsigned) {
-    uint64_t r = 0;
-    for (uint64_t l = 0; l < 32; ++l) r ^= 1000 + l;
-    return r;
+      "9.7.13.9", "mov.b64 %x0, {%a2, %a1};\nmatch.any.sync.b64 %d, %x0, -1;",
+      [](Lane, unsigned l) { return uint64_t{1} << l; }, "wwww");
+  text("9.7.13.9", "mov.b64 %x0, {%t0, %a1};\nmatch.any.sync.b64 %d, %x0, -1;", [](Lane, unsigned l) {
+    uint64_t m = 0;
+    for (unsigned k = 0; k < 32; ++k) m |= uint64_t{k % 5 == l % 5} << k;
+    return m;
   });
+  cases.back().body = "mov.u32 %t0, 9;\n" + cases.back().body;
+  text("9.7.13.9", "mov.u64 %x0, 5;\nmatch.all.sync.b64 %t0|%p, %x0, -1;\nselp.b32 %d, %t0, 0, %p;",
+       [](Lane, unsigned) { return uint64_t{0xffffffff}; });
+  struct Reduction {
+    const char* form;
+    uint64_t (*of)(uint64_t, uint64_t);
+  };
+  for (const Reduction& r :
+       {Reduction{"add.s32", [](uint64_t a, uint64_t b) { return a + b; }},
+        Reduction{"add.u32", [](uint64_t a, uint64_t b) { return a + b; }},
+        Reduction{"min.s32",
+                  [](uint64_t a, uint64_t b) { return static_cast<int32_t>(a) < static_cast<int32_t>(b) ? a : b; }},
+        Reduction{"max.s32",
+                  [](uint64_t a, uint64_t b) { return static_cast<int32_t>(a) > static_cast<int32_t>(b) ? a : b; }},
+        Reduction{"min.u32", [](uint64_t a, uint64_t b) { return a < b ? a : b; }},
+        Reduction{"max.u32", [](uint64_t a, uint64_t b) { return a > b ? a : b; }},
+        Reduction{"and.b32", [](uint64_t a, uint64_t b) { return a & b; }},
+        Reduction{"or.b32", [](uint64_t a, uint64_t b) { return a | b; }},
+        Reduction{"xor.b32", [](uint64_t a, uint64_t b) { return a ^ b; }}}) {
+    const auto of = r.of;
+    // Half of the values negative; and the lanes in two groups, each with a mask of its own.
+    auto input = [](unsigned l) { return uint64_t{l % 2 ? 0u - l : 0xff00 + 3 * l} & 0xffffffff; };
+    const std::string fill =
+        "and.b32 %t0, %lane, 1;\nsetp.ne.u32 %p, %t0, 0;\nmad.lo.u32 %t1, %lane, 3, 0xff00;\n@%p neg.s32 %t1, %lane;\n";
+    text("9.7.13.11", fill + "redux.sync." + r.form + " %d, %t1, -1;", [=](Lane, unsigned) {
+      uint64_t sum = input(0);
+      for (unsigned k = 1; k < 32; ++k) sum = of(sum, input(k)) & 0xffffffff;
+      return sum;
+    });
+    text("9.7.13.11",
+         fill + "setp.lt.u32 %q, %lane, 10;\nselp.b32 %t2, 0x3ff, 0xfffffc00, %q;\nredux.sync." + r.form +
+             " %d, %t1, %t2;",
+         [=](Lane, unsigned l) {
+           uint64_t sum = input(l < 10 ? 0 : 10);
+           for (unsigned k = l < 10 ? 1 : 11; k < (l < 10 ? 10u : 32u); ++k) sum = of(sum, input(k)) & 0xffffffff;
+           return sum;
+         });
+  }
 }
 
 void control() {
@@ -74,7 +110,14 @@ void control() {
   text("9.7.13.1", "st.shared.u32 [%t0], %a0;\nbar.sync 0;\nld.shared.u32 %d, [%t1];",
        [](Lane, unsigned l) { return uint64_t{1000 + 31 - l}; });
   cases.back().body = "shl.b32 %t0, %lane, 2;\nsub.u32 %t1, 124, %t0;\n" + cases.back().body;
-  text("9.7.13.1", "barrier.sync 1, 32;\nmov.u32 %d, 1;", [](Lane, unsigned) { return uint64_t{1}; });
+  for (const char* form : {"bar.sync 1, 32;", "barrier.sync 1, 32;", "barrier.sync.aligned 1;", "barrier.cta.sync 2;",
+                           "barrier.cta.sync.aligned 1, 32;", "bar.cta.sync 3;", "bar.arrive 4, 64;\nbar.sync 4, 64;",
+                           "barrier.arrive 5, 64;\nbarrier.sync 5, 64;", "bar.cta.arrive 6, 64;\nbar.cta.sync 6, 64;",
+                           "barrier.cta.arrive.aligned 7, 64;\nbarrier.cta.sync.aligned 7, 64;"}) {
+    text("9.7.13.1", std::string("st.shared.u32 [%t0], %a0;\n") + form + "\nld.shared.u32 %d, [%t1];",
+         [](Lane, unsigned l) { return uint64_t{1000 + 31 - l}; });
+    cases.back().body = "shl.b32 %t0, %lane, 2;\nsub.u32 %t1, 124, %t0;\n" + cases.back().body;
+  }
   text("9.7.13.1", "setp.gt.u32 %p, %lane, 20;\nbar.red.popc.u32 %d, 0, %p;",
        [](Lane, unsigned) { return uint64_t{11}; });
   text("9.7.13.1", "setp.gt.u32 %p, %lane, 20;\nbar.red.or.pred %q, 0, %p;\nselp.b32 %d, 1, 0, %q;",

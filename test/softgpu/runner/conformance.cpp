@@ -8,17 +8,21 @@
 #include <set>
 
 #include "cases.h"
+#include "driver/fatbin.h"
 #include "gpu.h"
 #include "ptx/parser.h"
+#include "ptx/type.h"
 
 namespace runner {
 namespace {
 
 constexpr unsigned kLanes = 32, kInputs = 4;
+constexpr unsigned kTargets[] = {80, 90};
 
 std::vector<Case> allCases() {
   std::vector<Case> all;
-  for (auto family : {integerCases, floatCases, memoryCases, warpCases}) {
+  for (auto family :
+       {integerCases, floatCases, halfCases, conversionCases, memoryCases, accessCases, atomicCases, warpCases}) {
     for (Case& c : family()) all.push_back(std::move(c));
   }
   return all;
@@ -42,25 +46,54 @@ std::string kernelOf(const Case& c, size_t number) {
   return text + c.body + "\nst.global." + registerType(c.types[0]) + " [%out], %d;\nret;\n}\n";
 }
 
-// Without what only steers caches.
+// Without what only steers caches, and with the modifiers that are no types in one order: atom.add.relaxed is
+// atom.relaxed.add.
 std::string formOf(const std::string& opcode) {
+  std::vector<std::string> modifiers, types;
   std::string form;
   size_t at = 0;
   while (at <= opcode.size()) {
     const size_t dot = std::min(opcode.find('.', at), opcode.size());
     const std::string part = opcode.substr(at, dot - at);
-    if (!part.starts_with("L2::") && !part.starts_with("L1::")) form += (form.empty() ? "" : ".") + part;
+    if (form.empty()) {
+      form = part;
+    } else if (softgpu::ptx::typeNamed(part)) {
+      types.push_back(part);
+    } else if (!part.starts_with("L2::") && !part.starts_with("L1::")) {
+      modifiers.push_back(part);
+    }
     at = dot + 1;
   }
+  std::sort(modifiers.begin(), modifiers.end());
+  for (const std::string& part : modifiers) form += "." + part;
+  for (const std::string& part : types) form += "." + part;
   return form;
 }
 
-std::set<std::string> formsIn(const std::string& ptx) {
+// Special registers are forms too: every name with a % that the function does not declare.
+void addSpecialRegisters(const softgpu::ptx::Function& function, std::set<std::string>& forms) {
+  std::set<std::string> declared;
+  for (const auto& item : function.body) {
+    if (auto* r = std::get_if<softgpu::ptx::RegisterDeclaration>(&item)) declared.insert(r->name);
+  }
+  for (const auto& item : function.body) {
+    auto* s = std::get_if<softgpu::ptx::Statement>(&item);
+    if (!s) continue;
+    for (const auto& operand : s->operands) {
+      if (operand.kind != softgpu::ptx::Operand::Kind::kName || operand.name[0] != '%') continue;
+      const std::string stem = operand.name.substr(0, operand.name.find_last_not_of("0123456789") + 1);
+      if (!declared.contains(operand.name) && !declared.contains(stem)) forms.insert(operand.name);
+    }
+  }
+}
+
+std::set<std::string> formsIn(std::string_view ptx) {
   std::set<std::string> forms;
   for (const auto& function : softgpu::ptx::parse(ptx).functions) {
     for (const auto& item : function.body) {
       if (auto* s = std::get_if<softgpu::ptx::Statement>(&item)) forms.insert(formOf(s->opcode));
     }
+    addSpecialRegisters(function, forms);
   }
   return forms;
 }
@@ -101,43 +134,71 @@ std::string run(const Case& c, CUfunction f) {
 
 }  // namespace
 
-std::string conformancePtx() {
-  std::string text =
-      ".version 8.0\n.target sm_80\n.address_size 64\n.global .align 8 .b8 pool[64];\n"
-      ".const .align 4 .u32 table[4] = {11, 22, 33, 44};\n"
-      ".func (.param .b32 r) twice(.param .b32 x)\n{\n.reg .b32 %v;\nld.param.b32 %v, [x];\n"
-      "add.s32 %v, %v, %v;\nst.param.b32 [r], %v;\nret;\n}\n";
+std::string conformancePtx(unsigned target) {
+  std::string text = ".version 8.0\n.target sm_" + std::to_string(target) +
+                     "\n.address_size 64\n.const .align 4 .u32 table[4] = {11, 22, 33, 44};\n"
+                     ".const .align 16 .u64 words[4] = {1, 2, 0x8090a0b0c0d0e0f0, 0x0102030405060708};\n"
+                     ".func (.param .b32 r) twice(.param .b32 x)\n{\n.reg .b32 %v;\nld.param.b32 %v, [x];\n"
+                     "add.s32 %v, %v, %v;\nst.param.b32 [r], %v;\nret;\n}\n"
+                     ".func (.param .align 16 .b8 r[16]) same(.param .align 16 .b8 x[16])\n{\n.reg .b64 %v<2>;\n"
+                     "ld.param.v2.b64 {%v0, %v1}, [x];\nst.param.v2.b64 [r], {%v0, %v1};\nret;\n}\n";
   size_t number = 0;
-  for (const Case& c : allCases()) text += kernelOf(c, number++);
+  for (const Case& c : allCases()) {
+    if (c.target == target) text += kernelOf(c, number);
+    ++number;
+  }
   return text;
 }
 
 int runConformance() {
   const std::vector<Case> cases = allCases();
-  Module module(conformancePtx());
-  int failed = 0;
-  for (size_t k = 0; k < cases.size(); ++k) {
-    const std::string name = cases[k].body.substr(0, cases[k].body.find('\n'));
-    std::string problem;
-    try {
-      problem = run(cases[k], module.function("case_" + std::to_string(k)));
-    } catch (const std::exception& e) {
-      std::printf("FAIL %s [%s] %s\n", name.c_str(), cases[k].section.c_str(), e.what());
-      // A device error is for good: nothing after it could run.
-      return 1;
+  int major = 0, minor = 0, failed = 0, ran = 0;
+  CHECK(cuDeviceGetAttribute(&major, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, 0));
+  CHECK(cuDeviceGetAttribute(&minor, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR, 0));
+  for (unsigned target : kTargets) {
+    if (static_cast<int>(target) > 10 * major + minor) continue;
+    Module module(conformancePtx(target));
+    for (size_t k = 0; k < cases.size(); ++k) {
+      if (cases[k].target != target) continue;
+      const std::string name = cases[k].body.substr(0, cases[k].body.find('\n'));
+      std::string problem;
+      try {
+        problem = run(cases[k], module.function("case_" + std::to_string(k)));
+      } catch (const std::exception& e) {
+        std::printf("FAIL %s [%s] %s\n", name.c_str(), cases[k].section.c_str(), e.what());
+        // A device error is for good: nothing after it could run.
+        return 1;
+      }
+      std::printf("%s %s [%s] %s\n", problem.empty() ? "ok  " : "FAIL", name.c_str(), cases[k].section.c_str(),
+                  problem.c_str());
+      failed += !problem.empty();
+      ++ran;
     }
-    std::printf("%s %s [%s] %s\n", problem.empty() ? "ok  " : "FAIL", name.c_str(), cases[k].section.c_str(),
-                problem.c_str());
-    failed += !problem.empty();
   }
-  std::printf("%zu cases, %d failed\n", cases.size(), failed);
+  std::printf("%d cases, %d failed\n", ran, failed);
   return failed ? 1 : 0;
 }
 
-std::vector<std::string> uncoveredForms(const std::string& ptx) {
-  const std::set<std::string> covered = formsIn(conformancePtx()), wanted = formsIn(ptx);
-  std::vector<std::string> missing;
-  std::set_difference(wanted.begin(), wanted.end(), covered.begin(), covered.end(), std::back_inserter(missing));
+std::vector<UncoveredForm> uncoveredForms(const std::string& contents) {
+  std::set<std::string> covered;
+  for (unsigned target : kTargets) covered.merge(formsIn(conformancePtx(target)));
+  std::vector<UncoveredForm> missing;
+  auto look = [&](std::string_view ptx, const std::string& where) {
+    const std::set<std::string> wanted = formsIn(ptx);
+    for (const std::string& form : wanted) {
+      if (!covered.contains(form)) missing.push_back({where, form});
+    }
+  };
+  size_t texts = 0;
+  for (const softgpu::FatbinEntry& entry : softgpu::entriesInFile(contents)) {
+    if (!entry.isPtx) continue;
+    const std::string where = ", compute_" + std::to_string(entry.architecture);
+    if (entry.compressed) throw std::runtime_error("compressed PTX" + where);
+    look(entry.text, where);
+    ++texts;
+  }
+  if (texts == 0 && contents.find(".version") == std::string::npos) throw std::runtime_error("no PTX in the file");
+  if (texts == 0) look(contents, "");
   return missing;
 }
 

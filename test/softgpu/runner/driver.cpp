@@ -1,6 +1,7 @@
 // What a backend relies on beyond launches: order within and between streams, capture and replay, and honest errors.
 #include "driver.h"
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <cstdio>
@@ -16,6 +17,20 @@ const char* kPtx = R"(.version 8.0
 .target sm_80
 .address_size 64
 .global .align 4 .u32 answer = 42;
+// Every thread writes its coordinates and its grid's extents to eight words of its own.
+.visible .entry coordinates(.param .u64 out) {
+  .reg .b64 %o; .reg .b32 %t<8>, %n;
+  ld.param.u64 %o, [out];
+  mov.u32 %t0, %tid.x; mov.u32 %t1, %tid.y; mov.u32 %t2, %tid.z;
+  mov.u32 %t3, %ctaid.x; mov.u32 %t4, %ctaid.y; mov.u32 %t5, %ctaid.z;
+  mov.u32 %n, %nctaid.y; mad.lo.u32 %n, %t5, %n, %t4; mov.u32 %t6, %nctaid.x; mad.lo.u32 %n, %n, %t6, %t3;
+  mov.u32 %t6, %ntid.z; mad.lo.u32 %n, %n, %t6, %t2; mov.u32 %t6, %ntid.y; mad.lo.u32 %n, %n, %t6, %t1;
+  mov.u32 %t6, %ntid.x; mad.lo.u32 %n, %n, %t6, %t0;
+  mad.wide.u32 %o, %n, 32, %o;
+  mov.u32 %t6, %nctaid.z; mov.u32 %t7, %laneid;
+  st.global.v4.u32 [%o], {%t0, %t1, %t2, %t3}; st.global.v4.u32 [%o+16], {%t4, %t5, %t6, %t7};
+  ret;
+}
 .visible .entry step(.param .u64 x, .param .u32 k) {
   .reg .b64 %x; .reg .b32 %v, %k;
   ld.param.u64 %x, [x]; ld.param.u32 %k, [k];
@@ -46,10 +61,30 @@ void expect(const char* what, bool right) {
   failed += !right;
 }
 
+// A grid and blocks of three dimensions.
+void checkCoordinates(const Module& module) {
+  constexpr unsigned kGrid[] = {2, 3, 4}, kBlock[] = {5, 2, 3}, kThreads = 2 * 3 * 4 * 5 * 2 * 3;
+  Buffer<uint32_t> out(kThreads * 8);
+  CUdeviceptr address = out.address();
+  void* arguments[] = {&address};
+  CHECK(cuLaunchKernel(module.function("coordinates"), kGrid[0], kGrid[1], kGrid[2], kBlock[0], kBlock[1], kBlock[2], 0,
+                       nullptr, arguments, nullptr));
+  const std::vector<uint32_t> got = out.read();
+  bool right = true;
+  for (unsigned n = 0; n < kThreads; ++n) {
+    const unsigned thread = n % 30, block = n / 30;
+    const unsigned expected[] = {thread % 5,    thread / 5 % 2, thread / 10, block % 2,
+                                 block / 2 % 3, block / 6,      4,           thread};
+    right &= std::equal(expected, expected + 8, got.begin() + n * 8);
+  }
+  expect("threads and blocks have their coordinates", right);
+}
+
 }  // namespace
 
 int checkDriver() {
   Module module(kPtx);
+  checkCoordinates(module);
   CUfunction f = module.function("step");
   Buffer<uint32_t> x(std::vector<uint32_t>{1});
   auto reset = [&] { CHECK(cuMemsetD32(x.address(), 1, 1)); };

@@ -24,8 +24,8 @@ std::string contentsOf(const std::string& path) {
 
 int usage() {
   std::cerr << "usage: softgpu-runner conformance          run every conformance case\n"
-               "       softgpu-runner ptx                  print the PTX of the cases, for ptxas\n"
-               "       softgpu-runner coverage FILE…       forms in PTX files without a case\n"
+               "       softgpu-runner ptx 80|90            print the PTX of the cases, for ptxas\n"
+               "       softgpu-runner coverage FILE…       forms without a case in PTX, fatbins or programs\n"
                "       softgpu-runner kernel NAME FILE     run and check a kernel\n"
                "       softgpu-runner driver               check streams, events, graphs and memory\n"
                "       softgpu-runner bench GEMM TOPK      time both kernels\n";
@@ -37,15 +37,15 @@ int usage() {
 int main(int count, char** arguments) try {
   const std::vector<std::string> words(arguments + 1, arguments + count);
   if (words.empty()) return usage();
-  if (words[0] == "ptx") {
-    std::cout << runner::conformancePtx();
+  if (words[0] == "ptx" && words.size() == 2) {
+    std::cout << runner::conformancePtx(static_cast<unsigned>(std::stoul(words[1])));
     return 0;
   }
   if (words[0] == "coverage") {
     int missing = 0;
     for (size_t k = 1; k < words.size(); ++k) {
-      for (const std::string& form : runner::uncoveredForms(contentsOf(words[k]))) {
-        std::printf("no case: %s (%s)\n", form.c_str(), words[k].c_str());
+      for (const auto& [where, form] : runner::uncoveredForms(contentsOf(words[k]))) {
+        std::printf("no case: %s (%s%s)\n", form.c_str(), words[k].c_str(), where.c_str());
         ++missing;
       }
     }

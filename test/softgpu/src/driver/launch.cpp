@@ -140,6 +140,8 @@ SOFTGPU_API cuFuncGetAttribute(int* value, CUfunction_attribute attribute, CUfun
       *value = static_cast<int>(std::min(255u, f->kernel->registersPerThread));
       break;
     case CU_FUNC_ATTRIBUTE_PTX_VERSION:
+      *value = static_cast<int>(f->kernel->target);
+      break;
     case CU_FUNC_ATTRIBUTE_BINARY_VERSION:
       *value = static_cast<int>(options().capability());
       break;

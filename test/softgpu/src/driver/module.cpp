@@ -2,9 +2,9 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <optional>
 #include <string_view>
 
+#include "driver/fatbin.h"
 #include "driver/state.h"
 #include "ptx/lowering.h"
 #include "ptx/parser.h"
@@ -13,67 +13,49 @@ using namespace softgpu;
 
 namespace {
 
-constexpr u32 kFatbinMagic = 0xba55ed50, kWrapperMagic = 0x466243b1;
-constexpr u16 kPtxEntry = 1;
-// Flags of a compressed entry: not readable here, so kernels are built with --compress-mode=none.
-constexpr u64 kCompressed = 0xa000;
-
-template <class T>
-T read(const u8* at) {
-  T value;
-  std::memcpy(&value, at, sizeof value);
-  return value;
-}
-
 struct Choice {
   std::string_view text;
   CUresult error = CUDA_ERROR_NO_BINARY_FOR_GPU;
 };
 
-// The PTX with the highest architecture that this device can run. Machine code is of no use here.
-Choice choosePtx(const u8* image) {
-  const u32 magic = read<u32>(image);
-  if (magic == kWrapperMagic) return choosePtx(read<const u8*>(image + 8));
+// What the driver would compile for this device: the PTX with the highest architecture that it can run. Machine code is
+// of no use here.
+Choice choosePtx(const void* image) {
   if (std::memcmp(image,
                   "\x7f"
                   "ELF",
                   4) == 0)
     return {};
-  if (magic != kFatbinMagic) return {reinterpret_cast<const char*>(image), CUDA_SUCCESS};
-  const u8* at = image + read<u16>(image + 6);
-  const u8* end = at + read<u64>(image + 8);
+  if (!isFatbin(image)) return {static_cast<const char*>(image), CUDA_SUCCESS};
   Choice choice;
   u32 best = 0;
-  while (at < end) {
-    const u16 kind = read<u16>(at);
-    const u32 header = read<u32>(at + 4), architecture = read<u32>(at + 28);
-    const u64 size = read<u64>(at + 8), flags = read<u64>(at + 40);
-    if (kind == kPtxEntry && architecture <= options().capability() && architecture >= best) {
-      if (flags & kCompressed) {
-        std::fprintf(stderr, "softgpu: compressed PTX in the image; build it with --compress-mode=none\n");
-        return {{}, CUDA_ERROR_INVALID_IMAGE};
-      }
-      best = architecture;
-      const char* text = reinterpret_cast<const char*>(at + header);
-      choice = {{text, strnlen(text, size)}, CUDA_SUCCESS};
+  for (const FatbinEntry& entry : entriesOf(image)) {
+    if (!entry.isPtx || entry.architecture > options().capability() || entry.architecture < best) continue;
+    if (entry.compressed) {
+      std::fprintf(stderr, "softgpu: compressed PTX in the image; build it with --compress-mode=none\n");
+      return {{}, CUDA_ERROR_INVALID_IMAGE};
     }
-    at += header + size;
+    best = entry.architecture;
+    choice = {entry.text, CUDA_SUCCESS};
   }
   return choice;
 }
 
-u32 targetOf(const std::string& target) {
-  return target.starts_with("sm_") ? static_cast<u32>(std::strtoul(target.c_str() + 3, nullptr, 10)) : 0;
+// sm_90a runs on 9.0 alone, sm_100f on 10.x.
+bool runsHere(const ptx::Tree& tree) {
+  if (tree.target.ends_with('a')) return tree.architecture == options().capability();
+  if (tree.target.ends_with('f') && tree.architecture / 10 != options().major) return false;
+  return tree.architecture <= options().capability();
 }
 
 CUresult load(CUmodule* out, const void* image, std::string* log) {
   SOFTGPU_TRY(usable());
-  const Choice choice = choosePtx(static_cast<const u8*>(image));
+  const Choice choice = choosePtx(image);
   if (choice.error != CUDA_SUCCESS) return choice.error;
   auto module = std::make_unique<CUmod_st>();
   try {
     const ptx::Tree tree = ptx::parse(choice.text);
-    if (targetOf(tree.target) > options().capability()) return CUDA_ERROR_NO_BINARY_FOR_GPU;
+    if (!runsHere(tree)) return CUDA_ERROR_NO_BINARY_FOR_GPU;
     std::vector<std::pair<u64, const ptx::Variable*>> placed;
     module->program = ptx::lower(tree, [&](const ptx::Variable& v) {
       Allocation* a = arena().allocate(std::max<u64>(v.size, 1), true);

@@ -246,11 +246,10 @@ void predicateLogic(Decoding& d) {
 
 bool decodeCompare(Decoding& d) {
   const std::string_view op = d.opcode();
-  if (op == "setp") {
-    setp(d);
-  } else if (op == "set" && ptx::bytesOf(d.peekType()) <= 4 && d.peekType() != Type::kF16x2 &&
-             d.peekType() != Type::kBf16x2) {
-    set(d);
+  if (op == "setp" || op == "set") {
+    // Pairs are compared where the half formats are.
+    if (d.peekType() == Type::kF16x2 || d.peekType() == Type::kBf16x2) return false;
+    op == "setp" ? setp(d) : set(d);
   } else if (op == "selp") {
     selp(d);
   } else if (op == "slct") {

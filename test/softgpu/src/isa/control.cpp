@@ -180,9 +180,9 @@ bool decodeControl(Decoding& d) {
 
 void decode(Decoding& d) {
   using Decoder = bool (*)(Decoding&);
-  constexpr Decoder kFamilies[] = {decodeCompare, decodeLoadStore, decodeBits,    decodeMove,   decodeHalf,
-                                   decodeFloat,   decodeInteger,   decodeConvert, decodeAtomic, decodeAsyncCopy,
-                                   decodeWarp,    decodeMatrix,    decodeControl};
+  constexpr Decoder kFamilies[] = {decodeCompare,   decodeLoadStore, decodeBits,    decodeMove,    decodeHalf,
+                                   decodeCarry,     decodeFloat,     decodeInteger, decodeConvert, decodeAtomic,
+                                   decodeAsyncCopy, decodeWarp,      decodeMatrix,  decodeControl};
   for (Decoder family : kFamilies) {
     if (!family(d)) continue;
     d.finish();

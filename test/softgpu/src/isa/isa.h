@@ -8,7 +8,8 @@ namespace softgpu::isa {
 
 using ptx::Decoding;
 
-bool decodeInteger(Decoding& d);    // 9.7.1, 9.7.2
+bool decodeInteger(Decoding& d);    // 9.7.1
+bool decodeCarry(Decoding& d);      // 9.7.2
 bool decodeBits(Decoding& d);       // 9.7.1 and 9.7.8: bit fields, logic, shifts
 bool decodeFloat(Decoding& d);      // 9.7.3
 bool decodeHalf(Decoding& d);       // 9.7.4, 9.7.5

@@ -75,6 +75,8 @@ constexpr SpecialName kSpecialNames[] = {
 constexpr u32 kNoInstruction = ~0u;
 // Virtual register 0 is the predicate that is always true.
 constexpr u32 kTrue = 0;
+// Predicates without a name: what nobody reads, and the carry.
+constexpr u64 kIgnored = 1, kCarry = 2;
 
 }  // namespace
 
@@ -85,6 +87,7 @@ class Lowering {
   std::unique_ptr<Kernel> run(const Function& entry) {
     kernel_ = std::make_unique<Kernel>();
     kernel_->name = entry.name;
+    kernel_->target = tree_.architecture;
     registers_.push_back({VirtualRegister::Kind::kPredicate, 4});
     Scope parameters;
     u64 offset = 0;
@@ -416,6 +419,13 @@ void Decoding::constant(u32 slot, u64 value, u32 bytes) {
   setSlot(slot, lowering_.shared(VirtualRegister::Kind::kConstant, bytes, value), false);
 }
 
+void Decoding::readCarry(u32 slot) {
+  setSlot(slot, lowering_.shared(VirtualRegister::Kind::kPredicate, 4, kCarry), false);
+}
+void Decoding::writeCarry(u32 slot) {
+  setSlot(slot, lowering_.shared(VirtualRegister::Kind::kPredicate, 4, kCarry), true);
+}
+
 void Decoding::sink(u32 slot, u32 bytes) {
   out_.slot[slot] = lowering_.shared(VirtualRegister::Kind::kSink, std::max(bytes, 4u), 0);
   use_.writes |= 1u << slot;
@@ -423,7 +433,7 @@ void Decoding::sink(u32 slot, u32 bytes) {
 
 void Decoding::writePredicate(u32 slot, const std::string& name) {
   if (name.empty() || name == "_") {
-    out_.slot[slot] = lowering_.shared(VirtualRegister::Kind::kPredicate, 4, 1);
+    out_.slot[slot] = lowering_.shared(VirtualRegister::Kind::kPredicate, 4, kIgnored);
     return;
   }
   const Symbol* symbol = lowering_.find(name);
@@ -560,7 +570,6 @@ void Decoding::finish() const {
 
 std::unique_ptr<Module> lower(const Tree& tree, const std::function<ModuleSymbol(const Variable&)>& allocate) {
   auto module = std::make_unique<Module>();
-  module->target = tree.target;
   for (const Variable& v : tree.variables) {
     if (v.space == Space::kGlobal || v.space == Space::kConst) module->symbols[v.name] = allocate(v);
   }

@@ -69,6 +69,9 @@ class Decoding {
   void read(u32 slot, const Operand& operand, Type type);
   void writePredicate(u32 slot, const std::string& name);
   void readPredicate(u32 slot, u32 invertIndex, const Operand& operand);
+  // The condition code register of carry arithmetic.
+  void readCarry(u32 slot);
+  void writeCarry(u32 slot);
   void constant(u32 slot, u64 value, u32 bytes);
   void sink(u32 slot, u32 bytes);
   // An address [base + offset] into `slot`, `offset` and `wideAddress`. `space` may change from param to local.

@@ -109,6 +109,7 @@ struct SpecialSlot {
 
 struct Kernel {
   std::string name;
+  u32 target = 0;  // the architecture that the PTX was compiled for: 80 for sm_80
   std::vector<Instruction> code;
   std::vector<std::vector<u32>> branchTables;
   std::vector<SourceLine> sources;
@@ -134,7 +135,6 @@ struct ModuleSymbol {
 };
 
 struct Module {
-  std::string target;
   std::map<std::string, std::unique_ptr<Kernel>> kernels;
   std::map<std::string, ModuleSymbol> symbols;  // .global and .const variables
 };
