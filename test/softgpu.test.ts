@@ -1,5 +1,4 @@
-// The software GPU itself: conformance of every instruction form, the driver API, and the command that runs programs
-// on it.
+// The software GPU itself: conformance of every instruction form, and the command that runs programs on it.
 import { spawnSync } from 'node:child_process';
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -30,17 +29,6 @@ describe('conformance', () => {
     const report = run(['conformance'], { SOFTGPU_CC: '8.0' });
     expect(report).toMatchObject({ status: 0, faults: [] });
   });
-});
-
-test.each(['latest', 'earliest', 'random:3'])('the driver API keeps its promises with order %s', (order) => {
-  const report = run(['driver'], { SOFTGPU_ORDER: order });
-  expect(failures(report)).toEqual([]);
-  expect(report.status).toBe(0);
-});
-
-test('the n-th allocation can be refused', () => {
-  const report = run(['driver'], { SOFTGPU_FAIL_ALLOC: '1' });
-  expect(report.output).toContain('CUDA_ERROR_OUT_OF_MEMORY');
 });
 
 describe.skipIf(!hasNvcc)(hasNvcc ? 'programs' : 'programs (skipped: no nvcc)', () => {

@@ -66,5 +66,5 @@ export function cubProgram() {
   const targets = ['80', '90'].map((a) => `-gencode=arch=compute_${a},code=compute_${a}`);
   const link = ['-L', buildFolder, '-lcuda'];
   const sources = ['device.cu', 'runtime.cpp'].map((name) => join(home, 'cub', name));
-  return nvcc([...targets, '-cudart=none', '--compress-mode=none', ...link], sources, '');
+  return nvcc(['-O0', ...targets, '-cudart=none', '--compress-mode=none', ...link], sources, '');
 }

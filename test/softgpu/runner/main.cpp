@@ -28,6 +28,9 @@ int usage() {
                "       softgpu-runner coverage FILE…       forms without a case in PTX, fatbins or programs\n"
                "       softgpu-runner kernel NAME FILE     run and check a kernel\n"
                "       softgpu-runner driver               check streams, events, graphs and memory\n"
+               "       softgpu-runner calls                one call of every kind, between two marks\n"
+               "       softgpu-runner allocations          one allocation of every kind\n"
+               "       softgpu-runner probe [FILE]         what a program finds out before it uses the device\n"
                "       softgpu-runner bench GEMM TOPK      time both kernels\n";
   return 2;
 }
@@ -51,6 +54,9 @@ int main(int count, char** arguments) try {
     }
     return missing ? 1 : 0;
   }
+  if (words[0] == "probe") {
+    return runner::probe(words.size() > 1 ? contentsOf(words[1]) : runner::kDriverPtx);
+  }
   // The bench reads its counts from a report, so there must be one.
   const std::filesystem::path report =
       std::filesystem::temp_directory_path() / ("softgpu-bench-" + std::to_string(getpid()) + ".jsonl");
@@ -58,6 +64,8 @@ int main(int count, char** arguments) try {
   runner::Context context;
   if (words[0] == "conformance") return runner::runConformance();
   if (words[0] == "driver") return runner::checkDriver();
+  if (words[0] == "calls") return runner::makeCalls();
+  if (words[0] == "allocations") return runner::allocate();
   if (words[0] == "kernel" && words.size() == 3) {
     const bool right = runner::runKernel(words[1], contentsOf(words[2]));
     std::printf("%s: %s\n", words[1].c_str(), right ? "right" : "wrong");

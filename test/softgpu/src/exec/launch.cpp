@@ -229,7 +229,7 @@ std::unique_ptr<Launch> runLaunch(LaunchConfig config) {
   launch->config.parameters.resize(launch->config.kernel->parameterBytes + 16);
   launch->random.seed(options().seed + launch->config.id);
   if (launch->config.cooperative) {
-    static Allocation* workspace = arena().allocate(64, true);
+    static Allocation* workspace = arena().allocate(64, MemoryKind::kModule);
     std::memset(reinterpret_cast<void*>(workspace->base), 0, 64);
     workspace->setRangeInitialised(workspace->base, 64);
     launch->gridWorkspace = workspace->base;

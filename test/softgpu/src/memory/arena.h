@@ -8,11 +8,15 @@
 #include <mutex>
 #include <vector>
 
+#include "base/options.h"
 #include "base/types.h"
 
 namespace softgpu {
 
 constexpr u32 kSectorBytes = 32;
+
+// What a range of memory is: of the device; of a loaded module; pinned by us; the program's own, registered.
+enum class MemoryKind : u8 { kDevice, kModule, kHost, kRegistered };
 
 struct Allocation {
   struct Free {
@@ -23,9 +27,9 @@ struct Allocation {
   u64 base = 0;
   u64 size = 0;
   bool live = true;
-  bool module = false;  // a variable of a loaded module
-  Bits initialised;     // one bit per byte
-  u64 touchedBy = 0;    // the launch that the two maps below belong to
+  MemoryKind kind = MemoryKind::kDevice;
+  Bits initialised;   // one bit per byte
+  u64 touchedBy = 0;  // the launch that the two maps below belong to
   Bits sectorsRead, sectorsWritten;
 
   bool contains(u64 address, u64 bytes) const { return address - base < size && bytes <= size - (address - base); }
@@ -43,6 +47,8 @@ struct Allocation {
     initialised[(at >> 3) + 1] |= static_cast<u8>(mask >> 8);
   }
   bool isRangeInitialised(u64 address, u64 bytes) const;
+  // The first byte of the range that was never written, or its end.
+  u64 firstUninitialised(u64 address, u64 bytes) const;
   void setRangeInitialised(u64 address, u64 bytes);
   // Whether each byte was written travels with a copy inside the device.
   void copyInitialised(u64 address, const Allocation& from, u64 fromAddress, u64 bytes);
@@ -51,7 +57,9 @@ struct Allocation {
 class Arena {
  public:
   // Null when the device's memory is used up.
-  Allocation* allocate(u64 bytes, bool module);
+  Allocation* allocate(u64 bytes, MemoryKind kind);
+  // Memory of the program, until it is freed here. Null when some of it is known already.
+  Allocation* adopt(u64 address, u64 bytes);
   // False when no live allocation starts there.
   bool free(u64 address);
   // The allocation, live or freed, whose range holds the address. Stays valid for ever.
@@ -59,18 +67,20 @@ class Arena {
   // The live allocation that holds the whole range, or null.
   Allocation* findRange(u64 address, u64 bytes);
 
-  u64 totalBytes() const { return kTotal; }
+  u64 totalBytes() const { return options().memoryBytes; }
   u64 freeBytes();
   std::vector<const Allocation*> liveAllocations();
 
  private:
-  static constexpr u64 kTotal = u64{16} << 30;
   static constexpr u64 kReserved = u64{8} << 40;
   static constexpr u64 kAlignment = 512;
+
+  Allocation* insert(u64 address, u64 bytes, MemoryKind kind);
 
   std::mutex mutex_;
   u64 start_ = 0, top_ = 0, used_ = 0;
   std::map<u64, std::unique_ptr<Allocation>> allocations_;
+  std::vector<std::unique_ptr<Allocation>> gone_;  // whose place another one took
 };
 
 Arena& arena();

@@ -57,7 +57,8 @@ std::string Fault::describe() const {
     text += place + statement + "`";
   }
   if (bytes != 0) {
-    std::snprintf(place, sizeof place, ", %u bytes at 0x%llx", bytes, static_cast<unsigned long long>(address));
+    std::snprintf(place, sizeof place, ", %llu bytes at 0x%llx", static_cast<unsigned long long>(bytes),
+                  static_cast<unsigned long long>(address));
     text += place;
   }
   return detail.empty() ? text : text + ": " + detail;
