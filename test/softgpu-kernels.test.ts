@@ -2,7 +2,7 @@ import { beforeAll, describe, expect, test } from 'vitest';
 import { build, cubProgram } from './softgpu/build.mjs';
 import { hasNvcc, orders, ptxOf, run, runProgram } from './softgpu/harness.js';
 
-const kernels = ['gemm', 'topk', 'permute', 'neighbours', 'grid', 'cub'];
+const kernels = ['gemm', 'topk', 'permute', 'neighbours', 'grid', 'reduce', 'stages', 'transpose', 'cub'];
 const capabilities = ['8.0', '9.0'];
 const architectureOf = (capability: string) => `sm_${capability.replace('.', '')}`;
 

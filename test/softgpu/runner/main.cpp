@@ -11,6 +11,7 @@
 
 #include "conformance.h"
 #include "driver.h"
+#include "faults.h"
 #include "gpu.h"
 #include "kernels.h"
 
@@ -31,6 +32,9 @@ int usage() {
                "       softgpu-runner calls                one call of every kind, between two marks\n"
                "       softgpu-runner allocations          one allocation of every kind\n"
                "       softgpu-runner probe [FILE]         what a program finds out before it uses the device\n"
+               "       softgpu-runner faults               list programs that do one thing wrong each\n"
+               "       softgpu-runner fault-ptx NAME       the PTX of one of them\n"
+               "       softgpu-runner fault NAME           run it\n"
                "       softgpu-runner bench GEMM TOPK      time both kernels\n";
   return 2;
 }
@@ -42,6 +46,14 @@ int main(int count, char** arguments) try {
   if (words.empty()) return usage();
   if (words[0] == "ptx" && words.size() == 2) {
     std::cout << runner::conformancePtx(static_cast<unsigned>(std::stoul(words[1])));
+    return 0;
+  }
+  if (words[0] == "faults") {
+    runner::listFaults();
+    return 0;
+  }
+  if (words[0] == "fault-ptx" && words.size() == 2) {
+    std::cout << runner::faultPtx(words[1]);
     return 0;
   }
   if (words[0] == "coverage") {
@@ -64,6 +76,10 @@ int main(int count, char** arguments) try {
   runner::Context context;
   if (words[0] == "conformance") return runner::runConformance();
   if (words[0] == "driver") return runner::checkDriver();
+  if (words[0] == "fault" && words.size() == 2) {
+    runner::provoke(words[1]);
+    return 0;
+  }
   if (words[0] == "calls") return runner::makeCalls();
   if (words[0] == "allocations") return runner::allocate();
   if (words[0] == "kernel" && words.size() == 3) {

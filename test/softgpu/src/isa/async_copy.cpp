@@ -38,7 +38,8 @@ void complete(Warp& w, PendingCopy& copy, LaneMask lanes) {
     shared.setState(copy.to[l], copy.bytes, ByteState::kWritten);
     // The bytes are the waiting thread's own write from here on. A race was found at the issue already.
     u32 other = 0;
-    shared.write(w.index, static_cast<u8>(l), copy.to[l], copy.bytes, false, serial, other);
+    bool overwrites = false;
+    shared.write(w.index, static_cast<u8>(l), copy.to[l], copy.bytes, false, serial, other, overwrites);
   }
   copy.lanes &= ~lanes;
 }
@@ -69,7 +70,8 @@ void copyAsync(Warp& w, const Instruction& i, LaneMask lanes) {
       }
       reading |= 1u << l;
     }
-    sharedForWrite(w, i, l, to[l], bytes);
+    RacyWrite lanes;  // the bytes are not there yet: two copies to one place are a copy in flight twice
+    sharedForWrite(w, i, l, to[l], bytes, lanes);
     w.block->shared.setState(static_cast<u32>(to[l]), bytes, ByteState::kInFlight);
     copy.to[l] = static_cast<u32>(to[l]);
     copy.from[l] = from[l];

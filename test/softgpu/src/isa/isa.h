@@ -26,6 +26,9 @@ bool decodeControl(Decoding& d);    // 9.7.12, 9.7.13: branches, calls, barriers
 // The state space that an instruction names; generic if none.
 ptx::Space takeSpaceModifier(Decoding& d);
 
+// Reports the register of Instruction::undefined, then does what the instruction does.
+void undefinedRead(Warp& w, const ptx::Instruction& i, LaneMask lanes);
+
 // Tries every family; throws for an unknown opcode.
 void decode(Decoding& d);
 

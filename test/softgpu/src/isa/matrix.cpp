@@ -48,7 +48,10 @@ void moveMatrices(Warp& w, const Instruction& i, LaneMask lanes) {
     for (u32 r = 0; r < 8; ++r) {
       const u32 lane = 8 * matrix + r;
       if (kStore) {
-        std::memcpy(sharedForWrite(w, i, lane, addresses[lane], 16), rows[r], 16);
+        RacyWrite racy;
+        u8* to = sharedForWrite(w, i, lane, addresses[lane], 16, racy);
+        if (racy && std::memcmp(to, rows[r], 16) != 0) reportRacyWrite(w, i, lane, addresses[lane], 16, racy);
+        std::memcpy(to, rows[r], 16);
       } else {
         std::memcpy(rows[r], sharedForRead(w, i, lane, addresses[lane], 16, SharedMemory::kManyLanes), 16);
       }

@@ -18,6 +18,12 @@ constexpr u32 kSectorBytes = 32;
 // What a range of memory is: of the device; of a loaded module; pinned by us; the program's own, registered.
 enum class MemoryKind : u8 { kDevice, kModule, kHost, kRegistered };
 
+// Who wrote the cells of a piece of global memory, in the launch that wrote there last: see GlobalRaces.
+struct WriteChunk {
+  u64 launch = 0;
+  std::vector<u64> cells;
+};
+
 struct Allocation {
   struct Free {
     void operator()(u8* p) const { std::free(p); }
@@ -31,6 +37,8 @@ struct Allocation {
   Bits initialised;   // one bit per byte
   u64 touchedBy = 0;  // the launch that the two maps below belong to
   Bits sectorsRead, sectorsWritten;
+  u64 writtenBy = 0;  // the last launch that wrote here
+  std::vector<WriteChunk> chunks;
 
   bool contains(u64 address, u64 bytes) const { return address - base < size && bytes <= size - (address - base); }
   // For an aligned access of 1, 2, 4, 8 or 16 bytes: its bits never straddle more than 16.

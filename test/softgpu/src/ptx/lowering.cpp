@@ -171,6 +171,7 @@ class Lowering {
       // 8-bit registers are kept in 16 bits, so that no lane array is narrower.
       u32 bytes = predicate ? 4 : std::max(2u, typeBytes(r.type));
       frames_.back().scopes.back().symbols[name] = {Symbol::Kind::kRegister, newRegister(kind, bytes)};
+      registers_.back().name = name;
     };
     if (r.count == 0) add(r.name);
     for (u32 k = 0; k < r.count; ++k) add(r.name + std::to_string(k));
@@ -279,6 +280,7 @@ class Lowering {
     for (auto& table : kernel_->branchTables) {
       for (u32& label : table) label = labelAt_[label];
     }
+    markUndefinedReads(*kernel_, registers_, uses_, isa::undefinedRead);
     allocateRegisters(*kernel_, registers_, uses_);
   }
 
@@ -356,7 +358,7 @@ Type Decoding::takeType() {
 
 void Decoding::takeCacheHints() {
   std::erase_if(modifiers_, [](std::string_view m) {
-    return m == "ca" || m == "cg" || m == "cs" || m == "cv" || m == "lu" || m == "wb" || m == "wt" || m == "nc" ||
+    return m == "ca" || m == "cg" || m == "cs" || m == "cv" || m == "lu" || m == "wb" || m == "wt" ||
            m.starts_with("L1::") || m.starts_with("L2::");
   });
 }
@@ -561,6 +563,10 @@ void Decoding::call(const std::string& name, const std::vector<Operand>& results
 
 void Decoding::noteSharedAccess(u32 bytes) {
   lowering_.kernel_->sharedGranularity = std::min(lowering_.kernel_->sharedGranularity, bytes);
+}
+
+void Decoding::noteGlobalWrite(u32 bytes) {
+  lowering_.kernel_->globalGranularity = std::min(lowering_.kernel_->globalGranularity, bytes);
 }
 
 void Decoding::finish() const {

@@ -19,8 +19,12 @@ std::string_view nameOf(FaultKind kind) {
       return "uninitialised-shared";
     case FaultKind::kUninitialisedCopy:
       return "uninitialised-copy";
+    case FaultKind::kUninitialisedRegister:
+      return "uninitialised-register";
     case FaultKind::kSharedRace:
       return "shared-race";
+    case FaultKind::kGlobalRace:
+      return "global-race";
     case FaultKind::kDivergentBarrier:
       return "divergent-barrier";
     case FaultKind::kDivergedAligned:
