@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstring>
+#include <deque>
 #include <vector>
 
 #include "base/types.h"
@@ -56,7 +57,7 @@ class Warp {
   std::vector<LaneGroup> groups;
   Counters* counters = nullptr;
   Allocation* recent = nullptr;  // the allocation accessed last
-  std::vector<PendingCopy> pending;
+  std::deque<PendingCopy> pending;
   u32 commits[kWarpSize] = {};  // commit groups closed, per lane
   u8 fenceScope = 0;            // of the last fence, as Instruction::strong has it; 0 before the first
   Clock fenceClock{};           // what that fence puts before later strong writes

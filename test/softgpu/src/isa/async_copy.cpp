@@ -105,6 +105,7 @@ void commit(Warp& w, const Instruction&, LaneMask lanes) {
 // immediate[0] groups may stay in flight; immediate[1]: wait for everything, closed or not.
 void wait(Warp& w, const Instruction& i, LaneMask lanes) {
   for (PendingCopy& copy : w.pending) {
+    if (copy.lanes == 0) continue;
     LaneMask done = 0;
     for (LaneMask m = copy.lanes & lanes; m; m &= m - 1) {
       const u32 l = lowestLane(m);
@@ -112,7 +113,8 @@ void wait(Warp& w, const Instruction& i, LaneMask lanes) {
     }
     if (done) complete(w, copy, done);
   }
-  std::erase_if(w.pending, [](const PendingCopy& copy) { return copy.lanes == 0; });
+  // Groups complete in order, so that hardly anything is ever done behind what is not.
+  while (!w.pending.empty() && w.pending.front().lanes == 0) w.pending.pop_front();
 }
 
 void decodeCopy(Decoding& d) {
@@ -131,6 +133,7 @@ void decodeCopy(Decoding& d) {
   i.immediate[0] = static_cast<u32>(d.immediate(2));
   if (i.immediate[0] != 4 && i.immediate[0] != 8 && i.immediate[0] != 16)
     d.fail("cp.async of a size other than 4, 8, 16");
+  d.noteSharedAccess(i.immediate[0]);
   if (d.operandCount() > 3) {
     if (d.isPredicate(d.operand(3))) {
       i.immediate[2] = 2;

@@ -22,7 +22,7 @@ u64 field(u64 cell, u32 at, u32 bits) { return cell >> at & ((u64{1} << bits) - 
 
 void GlobalRaces::start(u64 launch, u32 granularity) {
   launch_ = launch;
-  shift_ = granularity == 1 ? 0 : granularity == 2 ? 1 : 2;
+  shift_ = static_cast<u32>(__builtin_ctz(granularity));
 }
 
 u64* GlobalRaces::cellsAt(Allocation& a, u64 address, bool create) {

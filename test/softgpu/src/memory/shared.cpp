@@ -9,7 +9,7 @@ namespace softgpu {
 void SharedMemory::reset(u32 bytes, u32 granularity, u32 warps) {
   size_ = bytes;
   warps_ = warps;
-  shift_ = granularity == 1 ? 0 : granularity == 2 ? 1 : 2;
+  shift_ = static_cast<u32>(__builtin_ctz(granularity));
   bytes_.assign(bytes + 16, 0xcb);
   state_.assign(bytes + 16, 0);
   cells_.assign((bytes >> shift_) + 16, Cell{});

@@ -136,8 +136,8 @@ struct Kernel {
   u32 localBytes = 0;
   u32 maxThreads = 1024;
   u32 requiredThreads = 0;
-  u32 sharedGranularity = 4;  // the smallest access to shared memory in bytes, at most 4
-  u32 globalGranularity = 4;  // the smallest write to global memory, likewise
+  u32 sharedGranularity = 16;  // the smallest access to shared memory in bytes
+  u32 globalGranularity = 16;  // the smallest write to global memory
 };
 
 struct ModuleSymbol {
