@@ -1,96 +1,31 @@
-// The software GPU itself: conformance of every instruction form, whole kernels, and the mutation suite, in which a
-// fault is injected into a correct kernel by a patch of its source and must be found by its right name.
+// The software GPU itself: conformance of every instruction form, and the command that runs programs on it.
 import { spawnSync } from 'node:child_process';
-import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { existsSync, readdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { build, compileToPtx, cudaTool, home, runner } from './softgpu/build.mjs';
+import { beforeAll, describe, expect, test } from 'vitest';
+import { build, cudaTool, home, runner } from './softgpu/build.mjs';
+import { failures, hasNvcc, kernelSource, ptxOf, run, scratch } from './softgpu/harness.js';
 
-const hasNvcc = cudaTool('nvcc') !== undefined;
 const ptxas = cudaTool('ptxas');
-let scratch = '';
 
-interface Outcome {
-  status: number | null;
-  output: string;
-  faults: string[];
-  launches: Record<string, number>[];
-}
-
-function run(words: string[], env: Record<string, string> = {}): Outcome {
-  const report = join(scratch, `report-${Math.random()}.jsonl`);
-  writeFileSync(report, '');
-  const done = spawnSync(runner, words, {
-    encoding: 'utf8',
-    maxBuffer: 1 << 28,
-    env: { ...process.env, SOFTGPU_REPORT: report, ...env },
-  });
-  const records = readFileSync(report, 'utf8')
-    .split('\n')
-    .filter(Boolean)
-    .map((line) => JSON.parse(line));
-  const faults = records.flatMap((r) => (r.faults ?? []).map((f: { fault: string }) => f.fault));
-  return {
-    status: done.status,
-    output: done.stdout + done.stderr,
-    faults: [...new Set<string>(faults)],
-    launches: records.filter((r) => r.type === 'launch'),
-  };
-}
-
-const compiled = new Map<string, string>();
-/** The PTX of a kernel, with a patch of its source if there is one. */
-function ptxOf(kernel: string, patch?: [from: string, to: string]): string {
-  const key = kernel + JSON.stringify(patch ?? '');
-  const known = compiled.get(key);
-  if (known) return known;
-  const original = readFileSync(join(home, 'kernels', `${kernel}.cu`), 'utf8');
-  if (patch && original.split(patch[0]).length < 2) throw new Error(`${kernel}.cu has no '${patch[0]}'`);
-  const source = join(scratch, `${kernel}-${compiled.size}.cu`);
-  writeFileSync(source, patch ? original.replace(patch[0], patch[1]) : original);
-  const target = source.replace(/cu$/, 'ptx');
-  compileToPtx(source, target);
-  compiled.set(key, target);
-  return target;
-}
-
-beforeAll(() => {
-  scratch = mkdtempSync(join(tmpdir(), 'softgpu-'));
-  build();
-}, 600_000);
-afterAll(() => rmSync(scratch, { recursive: true, force: true }));
+beforeAll(build, 600_000);
 
 describe('conformance', () => {
-  test.skipIf(!ptxas).each(['80', '90'])(
-    ptxas ? 'ptxas accepts the cases for sm_%s' : 'ptxas accepts the cases for sm_%s (skipped: no ptxas)',
-    (capability) => {
-      const source = join(scratch, `cases-${capability}.ptx`);
-      writeFileSync(source, spawnSync(runner, ['ptx', capability], { encoding: 'utf8', maxBuffer: 1 << 28 }).stdout);
-      const done = spawnSync(ptxas!, [`-arch=sm_${capability}`, source, '-o', '/dev/null'], { encoding: 'utf8' });
-      expect(done.stderr + done.stdout).toBe('');
-    },
-  );
+  const accepts = 'ptxas accepts the cases of sm_%i';
+  test.skipIf(!ptxas).each([80, 90])(ptxas ? accepts : `${accepts} (skipped: no ptxas)`, (target) => {
+    const source = join(scratch, `cases-${target}.ptx`);
+    writeFileSync(source, spawnSync(runner, ['ptx', String(target)], { encoding: 'utf8', maxBuffer: 1 << 28 }).stdout);
+    const done = spawnSync(ptxas!, [`-arch=sm_${target}`, source, '-o', '/dev/null'], { encoding: 'utf8' });
+    expect(done.stderr + done.stdout).toBe('');
+  });
 
   for (const capability of ['8.0', '9.0']) {
     test.each(['latest', 'earliest', 'random:7'])(`every case is right on ${capability} with order %s`, (order) => {
-      const outcome = run(['conformance'], { SOFTGPU_CC: capability, SOFTGPU_ORDER: order });
-      expect(outcome.output.split('\n').filter((line) => line.startsWith('FAIL'))).toEqual([]);
-      expect(outcome.faults).toEqual([]);
-      expect(outcome.status).toBe(0);
+      const report = run(['conformance'], { SOFTGPU_ORDER: order, SOFTGPU_CC: capability });
+      expect(failures(report)).toEqual([]);
+      expect(report).toMatchObject({ status: 0, faults: [] });
     });
   }
-});
-
-test.each(['latest', 'earliest', 'random:3'])('the driver API keeps its promises with order %s', (order) => {
-  const outcome = run(['driver'], { SOFTGPU_ORDER: order });
-  expect(outcome.output.split('\n').filter((line) => line.startsWith('FAIL'))).toEqual([]);
-  expect(outcome.status).toBe(0);
-});
-
-test('the n-th allocation can be refused', () => {
-  const outcome = run(['driver'], { SOFTGPU_FAIL_ALLOC: '1' });
-  expect(outcome.output).toContain('CUDA_ERROR_OUT_OF_MEMORY');
 });
 
 // The kernels that are shipped, as the build has put them beside the addon.
@@ -101,95 +36,7 @@ test.skipIf(!existsSync(shipped))('the shipped kernels use no form without a cas
   expect(run(['coverage', ...files.map((name) => join(shipped, name))]).output).toBe('');
 });
 
-const kernels = ['gemm', 'topk', 'permute', 'neighbours', 'grid', 'cub'];
-
-describe.skipIf(!hasNvcc)(hasNvcc ? 'kernels' : 'kernels (skipped: no nvcc)', () => {
-  test.each(kernels)('%s uses no form without a case', (kernel) => {
-    expect(run(['coverage', ptxOf(kernel)]).output).toBe('');
-  });
-
-  for (const order of ['latest', 'earliest', 'random:1', 'random:2']) {
-    test.each(kernels)(`%s is right and raises nothing with order ${order}`, (kernel) => {
-      const outcome = run(['kernel', kernel, ptxOf(kernel)], { SOFTGPU_ORDER: order });
-      expect(outcome).toMatchObject({ status: 0, faults: [] });
-    });
-  }
-
-  // What nvcc makes of CUDA's own libraries differs by capability.
-  for (const capability of ['8.0', '9.0']) {
-    test.each(['math', 'half', 'groups', 'atomics', 'copies', 'wmma', 'control'])(
-      `%s is right and raises nothing on ${capability}`,
-      (kernel) => {
-        const target = join(scratch, `${kernel}-${capability}.ptx`);
-        compileToPtx(join(home, 'kernels', `${kernel}.cu`), target, [], `sm_${capability.replace('.', '')}`);
-        const outcome = run(['kernel', kernel, target], { SOFTGPU_CC: capability });
-        expect(outcome).toMatchObject({ status: 0, faults: [] });
-      },
-    );
-  }
-
-  const mutations: [name: string, kernel: string, from: string, to: string, fault: string][] = [
-    ['a barrier removed', 'neighbours', '__syncthreads();', '', 'shared-race'],
-    ['a barrier replaced by one of the warp', 'neighbours', '__syncthreads();', '__syncwarp();', 'shared-race'],
-    [
-      'a barrier only some lanes reach',
-      'neighbours',
-      '__syncthreads();',
-      'if (threadIdx.x % 2) __syncthreads();',
-      'divergent-barrier',
-    ],
-    [
-      'an exit before the barrier',
-      'neighbours',
-      '__syncthreads();',
-      'if (threadIdx.x == 5) return; __syncthreads();',
-      'divergent-barrier',
-    ],
-    ['a read guard removed', 'neighbours', 'k < n ? x[k] : 0.0f', 'x[k]', 'out-of-bounds'],
-    ['a write guard removed', 'neighbours', 'if (k < n) y[k]', 'y[k]', 'out-of-bounds'],
-    [
-      'shared memory written only in part',
-      'neighbours',
-      'tile[threadIdx.x] = k',
-      'if (threadIdx.x != 9) tile[threadIdx.x] = k',
-      'uninitialised-shared',
-    ],
-    ['a shared index too large', 'neighbours', '(threadIdx.x + 1) % 64', 'threadIdx.x + 1', 'out-of-bounds'],
-    ['a misaligned pointer', 'neighbours', 'y[k] = sum', '*(float*)((char*)y + 4 * k + 1) = sum', 'misaligned'],
-    [
-      'a spin on what nobody writes',
-      'neighbours',
-      '__syncthreads();',
-      'while (((volatile float*)tile)[threadIdx.x] != -7.0f) {}',
-      'deadlock',
-    ],
-    ['a trap', 'neighbours', '__syncthreads();', '__trap();', 'trap'],
-    ['one wait too few', 'gemm', 'waitGroup<kStages - 2>()', 'waitGroup<kStages - 1>()', 'async-copy-not-waited'],
-    ['no barrier between stages', 'gemm', '__syncthreads();', '', 'shared-race'],
-    ['a copy nobody waits for', 'gemm', 'waitGroup<0>();', 'load(0, 0);', 'async-copy-at-exit'],
-    ['the guard of a ragged edge removed', 'gemm', 'firstRow + row < M && k < K', 'k < K', 'out-of-bounds'],
-    [
-      'ldmatrix by half a warp',
-      'gemm',
-      'loadMatrices(fragmentA[i],',
-      'if (lane < 16) loadMatrices(fragmentA[i],',
-      'diverged-aligned',
-    ],
-    ['a histogram not zeroed', 'permute', 'local[e] = 0;', '{}', 'uninitialised-shared'],
-    [
-      'a lane outside its own mask',
-      'topk',
-      '__shfl_xor_sync(~0u, highest',
-      '__shfl_xor_sync(0xffffu, highest',
-      'wrong-member-mask',
-    ],
-  ];
-  test.each(mutations)('%s (%s)', (_, kernel, from, to, fault) => {
-    const outcome = run(['kernel', kernel, ptxOf(kernel, [from, to])]);
-    expect(outcome.faults).toContain(fault);
-    expect(outcome.status).not.toBe(0);
-  });
-
+describe.skipIf(!hasNvcc)(hasNvcc ? 'programs' : 'programs (skipped: no nvcc)', () => {
   test('of a fatbin the PTX for the capability is run', () => {
     const fatbin = (name: string, code: string[]) => {
       const target = join(scratch, `${name}.fatbin`);
@@ -197,7 +44,7 @@ describe.skipIf(!hasNvcc)(hasNvcc ? 'kernels' : 'kernels (skipped: no nvcc)', ()
         '-fatbin',
         '--compress-mode=none',
         ...code.map((c) => `-gencode=${c}`),
-        join(home, 'kernels/neighbours.cu'),
+        kernelSource('neighbours'),
       ];
       expect(spawnSync(cudaTool('nvcc')!, [...words, '-o', target], { encoding: 'utf8' }).stderr).toBe('');
       return target;
@@ -228,21 +75,10 @@ describe.skipIf(!hasNvcc)(hasNvcc ? 'kernels' : 'kernels (skipped: no nvcc)', ()
       err: '',
     });
     // The program itself sees nothing wrong here.
-    const faulty = softgpu([
-      'sh',
-      '-c',
-      `${runner} kernel neighbours ${ptxOf('neighbours', ['__syncthreads();', ''])}; true`,
-    ]);
+    const mutated = ptxOf('neighbours', [{ from: '__syncthreads();', to: '' }]);
+    const faulty = softgpu(['sh', '-c', `${runner} kernel neighbours ${mutated}; true`]);
     expect(faulty.status).toBe(1);
     expect(faulty.err).toMatch(/\d+ faults found \(.*shared-race/);
     expect(softgpu(['--wrong', 'true']).status).toBe(2);
-  });
-
-  test('a broken swizzle is counted as wavefronts', () => {
-    const plain = run(['kernel', 'gemm', ptxOf('gemm')]).launches[0]!;
-    expect(plain.sharedWavefronts).toBe(plain.sharedIdealWavefronts);
-    const broken = run(['kernel', 'gemm', ptxOf('gemm', ['(chunk ^ ((row >> 1) & 3))', 'chunk'])]);
-    expect(broken).toMatchObject({ status: 0, faults: [] });
-    expect(broken.launches[0]!.sharedWavefronts).toBeGreaterThan(2 * broken.launches[0]!.sharedIdealWavefronts!);
   });
 });

@@ -1,8 +1,9 @@
-// Builds the software GPU, and compiles kernels to PTX for its tests. Plain Node, so that run.mjs works before any
-// TypeScript is compiled.
+// Builds the software GPU, and compiles kernels for its tests. Plain Node, so that run.mjs works before any TypeScript
+// is compiled.
 import { spawnSync } from 'node:child_process';
-import { existsSync, mkdirSync } from 'node:fs';
-import { dirname, join } from 'node:path';
+import { createHash } from 'node:crypto';
+import { existsSync, mkdirSync, readFileSync, renameSync } from 'node:fs';
+import { basename, dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
 export const home = dirname(fileURLToPath(import.meta.url));
@@ -16,11 +17,13 @@ function must(command, words) {
   return done.stdout;
 }
 
-/** Configures once, then builds what changed. */
+/** Configures once, then builds what changed. Several processes may ask at once: one builds, the others wait. */
 export function build() {
   mkdirSync(buildFolder, { recursive: true });
-  if (!existsSync(join(buildFolder, 'CMakeCache.txt'))) must('cmake', ['-S', home, '-B', buildFolder]);
-  must('cmake', ['--build', buildFolder, '-j', '2']);
+  const cmake = `[ -e ${JSON.stringify(join(buildFolder, 'CMakeCache.txt'))} ] || cmake -S "$1" -B "$2" && cmake --build "$2" -j 2`;
+  const words = ['sh', '-c', cmake, 'build', home, buildFolder];
+  if (spawnSync('flock', ['--version']).status === 0) words.unshift('flock', `${buildFolder}/.lock`);
+  must(words[0], words.slice(1));
 }
 
 /** The path of a tool of the CUDA toolkit, or undefined. */
@@ -33,6 +36,35 @@ export function cudaTool(name) {
   return places.find((p) => existsSync(p));
 }
 
-export function compileToPtx(source, target, extra = [], architecture = 'sm_80') {
-  must(cudaTool('nvcc'), ['-O3', '-std=c++17', '-ptx', `-arch=${architecture}`, ...extra, source, '-o', target]);
+/**
+ * Runs nvcc and returns the path of what it made. The same sources with the same options are compiled once: the result
+ * is kept in the build folder, under a name that depends on both.
+ */
+export function nvcc(options, sources, extension) {
+  const compiler = cudaTool('nvcc');
+  const hash = createHash('sha256').update(JSON.stringify([must(compiler, ['--version']), options]));
+  for (const source of sources) hash.update(readFileSync(source));
+  const folder = join(buildFolder, 'compiled');
+  const target = join(
+    folder,
+    `${basename(sources[0]).replace(/\.\w+$/, '')}-${hash.digest('hex').slice(0, 16)}${extension}`,
+  );
+  if (existsSync(target)) return target;
+  mkdirSync(folder, { recursive: true });
+  const partial = `${target}.${process.pid}`;
+  must(compiler, ['-O3', '-std=c++17', ...options, ...sources, '-o', partial]);
+  renameSync(partial, target);
+  return target;
+}
+
+export function compileToPtx(source, architecture = 'sm_80') {
+  return nvcc(['-ptx', `-arch=${architecture}`], [source], '.ptx');
+}
+
+/** The program that calls CUB's device-wide algorithms, with PTX for both capabilities that the tests run at. */
+export function cubProgram() {
+  const targets = ['80', '90'].map((a) => `-gencode=arch=compute_${a},code=compute_${a}`);
+  const link = ['-L', buildFolder, '-lcuda'];
+  const sources = ['device.cu', 'runtime.cpp'].map((name) => join(home, 'cub', name));
+  return nvcc(['-O0', ...targets, '-cudart=none', '--compress-mode=none', ...link], sources, '');
 }

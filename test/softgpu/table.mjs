@@ -39,9 +39,10 @@ for (const row of rows)
 
 for (const r of records.filter((r) => r.type === 'fault'))
   console.log(`fault: ${r.faults.map((f) => `${f.fault} ${f.detail}`).join('; ')}`);
-for (const r of records.filter((r) => r.type === 'stream')) {
+for (const r of records.filter((r) => r.type === 'calls')) {
   console.log(
-    `stream ${r.stream}: ${r.launches} launches, ${r.copies} queued copies, ${r.blockingCopies} blocking copies, ` +
-      `${r.allocations} allocations, ${r.synchronisations} synchronisations, ${r.queries} queries`,
+    `driver calls until ${r.at}: ${r.launching} launching, ${r.enqueueing} enqueueing, ${r.synchronising} synchronising, ` +
+      `${r.querying} querying, ${r.blockingCopy} blocking copies, ${r.allocating} allocating, ${r.freeing} freeing, ` +
+      `${r.other} other`,
   );
 }

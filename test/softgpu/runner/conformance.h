@@ -6,11 +6,14 @@
 
 namespace runner {
 
-// Prints one line per case; 0 when all passed.
+// Runs the cases of every target that the device can run. Prints one line per case; 0 when all passed.
 int runConformance();
 // One module with all cases that a compute capability, times ten, has.
 std::string conformancePtx(unsigned capability);
-// The forms in a PTX text that no case has.
-std::vector<std::string> uncoveredForms(const std::string& ptx);
+// The forms that no case has, in PTX text or in every PTX entry of the fatbins inside a file, and in which entry.
+struct UncoveredForm {
+  std::string where, form;
+};
+std::vector<UncoveredForm> uncoveredForms(const std::string& contents);
 
 }  // namespace runner

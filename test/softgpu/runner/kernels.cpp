@@ -157,6 +157,66 @@ bool cubBlocks(const Module& module) {
   return sorted.read() == ordered && sums.read() == before && histogram.read() == counts;
 }
 
+// Twice, with the same ticket: the kernel must leave it as it was.
+bool reduce(const Module& module) {
+  constexpr int kCount = 20'003;
+  constexpr unsigned kBlocks = 12;
+  std::vector<float> x(kCount);
+  float expected = 0;
+  for (int k = 0; k < kCount; ++k) expected += x[static_cast<size_t>(k)] = static_cast<float>(k % 7 - 2);
+  Buffer<float> input(x), partial(kBlocks), result(1);
+  Buffer<unsigned> ticket(std::vector<unsigned>{0});
+  for (int round = 0; round < 2; ++round) {
+    launch(module.function("sum"), {kBlocks, 256}, input.address(), kCount, partial.address(), ticket.address(),
+           result.address());
+    if (result.read()[0] != expected) return false;
+  }
+  return true;
+}
+
+// More tiles than twice the stages.
+bool stages(const Module& module) {
+  constexpr int kTiles = 11, kColumns = 64;
+  std::vector<int> x(kTiles * kColumns);
+  std::mt19937 random(5);
+  for (int& v : x) v = static_cast<int>(random() % 1000);
+  Buffer<int> input(x), output(x.size());
+  launch(module.function("running_maximum"), {1, 128}, input.address(), kTiles, output.address());
+  std::vector<int> expected(x.size());
+  for (int tile = 0; tile < kTiles; ++tile) {
+    for (int column = 0; column < kColumns; ++column) {
+      int& here = expected[static_cast<size_t>(tile * kColumns + column)];
+      here = x[static_cast<size_t>(tile * kColumns + kColumns - 1 - column)];
+      if (tile > 0) here = std::max(here, expected[static_cast<size_t>((tile - 1) * kColumns + column)]);
+    }
+  }
+  return output.read() == expected;
+}
+
+bool transpose(const Module& module) {
+  constexpr unsigned kRows = 70, kColumns = 99;
+  std::vector<uint16_t> x(kRows * kColumns), expected(x.size());
+  for (unsigned k = 0; k < x.size(); ++k) x[k] = static_cast<uint16_t>(k * 7);
+  for (unsigned r = 0; r < kRows; ++r) {
+    for (unsigned c = 0; c < kColumns; ++c) expected[c * kRows + r] = x[r * kColumns + c];
+  }
+  Buffer<uint16_t> input(x), output(x.size());
+  CUdeviceptr from = input.address(), to = output.address();
+  int rows = kRows, columns = kColumns;
+  void* arguments[] = {&from, &rows, &columns, &to};
+  CHECK(cuLaunchKernel(module.function("transpose"), (kColumns + 31) / 32, (kRows + 31) / 32, 1, 32, 8, 1, 0, nullptr,
+                       arguments, nullptr));
+  CHECK(cuCtxSynchronize());
+  if (output.read() != expected) return false;
+  constexpr int kWords = 1024;
+  std::vector<int> words(kWords), reversed(kWords);
+  for (int k = 0; k < kWords; ++k) words[static_cast<size_t>(k)] = k;
+  for (int k = 0; k < kWords; ++k) reversed[static_cast<size_t>(k)] = k / 32 * 32 + 31 - k % 32;
+  Buffer<int> in(words), out(kWords);
+  launch(module.function("reverse_warps"), {2, 128, 512}, in.address(), kWords, out.address());
+  return out.read() == reversed;
+}
+
 }  // namespace
 
 bool runKernel(const std::string& name, const std::string& ptx) {
@@ -168,6 +228,9 @@ bool runKernel(const std::string& name, const std::string& ptx) {
   if (name == "grid") return gridBarrier(module);
   if (name == "cub") return cubBlocks(module);
   if (const std::optional<bool> right = runLibrary(name, module)) return *right;
+  if (name == "reduce") return reduce(module);
+  if (name == "stages") return stages(module);
+  if (name == "transpose") return transpose(module);
   throw std::runtime_error("unknown kernel '" + name + "'");
 }
 

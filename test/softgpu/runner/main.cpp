@@ -13,6 +13,7 @@
 
 #include "conformance.h"
 #include "driver.h"
+#include "faults.h"
 #include "gpu.h"
 #include "kernels.h"
 
@@ -24,34 +25,18 @@ std::string contentsOf(const std::string& path) {
   return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
 }
 
-template <class T>
-T numberAt(const std::string& bytes, size_t at) {
-  T value{};
-  if (at + sizeof value <= bytes.size()) std::memcpy(&value, bytes.data() + at, sizeof value);
-  return value;
-}
-
-// The PTX texts of a fatbin, or the one that the file is.
-std::vector<std::string> ptxIn(const std::string& contents) {
-  if (numberAt<uint32_t>(contents, 0) != 0xba55ed50) return {contents};
-  std::vector<std::string> texts;
-  for (size_t at = numberAt<uint16_t>(contents, 6); at + 16 <= contents.size();) {
-    const size_t header = numberAt<uint32_t>(contents, at + 4), size = numberAt<uint64_t>(contents, at + 8);
-    if (numberAt<uint16_t>(contents, at) == 1) {
-      const std::string text = contents.substr(at + header, size);
-      texts.push_back(text.substr(0, text.find('\0')));
-    }
-    at += header + size;
-  }
-  return texts;
-}
-
 int usage() {
   std::cerr << "usage: softgpu-runner conformance          run every conformance case\n"
-               "       softgpu-runner ptx CAPABILITY       print the PTX of the cases, for ptxas; 80 or 90\n"
-               "       softgpu-runner coverage FILE…       forms without a case in files of PTX or fatbins\n"
+               "       softgpu-runner ptx 80|90            print the PTX of the cases, for ptxas\n"
+               "       softgpu-runner coverage FILE…       forms without a case in PTX, fatbins or programs\n"
                "       softgpu-runner kernel NAME FILE     run and check a kernel\n"
                "       softgpu-runner driver               check streams, events, graphs and memory\n"
+               "       softgpu-runner calls                one call of every kind, between two marks\n"
+               "       softgpu-runner allocations          one allocation of every kind\n"
+               "       softgpu-runner probe [FILE]         what a program finds out before it uses the device\n"
+               "       softgpu-runner faults               list programs that do one thing wrong each\n"
+               "       softgpu-runner fault-ptx NAME       the PTX of one of them\n"
+               "       softgpu-runner fault NAME           run it\n"
                "       softgpu-runner bench GEMM TOPK      time both kernels\n";
   return 2;
 }
@@ -65,17 +50,26 @@ int main(int count, char** arguments) try {
     std::cout << runner::conformancePtx(static_cast<unsigned>(std::stoul(words[1])));
     return 0;
   }
+  if (words[0] == "faults") {
+    runner::listFaults();
+    return 0;
+  }
+  if (words[0] == "fault-ptx" && words.size() == 2) {
+    std::cout << runner::faultPtx(words[1]);
+    return 0;
+  }
   if (words[0] == "coverage") {
     int missing = 0;
     for (size_t k = 1; k < words.size(); ++k) {
-      for (const std::string& ptx : ptxIn(contentsOf(words[k]))) {
-        for (const std::string& form : runner::uncoveredForms(ptx)) {
-          std::printf("no case: %s (%s)\n", form.c_str(), words[k].c_str());
-          ++missing;
-        }
+      for (const auto& [where, form] : runner::uncoveredForms(contentsOf(words[k]))) {
+        std::printf("no case: %s (%s%s)\n", form.c_str(), words[k].c_str(), where.c_str());
+        ++missing;
       }
     }
     return missing ? 1 : 0;
+  }
+  if (words[0] == "probe") {
+    return runner::probe(words.size() > 1 ? contentsOf(words[1]) : runner::kDriverPtx);
   }
   // The bench reads its counts from a report, so there must be one.
   const std::filesystem::path report =
@@ -84,6 +78,12 @@ int main(int count, char** arguments) try {
   runner::Context context;
   if (words[0] == "conformance") return runner::runConformance();
   if (words[0] == "driver") return runner::checkDriver();
+  if (words[0] == "fault" && words.size() == 2) {
+    runner::provoke(words[1]);
+    return 0;
+  }
+  if (words[0] == "calls") return runner::makeCalls();
+  if (words[0] == "allocations") return runner::allocate();
   if (words[0] == "kernel" && words.size() == 3) {
     const bool right = runner::runKernel(words[1], contentsOf(words[2]));
     std::printf("%s: %s\n", words[1].c_str(), right ? "right" : "wrong");

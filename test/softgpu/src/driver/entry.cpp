@@ -1,8 +1,11 @@
 // Error names, and entry points by name.
 #include <dlfcn.h>
 
+#include <cstdio>
+#include <set>
 #include <string>
 
+#include "driver/refused.h"
 #include "driver/state.h"
 
 namespace {
@@ -20,6 +23,16 @@ constexpr ErrorText kErrors[] = {
     {CUDA_ERROR_NO_DEVICE, "CUDA_ERROR_NO_DEVICE", "no CUDA-capable device is detected"},
     {CUDA_ERROR_INVALID_DEVICE, "CUDA_ERROR_INVALID_DEVICE", "invalid device ordinal"},
     {CUDA_ERROR_INVALID_IMAGE, "CUDA_ERROR_INVALID_IMAGE", "device kernel image is invalid"},
+    {CUDA_ERROR_DEINITIALIZED, "CUDA_ERROR_DEINITIALIZED", "driver shutting down"},
+    {CUDA_ERROR_CONTEXT_IS_DESTROYED, "CUDA_ERROR_CONTEXT_IS_DESTROYED", "context is destroyed"},
+    {CUDA_ERROR_UNSUPPORTED_PTX_VERSION, "CUDA_ERROR_UNSUPPORTED_PTX_VERSION",
+     "the provided PTX was compiled with an unsupported toolchain."},
+    {CUDA_ERROR_FILE_NOT_FOUND, "CUDA_ERROR_FILE_NOT_FOUND", "file not found"},
+    {CUDA_ERROR_UNSUPPORTED_LIMIT, "CUDA_ERROR_UNSUPPORTED_LIMIT", "limit is not supported on this architecture"},
+    {CUDA_ERROR_HOST_MEMORY_ALREADY_REGISTERED, "CUDA_ERROR_HOST_MEMORY_ALREADY_REGISTERED",
+     "part or all of the requested memory range is already mapped"},
+    {CUDA_ERROR_HOST_MEMORY_NOT_REGISTERED, "CUDA_ERROR_HOST_MEMORY_NOT_REGISTERED",
+     "pointer does not correspond to a registered memory region"},
     {CUDA_ERROR_INVALID_CONTEXT, "CUDA_ERROR_INVALID_CONTEXT", "invalid device context"},
     {CUDA_ERROR_NO_BINARY_FOR_GPU, "CUDA_ERROR_NO_BINARY_FOR_GPU",
      "no kernel image is available for execution on the device"},
@@ -44,6 +57,16 @@ constexpr ErrorText kErrors[] = {
      "operation not permitted when stream is capturing"},
     {CUDA_ERROR_STREAM_CAPTURE_INVALIDATED, "CUDA_ERROR_STREAM_CAPTURE_INVALIDATED",
      "operation failed due to a previous error during capture"},
+    {CUDA_ERROR_STREAM_CAPTURE_MERGE, "CUDA_ERROR_STREAM_CAPTURE_MERGE",
+     "operation would result in a merge of separate capture sequences"},
+    {CUDA_ERROR_STREAM_CAPTURE_UNJOINED, "CUDA_ERROR_STREAM_CAPTURE_UNJOINED", "capturing stream has unjoined work"},
+    {CUDA_ERROR_STREAM_CAPTURE_ISOLATION, "CUDA_ERROR_STREAM_CAPTURE_ISOLATION",
+     "dependency created on uncaptured work in another stream"},
+    {CUDA_ERROR_STREAM_CAPTURE_WRONG_THREAD, "CUDA_ERROR_STREAM_CAPTURE_WRONG_THREAD",
+     "attempt to terminate a thread-local capture sequence from another thread"},
+    {CUDA_ERROR_GRAPH_EXEC_UPDATE_FAILURE, "CUDA_ERROR_GRAPH_EXEC_UPDATE_FAILURE",
+     "the graph update was not performed because it included changes which violated constraints specific to "
+     "instantiated graph update"},
     {CUDA_ERROR_CAPTURED_EVENT, "CUDA_ERROR_CAPTURED_EVENT",
      "operation not permitted on an event last recorded in a capturing stream"},
     {CUDA_ERROR_UNKNOWN, "CUDA_ERROR_UNKNOWN", "unknown error"},
@@ -59,26 +82,47 @@ const ErrorText* find(CUresult code) {
 }  // namespace
 
 SOFTGPU_API cuGetErrorName(CUresult code, const char** out) {
+  SOFTGPU_CALL(kOther);
+  SOFTGPU_NOT_NULL(out);
   const ErrorText* e = find(code);
   *out = e ? e->name : nullptr;
   return e ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
 }
 SOFTGPU_API cuGetErrorString(CUresult code, const char** out) {
+  SOFTGPU_CALL(kOther);
+  SOFTGPU_NOT_NULL(out);
   const ErrorText* e = find(code);
   *out = e ? e->text : nullptr;
   return e ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
 }
 
 // The newest version of an entry point, as the real call gives for the driver's own version.
-SOFTGPU_API cuGetProcAddress(const char* name, void** out, int, cuuint64_t, CUdriverProcAddressQueryResult* status) {
+SOFTGPU_API cuGetProcAddress(const char* name, void** out, int version, cuuint64_t,
+                             CUdriverProcAddressQueryResult* status) {
+  SOFTGPU_CALL(kOther);
+  SOFTGPU_NOT_NULL(name);
+  SOFTGPU_NOT_NULL(out);
+  *out = nullptr;
+  if (softgpu::options().driverVersion && version > softgpu::options().driverVersion) {
+    if (status) *status = CU_GET_PROC_ADDRESS_VERSION_NOT_SUFFICIENT;
+    return CUDA_ERROR_NOT_FOUND;
+  }
   Dl_info self;
   dladdr(reinterpret_cast<const void*>(&find), &self);
   void* library = dlopen(self.dli_fname, RTLD_NOW | RTLD_NOLOAD);
-  *out = nullptr;
-  for (const char* version : {"_v3", "_v2", ""}) {
-    if (!*out && library) *out = dlsym(library, (std::string(name) + version).c_str());
+  for (const char* suffix : {"_v4", "_v3", "_v2", ""}) {
+    if (!*out && library) *out = dlsym(library, (std::string(name) + suffix).c_str());
   }
   if (library) dlclose(library);
   if (status) *status = *out ? CU_GET_PROC_ADDRESS_SUCCESS : CU_GET_PROC_ADDRESS_SYMBOL_NOT_FOUND;
   return *out ? CUDA_SUCCESS : CUDA_ERROR_NOT_FOUND;
+}
+
+// Every other entry point of cuda.h: exported, weakly, by the file that CMakeLists.txt generates, so that a program
+// that calls one is told its name.
+int softgpu::refuse(const char* name) {
+  static auto* told = new std::set<std::string>;
+  std::lock_guard lock(device().mutex);
+  if (told->insert(name).second) std::fprintf(stderr, "softgpu: %s is not modelled\n", name);
+  return CUDA_ERROR_NOT_SUPPORTED;
 }

@@ -1,27 +1,12 @@
-// Kernel launches: attributes, occupancy, the checks on a configuration, and what a fault does to the context.
+// Kernel launches: the checks on a configuration, and what a fault does to the context.
 #include <algorithm>
 #include <cstring>
 
-#include "driver/state.h"
+#include "driver/function.h"
 
 using namespace softgpu;
 
 namespace {
-
-int attribute(CUdevice_attribute a) {
-  int value = 0;
-  cuDeviceGetAttribute(&value, a, 0);
-  return value;
-}
-
-// Blocks that fit a multiprocessor by threads and shared memory. Registers are what this allocator uses, which is no
-// more than a hint at what ptxas would use.
-u32 blocksPerMultiprocessor(const CUfunc_st& f, u32 threads, u64 dynamicShared) {
-  const u32 warps = (threads + kWarpSize - 1) / kWarpSize;
-  const u64 shared = f.kernel->dynamicSharedOffset + dynamicShared + 1024;
-  const u64 perShared = static_cast<u64>(attribute(CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_MULTIPROCESSOR)) / shared;
-  return static_cast<u32>(std::min<u64>({32, 64 / std::max(1u, warps), perShared}));
-}
 
 CUresult invalid(const CUfunc_st& f, CUresult result, const std::string& why) {
   Fault fault{};
@@ -108,96 +93,49 @@ CUresult packParameters(const ptx::Kernel& kernel, void** parameters, void** ext
   return CUDA_SUCCESS;
 }
 
-CUresult launch(CUfunction f, LaunchConfig config, CUstream stream, void** parameters, void** extra) {
+CUresult launch(CallSite& site, CUfunction f, LaunchConfig config, CUstream handle, void** parameters, void** extra) {
+  Device& d = device();
+  CUstream stream = d.resolve(handle);
+  const bool known = d.functions.has(f);
+  site.note(CallKind::kLaunching, known ? f->name : "", stream ? stream->id : 0);
   SOFTGPU_TRY(usable());
+  if (!known || !stream) return CUDA_ERROR_INVALID_HANDLE;
   config.kernel = f->kernel;
   config.maxResidentBlocks =
       kMultiprocessors * blocksPerMultiprocessor(*f, static_cast<u32>(config.block.count()), config.dynamicShared);
   SOFTGPU_TRY(check(*f, config));
   SOFTGPU_TRY(packParameters(*f->kernel, parameters, extra, config.parameters));
-  Device& d = device();
   std::lock_guard lock(d.mutex);
-  stream = d.resolve(stream);
-  ++stream->calls.launches;
-  d.enqueue(stream, [config = std::move(config), id = stream->id] { execute(config, id); });
+  d.enqueue(stream,
+            {.run = [config = std::move(config), id = stream->id] { execute(config, id); }, .kernel = f->kernel});
   return CUDA_SUCCESS;
 }
 
 }  // namespace
 
-SOFTGPU_API cuFuncGetAttribute(int* value, CUfunction_attribute attribute, CUfunction f) {
-  switch (attribute) {
-    case CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK:
-      *value = static_cast<int>(f->kernel->maxThreads);
-      break;
-    case CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES:
-      *value = static_cast<int>(f->kernel->staticShared);
-      break;
-    case CU_FUNC_ATTRIBUTE_LOCAL_SIZE_BYTES:
-      *value = static_cast<int>(f->kernel->localBytes);
-      break;
-    case CU_FUNC_ATTRIBUTE_NUM_REGS:
-      *value = static_cast<int>(std::min(255u, f->kernel->registersPerThread));
-      break;
-    case CU_FUNC_ATTRIBUTE_PTX_VERSION:
-    case CU_FUNC_ATTRIBUTE_BINARY_VERSION:
-      *value = static_cast<int>(options().capability());
-      break;
-    case CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES:
-      *value = f->maxDynamicShared - static_cast<int>(f->kernel->dynamicSharedOffset);
-      break;
-    case CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT:
-      *value = f->carveout;
-      break;
-    default:
-      *value = 0;
-  }
-  return CUDA_SUCCESS;
-}
-
-SOFTGPU_API cuFuncSetAttribute(CUfunction f, CUfunction_attribute name, int value) {
-  if (name == CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES) {
-    const int total = value + static_cast<int>(f->kernel->dynamicSharedOffset);
-    if (value < 0 || total > attribute(CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)) {
-      return CUDA_ERROR_INVALID_VALUE;
-    }
-    f->maxDynamicShared = total;
-    return CUDA_SUCCESS;
-  }
-  if (name != CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT) return CUDA_ERROR_INVALID_VALUE;
-  f->carveout = value;
-  return CUDA_SUCCESS;
-}
-
-SOFTGPU_API cuOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, CUfunction f, int threads, size_t dynamicShared) {
-  *blocks = static_cast<int>(blocksPerMultiprocessor(*f, static_cast<u32>(threads), dynamicShared));
-  return CUDA_SUCCESS;
-}
-SOFTGPU_API cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(int* blocks, CUfunction f, int threads,
-                                                                 size_t dynamicShared, unsigned) {
-  return cuOccupancyMaxActiveBlocksPerMultiprocessor(blocks, f, threads, dynamicShared);
-}
-
 SOFTGPU_API cuLaunchKernel(CUfunction f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz,
                            unsigned shared, CUstream stream, void** parameters, void** extra) {
+  SOFTGPU_SITE();
   LaunchConfig config;
   config.grid = {gx, gy, gz};
   config.block = {bx, by, bz};
   config.dynamicShared = shared;
-  return launch(f, std::move(config), stream, parameters, extra);
+  return launch(softgpuSite, f, std::move(config), stream, parameters, extra);
 }
 
 SOFTGPU_API cuLaunchCooperativeKernel(CUfunction f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by,
                                       unsigned bz, unsigned shared, CUstream stream, void** parameters) {
+  SOFTGPU_SITE();
   LaunchConfig config;
   config.grid = {gx, gy, gz};
   config.block = {bx, by, bz};
   config.dynamicShared = shared;
   config.cooperative = true;
-  return launch(f, std::move(config), stream, parameters, nullptr);
+  return launch(softgpuSite, f, std::move(config), stream, parameters, nullptr);
 }
 
 SOFTGPU_API cuLaunchKernelEx(const CUlaunchConfig* c, CUfunction f, void** parameters, void** extra) {
+  SOFTGPU_SITE();
   LaunchConfig config;
   config.grid = {c->gridDimX, c->gridDimY, c->gridDimZ};
   config.block = {c->blockDimX, c->blockDimY, c->blockDimZ};
@@ -207,8 +145,9 @@ SOFTGPU_API cuLaunchKernelEx(const CUlaunchConfig* c, CUfunction f, void** param
     if (a.id == CU_LAUNCH_ATTRIBUTE_COOPERATIVE) config.cooperative = a.value.cooperative != 0;
     if (a.id == CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION &&
         a.value.clusterDim.x * a.value.clusterDim.y * a.value.clusterDim.z != 1) {
-      return invalid(*f, CUDA_ERROR_NOT_SUPPORTED, "clusters of more than one block");
+      return device().functions.has(f) ? invalid(*f, CUDA_ERROR_NOT_SUPPORTED, "clusters of more than one block")
+                                       : CUDA_ERROR_INVALID_HANDLE;
     }
   }
-  return launch(f, std::move(config), c->hStream, parameters, extra);
+  return launch(softgpuSite, f, std::move(config), c->hStream, parameters, extra);
 }

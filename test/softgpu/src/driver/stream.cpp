@@ -1,4 +1,4 @@
-// Streams, events, host callbacks, and graphs made by stream capture.
+// Streams, events and host functions.
 #include <algorithm>
 #include <chrono>
 
@@ -12,185 +12,205 @@ double now() {
   return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
-// What a stream under capture forbids: a wait for work that will never run by itself.
-CUresult notCapturing(CUstream stream) {
-  if (!stream->capture) return CUDA_SUCCESS;
-  stream->capture->invalid = true;
-  return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
-}
-
-}  // namespace
-
-SOFTGPU_API cuStreamCreateWithPriority(CUstream* out, unsigned flags, int priority) {
-  SOFTGPU_TRY(usable());
-  Device& d = device();
-  std::lock_guard lock(d.mutex);
+CUresult createStream(CUstream* out, unsigned flags, int priority) {
+  SOFTGPU_NOT_NULL(out);
+  if (flags & ~unsigned{CU_STREAM_NON_BLOCKING}) return CUDA_ERROR_INVALID_VALUE;
   auto stream = std::make_unique<CUstream_st>();
-  stream->id = d.nextId();
-  stream->nonBlocking = flags & CU_STREAM_NON_BLOCKING;
-  stream->priority = priority;
-  *out = stream.get();
-  d.streams.push_back(std::move(stream));
-  return CUDA_SUCCESS;
-}
-SOFTGPU_API cuStreamCreate(CUstream* out, unsigned flags) { return cuStreamCreateWithPriority(out, flags, 0); }
-SOFTGPU_API cuStreamGetPriority(CUstream stream, int* priority) {
-  *priority = device().resolve(stream)->priority;
+  stream->id = device().nextId();
+  stream->flags = flags;
+  stream->priority = std::clamp(priority, -5, 0);
+  *out = device().streams.add(std::move(stream));
   return CUDA_SUCCESS;
 }
 
-// Work already queued still runs; the stream's memory goes when it has.
-SOFTGPU_API cuStreamDestroy(CUstream stream) {
-  Device& d = device();
-  d.finish(stream->last);
-  std::lock_guard lock(d.mutex);
-  reportStream(stream->id, stream->calls);
-  d.streams.remove_if([=](const auto& s) { return s.get() == stream; });
-  return CUDA_SUCCESS;
-}
-SOFTGPU_API cuStreamSynchronize(CUstream stream) {
-  SOFTGPU_TRY(usable());
-  Device& d = device();
-  stream = d.resolve(stream);
-  SOFTGPU_TRY(notCapturing(stream));
-  ++stream->calls.synchronisations;
-  d.finish(stream->last);
-  return d.error();
-}
-SOFTGPU_API cuStreamQuery(CUstream stream) {
-  SOFTGPU_TRY(usable());
-  Device& d = device();
-  stream = d.resolve(stream);
-  SOFTGPU_TRY(notCapturing(stream));
-  ++stream->calls.queries;
-  return d.poll(stream->last) ? d.error() : CUDA_ERROR_NOT_READY;
-}
-SOFTGPU_API cuStreamWaitEvent(CUstream stream, CUevent event, unsigned) {
-  SOFTGPU_TRY(usable());
+// The last work of a stream, or an error: a stream under capture cannot be waited for.
+CUresult lastOf(CUstream handle, WorkPtr& out) {
   Device& d = device();
   std::lock_guard lock(d.mutex);
-  stream = d.resolve(stream);
-  if (event->capture && !stream->capture) {
-    // The event brings this stream into the capture.
-    stream->capture = event->capture;
-    event->capture->streams.push_back(stream);
-  } else if (event->recorded && !stream->capture) {
-    stream->waits.push_back(event->recorded);
+  CUstream stream = d.resolve(handle);
+  if (!stream) return CUDA_ERROR_INVALID_HANDLE;
+  if (stream->capture) {
+    stream->capture->invalid = true;
+    return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
   }
-  return CUDA_SUCCESS;
-}
-SOFTGPU_API cuLaunchHostFunc(CUstream stream, CUhostFn function, void* argument) {
-  SOFTGPU_TRY(usable());
-  Device& d = device();
-  std::lock_guard lock(d.mutex);
-  d.enqueue(
-      d.resolve(stream), [=] { function(argument); }, true);
+  out = stream->last;
   return CUDA_SUCCESS;
 }
 
-SOFTGPU_API cuEventCreate(CUevent* out, unsigned) {
-  SOFTGPU_TRY(usable());
-  *out = new CUevent_st;
-  return CUDA_SUCCESS;
-}
-SOFTGPU_API cuEventDestroy(CUevent event) {
-  delete event;
-  return CUDA_SUCCESS;
-}
-SOFTGPU_API cuEventRecord(CUevent event, CUstream stream) {
-  SOFTGPU_TRY(usable());
+CUresult recordedBy(CUevent event, WorkPtr& out) {
   Device& d = device();
   std::lock_guard lock(d.mutex);
-  stream = d.resolve(stream);
+  if (!d.events.has(event)) return CUDA_ERROR_INVALID_HANDLE;
+  if (event->capture) return CUDA_ERROR_CAPTURED_EVENT;
+  out = event->recorded;
+  return CUDA_SUCCESS;
+}
+
+CUresult record(CUevent event, CUstream handle) {
+  Device& d = device();
+  std::lock_guard lock(d.mutex);
+  CUstream stream = d.resolve(handle);
+  if (!stream || !d.events.has(event)) return CUDA_ERROR_INVALID_HANDLE;
   event->capture = stream->capture;
-  if (stream->capture) return CUDA_SUCCESS;
+  if (stream->capture) {
+    event->captured = stream->captured;
+    return CUDA_SUCCESS;
+  }
   event->time = std::make_shared<double>(0);
   d.enqueue(stream, [time = event->time] { *time = now(); });
   event->recorded = stream->last;
   return CUDA_SUCCESS;
 }
-SOFTGPU_API cuEventQuery(CUevent event) {
-  SOFTGPU_TRY(usable());
-  ++device().defaultStream.calls.queries;
-  return device().poll(event->recorded) ? device().error() : CUDA_ERROR_NOT_READY;
+
+}  // namespace
+
+SOFTGPU_API cuStreamCreateWithPriority(CUstream* out, unsigned flags, int priority) {
+  SOFTGPU_ENTER(kOther);
+  return createStream(out, flags, priority);
 }
-SOFTGPU_API cuEventSynchronize(CUevent event) {
-  SOFTGPU_TRY(usable());
-  if (event->capture) return CUDA_ERROR_CAPTURED_EVENT;
-  ++device().defaultStream.calls.synchronisations;
-  device().finish(event->recorded);
-  return device().error();
+SOFTGPU_API cuStreamCreate(CUstream* out, unsigned flags) {
+  SOFTGPU_ENTER(kOther);
+  return createStream(out, flags, 0);
 }
-SOFTGPU_API cuEventElapsedTime(float* milliseconds, CUevent start, CUevent end) {
-  if (!start->recorded || !end->recorded) return CUDA_ERROR_INVALID_HANDLE;
-  if (!start->recorded->done || !end->recorded->done) return CUDA_ERROR_NOT_READY;
-  *milliseconds = static_cast<float>(*end->time - *start->time);
+SOFTGPU_API cuStreamGetPriority(CUstream handle, int* priority) {
+  SOFTGPU_ENTER(kOther);
+  CUstream stream = device().resolve(handle);
+  if (!stream) return CUDA_ERROR_INVALID_HANDLE;
+  *priority = stream->priority;
+  return CUDA_SUCCESS;
+}
+SOFTGPU_API cuStreamGetFlags(CUstream handle, unsigned* flags) {
+  SOFTGPU_ENTER(kOther);
+  CUstream stream = device().resolve(handle);
+  if (!stream) return CUDA_ERROR_INVALID_HANDLE;
+  *flags = stream->flags;
+  return CUDA_SUCCESS;
+}
+SOFTGPU_API cuStreamGetId(CUstream handle, unsigned long long* id) {
+  SOFTGPU_ENTER(kOther);
+  CUstream stream = device().resolve(handle);
+  if (!stream) return CUDA_ERROR_INVALID_HANDLE;
+  *id = stream->id;
+  return CUDA_SUCCESS;
+}
+SOFTGPU_API cuStreamGetCtx(CUstream handle, CUcontext* context) {
+  SOFTGPU_ENTER(kOther);
+  if (!device().resolve(handle)) return CUDA_ERROR_INVALID_HANDLE;
+  *context = &device().context;
   return CUDA_SUCCESS;
 }
 
-SOFTGPU_API cuStreamBeginCapture(CUstream stream, CUstreamCaptureMode) {
-  SOFTGPU_TRY(usable());
-  Device& d = device();
-  std::lock_guard lock(d.mutex);
-  stream = d.resolve(stream);
-  if (stream == &d.defaultStream) return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
-  if (stream->capture) return CUDA_ERROR_ILLEGAL_STATE;
-  stream->capture = new CUgraph_st;
-  stream->captureOrigin = true;
-  stream->capture->streams.push_back(stream);
-  return CUDA_SUCCESS;
+// Returns at once, as the real call does; work already queued still runs, and keeps what it needs.
+SOFTGPU_API cuStreamDestroy(CUstream stream) {
+  SOFTGPU_ENTER(kOther);
+  std::lock_guard lock(device().mutex);
+  if (device().streams.has(stream) && stream->capture) stream->capture->invalid = true;
+  return device().streams.take(stream) ? CUDA_SUCCESS : CUDA_ERROR_INVALID_HANDLE;
 }
-SOFTGPU_API cuStreamEndCapture(CUstream stream, CUgraph* graph) {
+SOFTGPU_API cuStreamSynchronize(CUstream stream) {
+  SOFTGPU_ENTER(kSynchronising);
+  WorkPtr last;
+  SOFTGPU_TRY(lastOf(stream, last));
+  device().finish(last);
+  return device().error();
+}
+SOFTGPU_API cuStreamQuery(CUstream stream) {
+  SOFTGPU_ENTER(kQuerying);
+  WorkPtr last;
+  SOFTGPU_TRY(lastOf(stream, last));
+  return device().poll(last) ? device().error() : CUDA_ERROR_NOT_READY;
+}
+SOFTGPU_API cuStreamWaitEvent(CUstream handle, CUevent event, unsigned) {
+  SOFTGPU_ENTER(kEnqueueing);
   Device& d = device();
   std::lock_guard lock(d.mutex);
-  if (!stream->capture || !stream->captureOrigin) return CUDA_ERROR_ILLEGAL_STATE;
-  CUgraph captured = stream->capture;
-  for (CUstream member : captured->streams) {
-    member->capture = nullptr;
-    member->captureOrigin = false;
+  CUstream stream = d.resolve(handle);
+  if (!stream || !d.events.has(event)) return CUDA_ERROR_INVALID_HANDLE;
+  if (!event->capture) {
+    if (!event->recorded) return CUDA_SUCCESS;
+    // What happened outside of a capture is no part of it.
+    if (stream->capture) return CUDA_ERROR_STREAM_CAPTURE_ISOLATION;
+    stream->waits.push_back(event->recorded);
+    return CUDA_SUCCESS;
   }
-  captured->streams.clear();
-  if (captured->invalid) {
-    delete captured;
-    *graph = nullptr;
-    return CUDA_ERROR_STREAM_CAPTURE_INVALIDATED;
+  if (!d.graphs.has(event->capture) || !event->capture->origin) return CUDA_ERROR_CAPTURED_EVENT;
+  if (stream->capture && stream->capture != event->capture) return CUDA_ERROR_STREAM_CAPTURE_MERGE;
+  if (!stream->capture) {
+    // The event brings this stream into the capture.
+    stream->capture = event->capture;
+    stream->captured.clear();
+    event->capture->streams.push_back(stream);
   }
-  *graph = captured;
+  stream->captured.insert(stream->captured.end(), event->captured.begin(), event->captured.end());
   return CUDA_SUCCESS;
 }
-SOFTGPU_API cuStreamIsCapturing(CUstream stream, CUstreamCaptureStatus* status) {
-  stream = device().resolve(stream);
-  *status = !stream->capture           ? CU_STREAM_CAPTURE_STATUS_NONE
-            : stream->capture->invalid ? CU_STREAM_CAPTURE_STATUS_INVALIDATED
-                                       : CU_STREAM_CAPTURE_STATUS_ACTIVE;
-  return CUDA_SUCCESS;
-}
-SOFTGPU_API cuGraphInstantiateWithFlags(CUgraphExec* out, CUgraph graph, unsigned long long) {
-  *out = new CUgraphExec_st{graph->nodes};
-  return CUDA_SUCCESS;
-}
-SOFTGPU_API cuGraphLaunch(CUgraphExec exec, CUstream stream) {
-  SOFTGPU_TRY(usable());
+
+SOFTGPU_API cuLaunchHostFunc(CUstream handle, CUhostFn function, void* argument) {
+  SOFTGPU_ENTER(kEnqueueing);
+  SOFTGPU_NOT_NULL(function);
   Device& d = device();
   std::lock_guard lock(d.mutex);
-  stream = d.resolve(stream);
-  ++stream->calls.launches;
-  d.enqueue(stream, [nodes = exec->nodes] {
-    for (const auto& node : nodes) {
-      if (device().error() == CUDA_SUCCESS) node();
-    }
-  });
+  CUstream stream = d.resolve(handle);
+  if (!stream) return CUDA_ERROR_INVALID_HANDLE;
+  d.enqueue(stream, {.run = [=] { function(argument); }, .hostCallback = true});
   return CUDA_SUCCESS;
 }
-SOFTGPU_API cuGraphGetNodes(CUgraph graph, CUgraphNode*, size_t* count) {
-  *count = graph->nodes.size();
+SOFTGPU_API cuStreamAddCallback(CUstream handle, CUstreamCallback function, void* argument, unsigned) {
+  SOFTGPU_ENTER(kEnqueueing);
+  SOFTGPU_NOT_NULL(function);
+  Device& d = device();
+  std::lock_guard lock(d.mutex);
+  CUstream stream = d.resolve(handle);
+  if (!stream) return CUDA_ERROR_INVALID_HANDLE;
+  if (stream->capture) return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
+  d.enqueue(
+      stream,
+      {.run = [=] { function(handle, device().error(), argument); }, .hostCallback = true, .evenAfterErrors = true});
   return CUDA_SUCCESS;
 }
-SOFTGPU_API cuGraphExecDestroy(CUgraphExec exec) {
-  delete exec;
+
+SOFTGPU_API cuEventCreate(CUevent* out, unsigned flags) {
+  SOFTGPU_ENTER(kOther);
+  SOFTGPU_NOT_NULL(out);
+  auto event = std::make_unique<CUevent_st>();
+  event->flags = flags;
+  *out = device().events.add(std::move(event));
   return CUDA_SUCCESS;
 }
-SOFTGPU_API cuGraphDestroy(CUgraph graph) {
-  delete graph;
+SOFTGPU_API cuEventDestroy(CUevent event) {
+  SOFTGPU_ENTER(kOther);
+  std::lock_guard lock(device().mutex);
+  return device().events.take(event) ? CUDA_SUCCESS : CUDA_ERROR_INVALID_HANDLE;
+}
+SOFTGPU_API cuEventRecord(CUevent event, CUstream stream) {
+  SOFTGPU_ENTER(kEnqueueing);
+  return record(event, stream);
+}
+SOFTGPU_API cuEventRecordWithFlags(CUevent event, CUstream stream, unsigned) {
+  SOFTGPU_ENTER(kEnqueueing);
+  return record(event, stream);
+}
+SOFTGPU_API cuEventQuery(CUevent event) {
+  SOFTGPU_ENTER(kQuerying);
+  WorkPtr recorded;
+  SOFTGPU_TRY(recordedBy(event, recorded));
+  return device().poll(recorded) ? device().error() : CUDA_ERROR_NOT_READY;
+}
+SOFTGPU_API cuEventSynchronize(CUevent event) {
+  SOFTGPU_ENTER(kSynchronising);
+  WorkPtr recorded;
+  SOFTGPU_TRY(recordedBy(event, recorded));
+  device().finish(recorded);
+  return device().error();
+}
+SOFTGPU_API cuEventElapsedTime(float* milliseconds, CUevent start, CUevent end) {
+  SOFTGPU_ENTER(kOther);
+  SOFTGPU_HANDLE(events, start);
+  SOFTGPU_HANDLE(events, end);
+  std::lock_guard lock(device().mutex);
+  if (!start->recorded || !end->recorded) return CUDA_ERROR_INVALID_HANDLE;
+  if ((start->flags | end->flags) & CU_EVENT_DISABLE_TIMING) return CUDA_ERROR_INVALID_HANDLE;
+  if (!device().isDone(start->recorded) || !device().isDone(end->recorded)) return CUDA_ERROR_NOT_READY;
+  *milliseconds = static_cast<float>(*end->time - *start->time);
   return CUDA_SUCCESS;
 }

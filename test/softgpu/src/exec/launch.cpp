@@ -90,6 +90,8 @@ void startBlock(Launch& launch, Block& block, u64 number) {
   const ptx::Kernel& kernel = *c.kernel;
   const u32 threads = static_cast<u32>(c.block.count());
   const u32 warps = (threads + kWarpSize - 1) / kWarpSize;
+  block.number = static_cast<u32>(number);
+  block.known.clear();
   block.x = static_cast<u32>(number % c.grid.x);
   block.y = static_cast<u32>(number / c.grid.x % c.grid.y);
   block.z = static_cast<u32>(number / c.grid.x / c.grid.y);
@@ -112,31 +114,56 @@ void startBlock(Launch& launch, Block& block, u64 number) {
     w.kernel = &kernel;
     w.counters = &launch.counters;
     w.index = k;
-    w.live = lanes == kWarpSize ? kAllLanes : (1u << lanes) - 1;
+    w.live = w.all = lanes == kWarpSize ? kAllLanes : (1u << lanes) - 1;
     w.groups.assign(1, {0, w.live, GroupState::kReady});
     w.pending.clear();
     std::fill(std::begin(w.commits), std::end(w.commits), 0);
-    w.fenced = false;
+    w.fenceScope = 0;
     predicateOf(w, 0) = kAllLanes;
     if (fresh) std::copy(kernel.constants.begin(), kernel.constants.end(), w.registers + kernel.constantsOffset);
     fillSpecials(launch, block, w);
   }
 }
 
+// The order in which blocks start: ascending, or among as many as run at once descending or shuffled. A device may have
+// any such order.
+class BlockOrder {
+ public:
+  BlockOrder(Launch& launch, u64 resident) : launch_(launch), window_(resident) {}
+  u64 operator()(u64 position) {
+    const u64 total = launch_.config.grid.count(), first = position / window_ * window_;
+    const u64 size = std::min(window_, total - first);
+    if (options().order == Order::kLatest) return position;
+    if (options().order == Order::kEarliest) return first + size - 1 - (position - first);
+    if (position == first) {
+      shuffled_.resize(size);
+      for (u64 k = 0; k < size; ++k) shuffled_[k] = first + k;
+      std::shuffle(shuffled_.begin(), shuffled_.end(), launch_.random);
+    }
+    return shuffled_[position - first];
+  }
+
+ private:
+  Launch& launch_;
+  u64 window_;
+  std::vector<u64> shuffled_;
+};
+
 // Ordinary grids run one block after the other; another one starts early only when the running ones cannot go on.
 // The blocks of a cooperative grid all start at once.
 void runBlocks(Launch& launch) {
   const u64 total = launch.config.grid.count();
+  const u64 resident = std::max(1u, launch.config.maxResidentBlocks);
+  BlockOrder order(launch, resident);
   std::deque<std::unique_ptr<Block>> active;
   std::vector<std::unique_ptr<Block>> idle;
   u64 next = 0;
   auto admit = [&] {
     if (idle.empty()) idle.push_back(std::make_unique<Block>());
-    startBlock(launch, *idle.back(), next++);
+    startBlock(launch, *idle.back(), order(next++));
     active.push_back(std::move(idle.back()));
     idle.pop_back();
   };
-  const u64 resident = std::max(1u, launch.config.maxResidentBlocks);
   if (launch.config.cooperative) {
     while (next < total) admit();
   }
@@ -227,9 +254,10 @@ std::unique_ptr<Launch> runLaunch(LaunchConfig config) {
   launch->config = std::move(config);
   // Room for widest loads of the last parameter.
   launch->config.parameters.resize(launch->config.kernel->parameterBytes + 16);
+  launch->races.start(launch->config.id, launch->config.kernel->globalGranularity);
   launch->random.seed(options().seed + launch->config.id);
   if (launch->config.cooperative) {
-    static Allocation* workspace = arena().allocate(64, true);
+    static Allocation* workspace = arena().allocate(64, MemoryKind::kModule);
     std::memset(reinterpret_cast<void*>(workspace->base), 0, 64);
     workspace->setRangeInitialised(workspace->base, 64);
     launch->gridWorkspace = workspace->base;

@@ -10,7 +10,7 @@
 
 #include "base/options.h"
 #include "exec/warp.h"
-#include "memory/shared.h"
+#include "memory/global_races.h"
 
 namespace softgpu {
 
@@ -44,7 +44,9 @@ constexpr u32 kMultiprocessors = 4;
 class Block {
  public:
   u32 x = 0, y = 0, z = 0;
+  u32 number = 0;  // in the grid
   u32 liveThreads = 0;
+  GlobalRaces::Knowledge known;
   SharedMemory shared;
   std::vector<Warp> warps;
   std::array<Barrier, kBarriers> barriers;
@@ -61,7 +63,7 @@ struct Launch {
   u64 memoryVersion = 0;  // counts what other lanes could see
   std::mt19937_64 random;
   u64 gridWorkspace = 0;  // address of the words that a cooperative grid synchronises on
-  std::string printed;
+  GlobalRaces races;
 
   void record(Fault fault);
   void noteSectors(Allocation& allocation, u64 firstSector, u64 count, bool write);

@@ -308,12 +308,14 @@ class WarpRunner {
   bool converged(const Instruction& i) {
     const LaneGroup& g = group();
     if (i.aligned) {
-      if (g.lanes == w_.live && (i.flow == Flow::kBarrier || g.lanes == kAllLanes)) return true;
-      if (g.lanes == w_.live) {
-        w_.abort(i, lowestLane(~g.lanes), FaultKind::kDivergedAligned, 0, 0,
-                 "lanes of the warp have exited or never existed");
-      }
-      return false;
+      if (g.lanes != w_.live) return false;
+      const LaneMask needed = i.flow == Flow::kBarrier ? w_.all : kAllLanes;
+      if (g.lanes == needed) return true;
+      const u32 absent = lowestLane(needed & ~g.lanes);
+      w_.abort(i, lowestLane(g.lanes),
+               i.flow == Flow::kBarrier ? FaultKind::kDivergentBarrier : FaultKind::kDivergedAligned, 0, 0,
+               "lane " + std::to_string(absent) + " of the warp " +
+                   (w_.all >> absent & 1 ? "has exited" : "does not exist"));
     }
     if (i.flow == Flow::kBarrier) return true;
     const u32* members = lanesOf<u32>(w_, i.slot[i.memberSlot]);

@@ -2,10 +2,12 @@
 #pragma once
 
 #include <cstring>
+#include <deque>
 #include <vector>
 
 #include "base/types.h"
 #include "memory/arena.h"
+#include "memory/shared.h"
 #include "ptx/program.h"
 #include "report/counters.h"
 #include "report/fault.h"
@@ -49,14 +51,16 @@ class Warp {
   Block* block = nullptr;
   Launch* launch = nullptr;
   const ptx::Kernel* kernel = nullptr;
-  u32 index = 0;  // in the block
-  LaneMask live = 0;
+  u32 index = 0;      // in the block
+  LaneMask all = 0;   // the lanes it began with
+  LaneMask live = 0;  // those that have not exited
   std::vector<LaneGroup> groups;
   Counters* counters = nullptr;
   Allocation* recent = nullptr;  // the allocation accessed last
-  std::vector<PendingCopy> pending;
+  std::deque<PendingCopy> pending;
   u32 commits[kWarpSize] = {};  // commit groups closed, per lane
-  bool fenced = false;          // a fence since the last release
+  u8 fenceScope = 0;            // of the last fence, as Instruction::strong has it; 0 before the first
+  Clock fenceClock{};           // what that fence puts before later strong writes
   u32 barrierCount = 0;         // bar.red: how many predicates were true …
   u32 barrierThreads = 0;       // … of how many threads, at the barrier just completed
 

@@ -38,7 +38,8 @@ void complete(Warp& w, PendingCopy& copy, LaneMask lanes) {
     shared.setState(copy.to[l], copy.bytes, ByteState::kWritten);
     // The bytes are the waiting thread's own write from here on. A race was found at the issue already.
     u32 other = 0;
-    shared.write(w.index, static_cast<u8>(l), copy.to[l], copy.bytes, false, serial, other);
+    bool overwrites = false;
+    shared.write(w.index, static_cast<u8>(l), copy.to[l], copy.bytes, false, serial, other, overwrites);
   }
   copy.lanes &= ~lanes;
 }
@@ -73,7 +74,8 @@ void copyAsync(Warp& w, const Instruction& i, LaneMask lanes) {
       }
       reading |= 1u << l;
     }
-    sharedForWrite(w, i, l, to[l], bytes);
+    RacyWrite lanes;  // the bytes are not there yet: two copies to one place are a copy in flight twice
+    sharedForWrite(w, i, l, to[l], bytes, lanes);
     w.block->shared.setState(static_cast<u32>(to[l]), bytes, ByteState::kInFlight);
     copy.to[l] = static_cast<u32>(to[l]);
     copy.from[l] = from[l];
@@ -107,6 +109,7 @@ void commit(Warp& w, const Instruction&, LaneMask lanes) {
 // immediate[0] groups may stay in flight; immediate[1]: wait for everything, closed or not.
 void wait(Warp& w, const Instruction& i, LaneMask lanes) {
   for (PendingCopy& copy : w.pending) {
+    if (copy.lanes == 0) continue;
     LaneMask done = 0;
     for (LaneMask m = copy.lanes & lanes; m; m &= m - 1) {
       const u32 l = lowestLane(m);
@@ -114,7 +117,8 @@ void wait(Warp& w, const Instruction& i, LaneMask lanes) {
     }
     if (done) complete(w, copy, done);
   }
-  std::erase_if(w.pending, [](const PendingCopy& copy) { return copy.lanes == 0; });
+  // Groups complete in order, so that hardly anything is ever done behind what is not.
+  while (!w.pending.empty() && w.pending.front().lanes == 0) w.pending.pop_front();
 }
 
 void decodeCopy(Decoding& d) {
@@ -137,6 +141,7 @@ void decodeCopy(Decoding& d) {
   if (i.immediate[0] != 4 && i.immediate[0] != 8 && i.immediate[0] != 16)
     d.fail("cp.async of a size other than 4, 8, 16");
   if (globalLevel && i.immediate[0] != 16) d.fail("cp.async.cg of a size other than 16");
+  d.noteSharedAccess(i.immediate[0]);
   if (operands > 3) {
     if (d.isPredicate(d.operand(3))) {
       i.immediate[2] = 2;

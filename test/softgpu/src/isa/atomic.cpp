@@ -87,15 +87,13 @@ struct Pair {
   }
 };
 
-// Slots: 0 the old value, 1 the address, 2 and 3 the operands. immediate[0] is the operation, immediate[1] says that
-// the instruction is a fence as well.
+// Slots: 0 the old value, 1 the address, 2 and 3 the operands. immediate[0] is the operation.
 template <class Form>
 void atomic(Warp& w, const Instruction& i, LaneMask lanes) {
   using T = typename Form::Stored;
   u64 addresses[kWarpSize];
   addressesOf(w, i.slot[1], i.offset, i.wideAddress, addresses);
   const Operation op = static_cast<Operation>(i.immediate[0]);
-  if (i.immediate[1]) w.fenced = true;
   w.counters->atomics += laneCount(lanes);
   while (lanes) {
     Space space = i.space;
@@ -111,14 +109,16 @@ void atomic(Warp& w, const Instruction& i, LaneMask lanes) {
       u8* at;
       if (space == Space::kShared) {
         sharedForRead(w, i, l, addresses[l], sizeof(T), l);
-        strongWrite(w, addresses[l]);
-        strongRead(w, addresses[l]);
-        at = sharedForWrite(w, i, l, addresses[l], sizeof(T));
+        strongWrite(w, i, addresses[l], false);
+        strongRead(w, i, addresses[l], false);
+        RacyWrite lanes;  // atomics of several lanes never race
+        at = sharedForWrite(w, i, l, addresses[l], sizeof(T), lanes);
       } else if (space == Space::kGlobal) {
-        globalForRead(w, i, l, addresses[l], sizeof(T));
-        strongWrite(w, addresses[l]);
-        strongRead(w, addresses[l]);
-        at = globalForWrite(w, i, l, addresses[l], sizeof(T));
+        RacyWrite racy;
+        at = globalForWrite(w, i, l, addresses[l], sizeof(T), racy, /*reads=*/true);
+        if (racy) reportRacyWrite(w, i, l, addresses[l], sizeof(T), racy);
+        strongWrite(w, i, addresses[l], true);
+        strongRead(w, i, addresses[l], true);
       } else {
         w.abort(i, l, FaultKind::kOutOfBounds, addresses[l], sizeof(T), "atomic on local or parameter memory");
       }
@@ -142,14 +142,15 @@ void atomicVector(Warp& w, const Instruction& i, LaneMask lanes) {
   const Operation op = static_cast<Operation>(i.immediate[0]);
   u64 addresses[kWarpSize];
   addressesOf(w, i.slot[count], i.offset, i.wideAddress, addresses);
-  if (i.immediate[1]) w.fenced = true;
   w.counters->atomics += laneCount(lanes) * count;
   ++w.launch->memoryVersion;
   for (LaneMask m = lanes; m; m &= m - 1) {
     const u32 l = lowestLane(m);
-    u8* at = globalForRead(w, i, l, addresses[l], bytes);
-    strongWrite(w, addresses[l]);
-    strongRead(w, addresses[l]);
+    RacyWrite racy;
+    u8* at = globalForWrite(w, i, l, addresses[l], bytes, racy, /*reads=*/true);
+    if (racy) reportRacyWrite(w, i, l, addresses[l], bytes, racy);
+    strongWrite(w, i, addresses[l], true);
+    strongRead(w, i, addresses[l], true);
     for (u32 k = 0; k < count; ++k) {
       T old;
       std::memcpy(&old, at + k * sizeof(T), sizeof(T));
@@ -205,8 +206,7 @@ void decodeAtom(Decoding& d) {
   d.takeCacheHints();
   i.space = takeSpaceModifier(d);
   const int ordering = d.takeOneOf({"relaxed", "acquire", "release", "acq_rel"});
-  // Memory is sequentially consistent here, for every scope.
-  d.takeOneOf({"cta", "cluster", "gpu", "sys"});
+  const int scope = d.takeOneOf({"cta", "cluster", "gpu", "sys"});
   const int op = d.takeOneOf({"add", "min", "max", "and", "or", "xor", "exch", "cas", "inc", "dec"});
   if (op < 0) d.fail("atomic without an operation");
   const int vector = d.takeOneOf({"v2", "v4", "v8"});
@@ -239,19 +239,21 @@ void decodeAtom(Decoding& d) {
   } else if (vector < 0) {
     i.slot[3] = i.slot[2];
   }
-  i.strong = true;
+  i.strong = scope == 0 ? 1 : 2;
+  i.releases = ordering >= 2;
   i.immediate[0] = static_cast<u32>(op);
-  i.immediate[1] = ordering >= 2;
   if (i.space != Space::kGlobal) d.noteSharedAccess(bytes);
+  if (i.space != Space::kShared) d.noteGlobalWrite(bytes * elements);
   execute(d, formOf(static_cast<Operation>(op), type, elements));
 }
 
-// Fences order nothing more here, where memory is sequentially consistent; they only mark what follows as a release.
-void fence(Decoding& d) {
+// Fences order nothing more here, where memory is sequentially consistent; they only make releases of later writes.
+void decodeFence(Decoding& d) {
   d.takeOneOf({"sc", "acq_rel", "acquire", "release"});
-  if (d.takeOneOf({"cta", "gl", "sys", "gpu", "cluster"}) < 0)
-    d.fail("'" + std::string(d.opcode()) + "' without a scope");
-  execute(d, [](Warp& w, const Instruction&, LaneMask) { w.fenced = true; });
+  const int scope = d.takeOneOf({"cta", "gl", "sys", "gpu", "cluster"});
+  if (scope < 0) d.fail("'" + std::string(d.opcode()) + "' without a scope");
+  d.out().strong = scope == 0 ? 1 : 2;
+  execute(d, [](Warp& w, const Instruction& i, LaneMask) { fence(w, i.strong); });
 }
 
 }  // namespace
@@ -261,7 +263,7 @@ bool decodeAtomic(Decoding& d) {
   if (op == "atom" || op == "red") {
     decodeAtom(d);
   } else if (op == "membar" || op == "fence") {
-    fence(d);
+    decodeFence(d);
   } else {
     return false;
   }

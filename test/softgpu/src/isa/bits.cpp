@@ -171,6 +171,7 @@ void extract(Decoding& d) {
 }
 
 void insert(Decoding& d) {
+  d.out().copies = true;
   const Type type = d.takeType();
   d.write(0, 0, ptx::bytesOf(type));
   d.read(1, 1, type);
@@ -247,6 +248,7 @@ void findNth(Decoding& d) {
 
 // Byte permutation: 9.7.9.7.
 void permute(Decoding& d) {
+  d.out().copies = true;
   const int mode = d.takeOneOf({"f4e", "b4e", "rc8", "ecl", "ecr", "rc16"});
   d.takeType();
   sameType(d, Type::kB32, 3);

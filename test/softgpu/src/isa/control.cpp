@@ -183,6 +183,12 @@ bool decodeControl(Decoding& d) {
   return true;
 }
 
+void undefinedRead(Warp& w, const Instruction& i, LaneMask lanes) {
+  const ptx::UndefinedRegister& r = w.kernel->undefinedRegisters[i.undefined - 1];
+  w.report(i, lowestLane(lanes), FaultKind::kUninitialisedRegister, 0, 0, "nothing in the kernel writes " + r.name);
+  r.execute(w, i, lanes);
+}
+
 void decode(Decoding& d) {
   using Decoder = bool (*)(Decoding&);
   constexpr Decoder kFamilies[] = {decodeCompare, decodeLoadStore, decodeBits,   decodeMove,

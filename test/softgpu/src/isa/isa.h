@@ -28,6 +28,9 @@ bool decodeControl(Decoding& d);    // 9.7.12, 9.7.13, 9.7.19: branches, calls, 
 // The state space that an instruction names; generic if none.
 ptx::Space takeSpaceModifier(Decoding& d);
 
+// Reports the register of Instruction::undefined, then does what the instruction does.
+void undefinedRead(Warp& w, const ptx::Instruction& i, LaneMask lanes);
+
 // Tries every family; throws for an unknown opcode.
 void decode(Decoding& d);
 

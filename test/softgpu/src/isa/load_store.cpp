@@ -31,13 +31,14 @@ bool isContiguous(const u64* addresses, u32 bytes) {
 }
 
 // A full warp that accesses one piece of one allocation: checked, counted and copied at once.
-u8* wholeWarp(Warp& w, const u64* addresses, u32 bytes, bool write) {
+u8* wholeWarp(Warp& w, const Instruction& i, const u64* addresses, u32 bytes, bool write) {
   const u64 total = u64{bytes} * kWarpSize;
   Allocation* a = tryAllocation(w, addresses[0], total);
-  if (!a) return nullptr;
+  if (!a || i.strong || (i.nonCoherent && a->writtenBy == w.launch->config.id)) return nullptr;
   if (write) {
+    if (!w.launch->races.writeAll(w, *a, addresses[0], bytes, 0)) return nullptr;
     a->setRangeInitialised(addresses[0], total);
-  } else if (!a->isRangeInitialised(addresses[0], total)) {
+  } else if (!a->isRangeInitialised(addresses[0], total) || !w.launch->races.readAll(w, *a, addresses[0], bytes)) {
     return nullptr;
   }
   const u64 first = (addresses[0] - a->base) / kSectorBytes;
@@ -72,7 +73,7 @@ struct Load {
     if (global) {
       if constexpr (kMemory == kRegister) {
         if (elements == 1 && lanes == kAllLanes && isContiguous(addresses, kMemory)) {
-          if (const u8* from = wholeWarp(w, addresses, kMemory, false)) {
+          if (const u8* from = wholeWarp(w, i, addresses, kMemory, false)) {
             std::memcpy(w.registers + i.slot[0], from, kMemory * kWarpSize);
             return;
           }
@@ -84,7 +85,7 @@ struct Load {
     for (LaneMask m = lanes; m; m &= m - 1) {
       const u32 l = lowestLane(m);
       const u8* from = at(w, i, l, addresses[l], bytes, space);
-      if (i.strong) strongRead(w, addresses[l]);
+      if (i.strong) strongRead(w, i, addresses[l], global);
       for (u32 k = 0; k < elements; ++k) {
         toRegister<kMemory, kRegister, kSigned>(w.registers + i.slot[k] + l * kRegister, from + k * kMemory);
       }
@@ -126,7 +127,7 @@ struct Store {
     if (space == Space::kGlobal) {
       if constexpr (kMemory == kRegister) {
         if (elements == 1 && lanes == kAllLanes && isContiguous(addresses, kMemory)) {
-          if (u8* to = wholeWarp(w, addresses, kMemory, true)) {
+          if (u8* to = wholeWarp(w, i, addresses, kMemory, true)) {
             std::memcpy(to, w.registers + i.slot[0], kMemory * kWarpSize);
             return;
           }
@@ -139,15 +140,22 @@ struct Store {
     }
     for (LaneMask m = lanes; m; m &= m - 1) {
       const u32 l = lowestLane(m);
-      u8* to = space == Space::kShared  ? sharedForWrite(w, i, l, addresses[l], bytes)
+      RacyWrite racy;
+      u8* to = space == Space::kShared  ? sharedForWrite(w, i, l, addresses[l], bytes, racy)
                : space == Space::kLocal ? localAt(w, i, l, addresses[l], bytes)
-                                        : globalForWrite(w, i, l, addresses[l], bytes);
+                                        : globalForWrite(w, i, l, addresses[l], bytes, racy);
+      bool changes = false;
       for (u32 k = 0; k < elements; ++k) {
-        std::memcpy(to + k * kMemory, w.registers + i.slot[k] + l * kRegister, std::min(kMemory, kRegister));
+        const u8* from = w.registers + i.slot[k] + l * kRegister;
+        if (racy) changes |= std::memcmp(to + k * kMemory, from, std::min(kMemory, kRegister)) != 0;
+        std::memcpy(to + k * kMemory, from, std::min(kMemory, kRegister));
       }
+      if (changes) reportRacyWrite(w, i, l, addresses[l], bytes, racy);
     }
     if (i.strong) {
-      for (LaneMask m = lanes; m; m &= m - 1) strongWrite(w, addresses[lowestLane(m)]);
+      for (LaneMask m = lanes; m; m &= m - 1) {
+        strongWrite(w, i, addresses[lowestLane(m)], space == Space::kGlobal);
+      }
     }
     if (space == Space::kGlobal) countGlobal(w, addresses, lanes, bytes, true);
   }
@@ -186,13 +194,15 @@ Execute forMemory(u32 memory, u32 registers, bool isSigned) {
 
 void decodeAccess(Decoding& d, bool store) {
   Instruction& i = d.out();
+  i.nonCoherent = d.take("nc");
   d.takeCacheHints();
   const Space space = takeSpaceModifier(d);
   const int ordering = d.takeOneOf({"volatile", "relaxed", "acquire", "release", "weak"});
-  i.strong = ordering >= 0 && ordering != 4;
   // Memory of the device has no side effects: mmio.relaxed is relaxed.
   if (ordering == 1) d.take("mmio");
-  d.takeOneOf({"cta", "cluster", "gpu", "sys"});
+  const int scope = d.takeOneOf({"cta", "cluster", "gpu", "sys"});
+  i.strong = ordering < 0 || ordering == 4 ? 0 : scope == 0 ? 1 : 2;
+  i.releases = ordering == 3;
   const int vector = d.takeOneOf({"v2", "v4"});
   i.elements = vector < 0 ? 1 : vector == 0 ? 2 : 4;
   const Type type = d.takeType();
@@ -201,6 +211,8 @@ void decodeAccess(Decoding& d, bool store) {
   const ptx::Operand& data = d.operand(store ? 1 : 0);
   i.space = space;
   d.address(kAddressSlot, store ? 0 : 1, i.space);
+  // The thread's own memory is a copy too: structures are stored there with their padding.
+  i.copies = store && i.space == Space::kLocal;
   if (vector >= 0 && data.elements.size() != i.elements) d.fail("vector of the wrong size");
   u32 registerBytes = std::max(2u, bytes);
   for (u32 k = 0; k < i.elements; ++k) {
@@ -218,6 +230,7 @@ void decodeAccess(Decoding& d, bool store) {
     }
   }
   if (i.space == Space::kShared || i.space == Space::kGeneric) d.noteSharedAccess(bytes * i.elements);
+  if (store && (i.space == Space::kGlobal || i.space == Space::kGeneric)) d.noteGlobalWrite(bytes * i.elements);
   execute(d, store ? forMemory<Store>(bytes, registerBytes, false)
                    : forMemory<Load>(bytes, registerBytes, ptx::isSigned(type)));
 }

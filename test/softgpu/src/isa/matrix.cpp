@@ -9,11 +9,15 @@
 #include "isa/numbers.h"
 #include "memory/access.h"
 
-// The inner product is the hottest loop of all: chosen at load time for the machine it runs on.
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+// The hottest loops of all, chosen at load time for the machine.
 #if defined(__x86_64__) && !defined(__AVX2__)
-#define SOFTGPU_WITH_AVX __attribute__((target_clones("avx2", "default")))
+#define SOFTGPU_HOT __attribute__((target_clones("avx2", "default")))
 #else
-#define SOFTGPU_WITH_AVX
+#define SOFTGPU_HOT
 #endif
 
 namespace softgpu::isa {
@@ -48,7 +52,10 @@ void moveMatrices(Warp& w, const Instruction& i, LaneMask lanes) {
     for (u32 r = 0; r < 8; ++r) {
       const u32 lane = 8 * matrix + r;
       if (kStore) {
-        std::memcpy(sharedForWrite(w, i, lane, addresses[lane], 16), rows[r], 16);
+        RacyWrite racy;
+        u8* to = sharedForWrite(w, i, lane, addresses[lane], 16, racy);
+        if (racy && std::memcmp(to, rows[r], 16) != 0) reportRacyWrite(w, i, lane, addresses[lane], 16, racy);
+        std::memcpy(to, rows[r], 16);
       } else {
         std::memcpy(rows[r], sharedForRead(w, i, lane, addresses[lane], 16, SharedMemory::kManyLanes), 16);
       }
@@ -116,99 +123,156 @@ void decodeTranspose(Decoding& d) {
 
 // ---- mma.sync m16n8kK.row.col. A is 16×K, B is K×8, C and D are 16×8.
 
-template <class Visit>
-inline __attribute__((always_inline)) void forLanePairs(Visit visit) {
-  for (u32 g = 0; g < 8; ++g) {
-    for (u32 t = 0; t < 4; ++t) visit(g, t);
-  }
-}
-
-// c[16][8] += a[16][k] · b[k][8].
-SOFTGPU_WITH_AVX void accumulate(const double* a, const double* b, double* c, u32 depth) {
-  for (u32 row = 0; row < 16; ++row) {
-    double sum[8];
-    for (u32 column = 0; column < 8; ++column) sum[column] = c[row * 8 + column];
-    for (u32 k = 0; k < depth; ++k) {
-      const double x = a[row * depth + k];
-      for (u32 column = 0; column < 8; ++column) sum[column] += x * b[k * 8 + column];
-    }
-    for (u32 column = 0; column < 8; ++column) c[row * 8 + column] = sum[column];
-  }
-}
+// ---- Fragments. A register of A holds 8 rows of 4·kPer elements of k, row after row, lane after lane; registers
+// alternate between the upper and the lower eight rows, then go on along k. A register of B is the same of Bᵀ. The
+// registers of C hold the even and the odd columns of eight rows.
 
 struct HalfElement {
+  using Stored = u16;
   static constexpr u32 kPerRegister = 2;
-  static double load(u32 word, u32 k) { return halfToFloat(static_cast<u16>(word >> (16 * k))); }
+  static double load(u16 x) { return halfToFloat(x); }
 };
 struct Bf16Element {
+  using Stored = u16;
   static constexpr u32 kPerRegister = 2;
-  static double load(u32 word, u32 k) { return bf16ToFloat(static_cast<u16>(word >> (16 * k))); }
+  static double load(u16 x) { return bf16ToFloat(x); }
 };
 struct Tf32Element {
+  using Stored = u32;
   static constexpr u32 kPerRegister = 1;
   // The low 13 bits are ignored.
-  static double load(u32 word, u32) { return std::bit_cast<float>(word & 0xffffe000); }
+  static double load(u32 x) { return std::bit_cast<float>(x & 0xffffe000); }
 };
 template <bool kSigned>
 struct ByteElement {
+  using Stored = std::conditional_t<kSigned, i8, u8>;
   static constexpr u32 kPerRegister = 4;
-  static double load(u32 word, u32 k) {
-    return kSigned ? static_cast<i8>(word >> (8 * k)) : static_cast<double>(static_cast<u8>(word >> (8 * k)));
-  }
+  static double load(Stored x) { return x; }
 };
 
+template <class Element>
+inline __attribute__((always_inline)) void widen(const u32* words, double* out) {
+  constexpr u32 kCount = kWarpSize * Element::kPerRegister;
+  typename Element::Stored elements[kCount];
+  std::memcpy(elements, words, sizeof elements);
+  for (u32 k = 0; k < kCount; ++k) out[k] = Element::load(elements[k]);
+}
+SOFTGPU_HOT void widenRegister(HalfElement, const u32* words, double* out) { widen<HalfElement>(words, out); }
+SOFTGPU_HOT void widenRegister(Bf16Element, const u32* words, double* out) { widen<Bf16Element>(words, out); }
+SOFTGPU_HOT void widenRegister(Tf32Element, const u32* words, double* out) { widen<Tf32Element>(words, out); }
+template <bool kSigned>
+void widenRegister(ByteElement<kSigned>, const u32* words, double* out) {
+  widen<ByteElement<kSigned>>(words, out);
+}
+
+// c[8][8] += a[8][width] · b[width][8]. Products of two elements are exact in double, so that it does not matter
+// whether a product and a sum are fused. Four rows at a time, so that sums do not wait for each other.
+using Accumulate = void (*)(const double* a, const double* b, double* c, u32 width);
+
+void accumulatePlain(const double* a, const double* b, double* c, u32 width) {
+  for (u32 row = 0; row < 8; ++row) {
+    for (u32 k = 0; k < width; ++k) {
+      for (u32 column = 0; column < 8; ++column) c[row * 8 + column] += a[row * width + k] * b[k * 8 + column];
+    }
+  }
+}
+#if defined(__x86_64__)
+__attribute__((target("avx2,fma"))) void accumulate256(const double* a, const double* b, double* c, u32 width) {
+  for (u32 row = 0; row < 8; row += 4) {
+    __m256d sum[4][2];
+    for (u32 r = 0; r < 8; ++r) sum[r / 2][r % 2] = _mm256_loadu_pd(c + row * 8 + r * 4);
+    for (u32 k = 0; k < width; ++k) {
+      for (u32 r = 0; r < 4; ++r) {
+        const __m256d x = _mm256_set1_pd(a[(row + r) * width + k]);
+        sum[r][0] = _mm256_fmadd_pd(x, _mm256_loadu_pd(b + k * 8), sum[r][0]);
+        sum[r][1] = _mm256_fmadd_pd(x, _mm256_loadu_pd(b + k * 8 + 4), sum[r][1]);
+      }
+    }
+    for (u32 r = 0; r < 8; ++r) _mm256_storeu_pd(c + row * 8 + r * 4, sum[r / 2][r % 2]);
+  }
+}
+__attribute__((target("avx512f"))) void accumulate512(const double* a, const double* b, double* c, u32 width) {
+  __m512d sum[8];
+  for (u32 row = 0; row < 8; ++row) sum[row] = _mm512_loadu_pd(c + row * 8);
+  for (u32 k = 0; k < width; ++k) {
+    const __m512d y = _mm512_loadu_pd(b + k * 8);
+    for (u32 row = 0; row < 8; ++row) sum[row] = _mm512_fmadd_pd(_mm512_set1_pd(a[row * width + k]), y, sum[row]);
+  }
+  for (u32 row = 0; row < 8; ++row) _mm512_storeu_pd(c + row * 8, sum[row]);
+}
+const Accumulate accumulate = __builtin_cpu_supports("avx512f")                                 ? accumulate512
+                              : __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? accumulate256
+                                                                                                : accumulatePlain;
+#else
+const Accumulate accumulate = accumulatePlain;
+#endif
+
 enum class Accumulator : u8 { kF32, kF16, kS32 };
+
+SOFTGPU_HOT void loadSums(const u32* even, const u32* odd, double* c) {
+  for (u32 l = 0; l < kWarpSize; ++l) {
+    c[2 * l] = std::bit_cast<float>(even[l]);
+    c[2 * l + 1] = std::bit_cast<float>(odd[l]);
+  }
+}
+SOFTGPU_HOT void storeSums(const double* c, u32* even, u32* odd) {
+  for (u32 l = 0; l < kWarpSize; ++l) {
+    even[l] = std::bit_cast<u32>(truncateToFloat(c[2 * l]));
+    odd[l] = std::bit_cast<u32>(truncateToFloat(c[2 * l + 1]));
+  }
+}
 
 // Slots: D, then A, B and C, as many as the shape needs.
 template <class ElementA, class ElementB, u32 kK, Accumulator kAccumulator>
 void multiply(Warp& w, const Instruction& i, LaneMask) {
-  constexpr u32 kPer = ElementA::kPerRegister;
-  constexpr u32 kRegistersA = 16 * kK / kWarpSize / kPer, kRegistersB = kK * 8 / kWarpSize / kPer;
+  constexpr u32 kWidth = 4 * ElementA::kPerRegister, kRegistersB = kK / kWidth, kRegistersA = 2 * kRegistersB;
   constexpr u32 kRegistersC = kAccumulator == Accumulator::kF16 ? 2 : 4;
-  double a[16][kK], b[kK][8], c[16][8];
   const u32 *slotsD = &i.slot[0], *slotsA = slotsD + kRegistersC, *slotsB = slotsA + kRegistersA,
             *slotsC = slotsB + kRegistersB;
-  double part[kWarpSize];  // one element of every lane's fragment
-  for (u32 r = 0; r < kRegistersA; ++r) {
-    const u32* words = lanesOf<u32>(w, slotsA[r]);
-    for (u32 e = 0; e < kPer; ++e) {
-      for (u32 l = 0; l < kWarpSize; ++l) part[l] = ElementA::load(words[l], e);
-      // Registers alternate between the upper and the lower eight rows.
-      const u32 row = 8 * (r & 1), column = e + 4 * kPer * (r >> 1);
-      forLanePairs([&](u32 g, u32 t) { a[row + g][column + t * kPer] = part[4 * g + t]; });
+  double c[2][64];  // the upper and the lower eight rows
+  for (u32 half = 0; half < 2; ++half) {
+    if constexpr (kAccumulator == Accumulator::kF16) {
+      const u32* words = lanesOf<u32>(w, slotsC[half]);
+      for (u32 l = 0; l < kWarpSize; ++l) {
+        c[half][2 * l] = halfToFloat(static_cast<u16>(words[l]));
+        c[half][2 * l + 1] = halfToFloat(static_cast<u16>(words[l] >> 16));
+      }
+    } else if constexpr (kAccumulator == Accumulator::kF32) {
+      loadSums(lanesOf<u32>(w, slotsC[2 * half]), lanesOf<u32>(w, slotsC[2 * half + 1]), c[half]);
+    } else {
+      for (u32 l = 0; l < kWarpSize; ++l) {
+        c[half][2 * l] = lanesOf<i32>(w, slotsC[2 * half])[l];
+        c[half][2 * l + 1] = lanesOf<i32>(w, slotsC[2 * half + 1])[l];
+      }
     }
   }
   for (u32 r = 0; r < kRegistersB; ++r) {
-    const u32* words = lanesOf<u32>(w, slotsB[r]);
-    for (u32 e = 0; e < kPer; ++e) {
-      for (u32 l = 0; l < kWarpSize; ++l) part[l] = ElementB::load(words[l], e);
-      const u32 row = e + 4 * kPer * r;
-      forLanePairs([&](u32 g, u32 t) { b[row + t * kPer][g] = part[4 * g + t]; });
+    double a[8 * kWidth], transposed[8 * kWidth], b[8 * kWidth];
+    widenRegister(ElementB(), lanesOf<u32>(w, slotsB[r]), transposed);
+    for (u32 column = 0; column < 8; ++column) {
+      for (u32 k = 0; k < kWidth; ++k) b[k * 8 + column] = transposed[column * kWidth + k];
+    }
+    for (u32 half = 0; half < 2; ++half) {
+      widenRegister(ElementA(), lanesOf<u32>(w, slotsA[2 * r + half]), a);
+      accumulate(a, b, c[half], kWidth);
     }
   }
-  for (u32 e = 0; e < 4; ++e) {
-    const u32* words = lanesOf<u32>(w, slotsC[kAccumulator == Accumulator::kF16 ? e / 2 : e]);
-    for (u32 l = 0; l < kWarpSize; ++l) {
-      if (kAccumulator == Accumulator::kF32) part[l] = std::bit_cast<float>(words[l]);
-      if (kAccumulator == Accumulator::kF16) part[l] = halfToFloat(static_cast<u16>(words[l] >> (16 * (e & 1))));
-      if (kAccumulator == Accumulator::kS32) part[l] = static_cast<i32>(words[l]);
-    }
-    forLanePairs([&](u32 g, u32 t) { c[g + 8 * (e >> 1)][2 * t + (e & 1)] = part[4 * g + t]; });
-  }
-  accumulate(&a[0][0], &b[0][0], &c[0][0], kK);
   const bool saturates = i.immediate[0];
-  for (u32 e = 0; e < 4; ++e) {
-    u32* words = lanesOf<u32>(w, slotsD[kAccumulator == Accumulator::kF16 ? e / 2 : e]);
-    forLanePairs([&](u32 g, u32 t) { part[4 * g + t] = c[g + 8 * (e >> 1)][2 * t + (e & 1)]; });
-    for (u32 l = 0; l < kWarpSize; ++l) {
-      if (kAccumulator == Accumulator::kF32) words[l] = std::bit_cast<u32>(truncateToFloat(part[l]));
-      if (kAccumulator == Accumulator::kF16) {
-        const u32 bits = doubleToHalf(part[l]);
-        words[l] = e & 1 ? (words[l] & 0xffff) | bits << 16 : (words[l] & 0xffff0000) | bits;
+  for (u32 half = 0; half < 2; ++half) {
+    if constexpr (kAccumulator == Accumulator::kF16) {
+      u32* words = lanesOf<u32>(w, slotsD[half]);
+      for (u32 l = 0; l < kWarpSize; ++l) {
+        words[l] = doubleToHalf(c[half][2 * l]) | static_cast<u32>(doubleToHalf(c[half][2 * l + 1])) << 16;
       }
-      if (kAccumulator == Accumulator::kS32) {
-        const double sum = saturates ? std::min(std::max(part[l], -0x1p31), 0x1p31 - 1) : part[l];
-        words[l] = static_cast<u32>(static_cast<i64>(sum));
+    } else if constexpr (kAccumulator == Accumulator::kF32) {
+      storeSums(c[half], lanesOf<u32>(w, slotsD[2 * half]), lanesOf<u32>(w, slotsD[2 * half + 1]));
+    } else {
+      auto narrow = [&](double sum) {
+        return static_cast<u32>(static_cast<i64>(saturates ? std::clamp(sum, -0x1p31, 0x1p31 - 1) : sum));
+      };
+      for (u32 l = 0; l < kWarpSize; ++l) {
+        lanesOf<u32>(w, slotsD[2 * half])[l] = narrow(c[half][2 * l]);
+        lanesOf<u32>(w, slotsD[2 * half + 1])[l] = narrow(c[half][2 * l + 1]);
       }
     }
   }

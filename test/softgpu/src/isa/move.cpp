@@ -75,6 +75,7 @@ bool moveClock(Decoding& d, Type type) {
 }
 
 void move(Decoding& d) {
+  d.out().copies = true;
   const Type type = d.takeType();
   using Kind = ptx::Operand::Kind;
   if (d.operand(0).kind == Kind::kVector || d.operand(1).kind == Kind::kVector) return moveVector(d, type);

@@ -119,7 +119,7 @@ inline double addToOdd(double a, double b) {
 }
 
 // A tensor core's sum: hardware may drop what does not fit, so it is exact (nearly: in double), then cut towards zero.
-inline float truncateToFloat(double x) {
+inline __attribute__((always_inline)) float truncateToFloat(double x) {
   const float nearest = static_cast<float>(x);
   const bool beyond = std::fabs(static_cast<double>(nearest)) > std::fabs(x) && std::fabs(nearest) < HUGE_VALF;
   return std::bit_cast<float>(std::bit_cast<u32>(nearest) - beyond);

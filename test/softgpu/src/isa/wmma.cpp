@@ -136,8 +136,10 @@ void moveFragment(Warp& w, const Instruction& i, LaneMask lanes) {
       u8* held = fragment.at(w, i.slot.data(), l, e);
       const u32 bytes = fragment.elementBytes;
       if (kStore) {
-        u8* to = space == Space::kShared ? sharedForWrite(w, i, l, addresses[l], bytes)
-                                         : globalForWrite(w, i, l, addresses[l], bytes);
+        RacyWrite racy;
+        u8* to = space == Space::kShared ? sharedForWrite(w, i, l, addresses[l], bytes, racy)
+                                         : globalForWrite(w, i, l, addresses[l], bytes, racy);
+        if (racy && std::memcmp(to, held, bytes) != 0) reportRacyWrite(w, i, l, addresses[l], bytes, racy);
         std::memcpy(to, held, bytes);
       } else {
         const u8* from = space == Space::kShared ? sharedForRead(w, i, l, addresses[l], bytes, SharedMemory::kManyLanes)
@@ -208,6 +210,7 @@ void decodeMove(Decoding& d, bool store) {
     d.constant(kStrideSlot, byColumn ? fragment.rows : fragment.columns, 4);
   }
   if (i.space != Space::kGlobal) d.noteSharedAccess(fragment.elementBytes);
+  if (store && i.space != Space::kShared) d.noteGlobalWrite(fragment.elementBytes);
   execute(d, store ? moveFragment<true> : moveFragment<false>);
 }
 

@@ -93,18 +93,50 @@ void reportInFlight(Warp& w, const Instruction& i, u32 lane, u64 address, u32 by
       write ? "writes where an asynchronous copy is in flight" : "reads the target of an asynchronous copy in flight");
 }
 
+std::string describe(const Warp& w, const GlobalRaces::Other& other) {
+  if (other.sameWarp) return "another lane of the warp";
+  const std::string warp = "warp " + std::to_string(other.warp);
+  return other.block == w.block->number ? warp : warp + " of block " + std::to_string(other.block);
+}
+
+void checkGlobalRead(Warp& w, const Instruction& i, u32 lane, Allocation& a, u64 address, u32 bytes) {
+  GlobalRaces& races = w.launch->races;
+  if (i.nonCoherent && races.isWritten(a, address, bytes)) {
+    w.report(i, lane, FaultKind::kGlobalRace, address, bytes, "reads by ld.global.nc what this launch writes");
+  } else if (const GlobalRaces::Other other = races.read(w, lane, a, address, bytes, i.strong)) {
+    w.report(i, lane, FaultKind::kGlobalRace, address, bytes,
+             "reads what " + describe(w, other) + " wrote, without order");
+  }
+}
+
 }  // namespace
+
+void reportRacyWrite(Warp& w, const Instruction& i, u32 lane, u64 address, u32 bytes, const RacyWrite& racy) {
+  if (racy.lanes) {
+    w.report(i, lane, FaultKind::kSharedRace, address, bytes,
+             "writes something else than another lane in the same instruction: either may stay");
+  } else {
+    w.report(i, lane, FaultKind::kGlobalRace, address, bytes,
+             "writes over what " + describe(w, racy.other) + " wrote, without order");
+  }
+}
 
 u8* globalForRead(Warp& w, const Instruction& i, u32 lane, u64 address, u32 bytes) {
   Allocation* a = checkedAllocation(w, i, lane, address, bytes, false);
   if (!a->isInitialised(address, bytes)) {
     w.report(i, lane, FaultKind::kUninitialisedGlobal, address, bytes, "");
   }
+  if (a->writtenBy == w.launch->config.id) checkGlobalRead(w, i, lane, *a, address, bytes);
   return reinterpret_cast<u8*>(address);
 }
 
-u8* globalForWrite(Warp& w, const Instruction& i, u32 lane, u64 address, u32 bytes) {
-  checkedAllocation(w, i, lane, address, bytes, true)->setInitialised(address, bytes);
+u8* globalForWrite(Warp& w, const Instruction& i, u32 lane, u64 address, u32 bytes, RacyWrite& racy, bool reads) {
+  Allocation* a = checkedAllocation(w, i, lane, address, bytes, true);
+  if (reads && !a->isInitialised(address, bytes)) {
+    w.report(i, lane, FaultKind::kUninitialisedGlobal, address, bytes, "");
+  }
+  a->setInitialised(address, bytes);
+  racy.other = w.launch->races.write(w, lane, *a, address, bytes, i.strong);
   return reinterpret_cast<u8*>(address);
 }
 
@@ -121,13 +153,13 @@ u8* sharedForRead(Warp& w, const Instruction& i, u32 lane, u64 address, u32 byte
     }
   }
   u32 other = 0;
-  if (shared.read(w.index, static_cast<u8>(raceLane), at, bytes, i.strong, other)) {
+  if (shared.read(w.index, static_cast<u8>(raceLane), at, bytes, i.strong != 0, other)) {
     reportRace(w, i, lane, address, bytes, false, other);
   }
   return shared.data() + at;
 }
 
-u8* sharedForWrite(Warp& w, const Instruction& i, u32 lane, u64 address, u32 bytes) {
+u8* sharedForWrite(Warp& w, const Instruction& i, u32 lane, u64 address, u32 bytes, RacyWrite& racy) {
   checkShared(w, i, lane, address, bytes);
   SharedMemory& shared = w.block->shared;
   const u32 at = static_cast<u32>(address);
@@ -135,7 +167,7 @@ u8* sharedForWrite(Warp& w, const Instruction& i, u32 lane, u64 address, u32 byt
   shared.setState(at, bytes, ByteState::kWritten);
   u32 other = 0;
   const u16 serial = static_cast<u16>(w.counters->warpInstructions);
-  if (shared.write(w.index, static_cast<u8>(lane), at, bytes, i.strong, serial, other)) {
+  if (shared.write(w.index, static_cast<u8>(lane), at, bytes, i.strong != 0, serial, other, racy.lanes)) {
     reportRace(w, i, lane, address, bytes, true, other);
   }
   return shared.data() + at;
@@ -155,6 +187,7 @@ const u8* parameterAt(Warp& w, const Instruction& i, u32 lane, u64 address, u32 
   if (address > size || bytes > size - address) {
     w.abort(i, lane, FaultKind::kOutOfBounds, address, bytes, "parameters of " + std::to_string(size) + " bytes");
   }
+  if (address & (bytes - 1)) w.abort(i, lane, FaultKind::kMisaligned, address, bytes, "parameter access");
   return w.launch->config.parameters.data() + address;
 }
 
@@ -210,11 +243,22 @@ void countShared(Warp& w, const u64* addresses, LaneMask lanes, u32 bytes) {
   }
 }
 
-void strongRead(Warp& w, u64 address) { w.block->shared.acquire(w.index, address); }
+void fence(Warp& w, u8 scope) {
+  w.fenceScope = scope;
+  w.fenceClock = w.block->shared.fence(w.index);
+}
 
-void strongWrite(Warp& w, u64 address) {
-  if (!w.fenced) return;
-  w.block->shared.release(w.index, address);
+void strongRead(Warp& w, const Instruction& i, u64 address, bool global) {
+  w.block->shared.acquire(w.index, address);
+  if (global && i.strong >= 2) w.launch->races.acquire(w, address);
+}
+
+void strongWrite(Warp& w, const Instruction& i, u64 address, bool global) {
+  if (!i.releases && w.fenceScope == 0) return;
+  const Clock clock = i.releases ? w.block->shared.fence(w.index) : w.fenceClock;
+  const u8 scope = i.releases ? i.strong : std::min(w.fenceScope, i.strong);
+  w.block->shared.release(address, clock);
+  if (global && scope >= 2) w.launch->races.release(w, address, clock);
 }
 
 }  // namespace softgpu

@@ -11,6 +11,15 @@ constexpr u64 kSharedWindow = u64{1} << kWindowShift;
 constexpr u64 kLocalWindow = u64{2} << kWindowShift;
 constexpr u64 kParamWindow = u64{3} << kWindowShift;
 
+// A write that races with an earlier one in global memory, or with another lane's of the same instruction in shared
+// memory: a fault unless it leaves the bytes as they were. The caller, who knows the bytes, reports it.
+struct RacyWrite {
+  GlobalRaces::Other other;
+  bool lanes = false;
+  explicit operator bool() const { return other || lanes; }
+};
+void reportRacyWrite(Warp& w, const ptx::Instruction& i, u32 lane, u64 address, u32 bytes, const RacyWrite& racy);
+
 // The addresses of an instruction's lanes, with the base in `slot`.
 void addressesOf(Warp& w, u32 slot, i64 offset, bool wide, u64* out);
 
@@ -21,10 +30,11 @@ LaneMask takeSpace(u64* addresses, LaneMask& lanes, ptx::Space& space);
 // Checked pointers for one lane. Out of bounds, misaligned and freed memory end the launch; memory that was never
 // written is reported.
 u8* globalForRead(Warp& w, const ptx::Instruction& i, u32 lane, u64 address, u32 bytes);
-u8* globalForWrite(Warp& w, const ptx::Instruction& i, u32 lane, u64 address, u32 bytes);
+u8* globalForWrite(Warp& w, const ptx::Instruction& i, u32 lane, u64 address, u32 bytes, RacyWrite& racy,
+                   bool reads = false);
 // `raceLane` is the lane the access counts for, or SharedMemory::kManyLanes.
 u8* sharedForRead(Warp& w, const ptx::Instruction& i, u32 lane, u64 address, u32 bytes, u32 raceLane);
-u8* sharedForWrite(Warp& w, const ptx::Instruction& i, u32 lane, u64 address, u32 bytes);
+u8* sharedForWrite(Warp& w, const ptx::Instruction& i, u32 lane, u64 address, u32 bytes, RacyWrite& racy);
 u8* localAt(Warp& w, const ptx::Instruction& i, u32 lane, u64 address, u32 bytes);
 const u8* parameterAt(Warp& w, const ptx::Instruction& i, u32 lane, u64 address, u32 bytes);
 
@@ -36,8 +46,9 @@ void countGlobal(Warp& w, const u64* addresses, LaneMask lanes, u32 bytes, bool 
 // Wavefronts of one shared-memory request, and what they would be without bank conflicts.
 void countShared(Warp& w, const u64* addresses, LaneMask lanes, u32 bytes);
 
-// A fence, and what strong accesses do with it (see SharedMemory).
-void strongRead(Warp& w, u64 address);
-void strongWrite(Warp& w, u64 address);
+// A fence, and what strong accesses do with it (see SharedMemory and GlobalRaces).
+void fence(Warp& w, u8 scope);
+void strongRead(Warp& w, const ptx::Instruction& i, u64 address, bool global);
+void strongWrite(Warp& w, const ptx::Instruction& i, u64 address, bool global);
 
 }  // namespace softgpu

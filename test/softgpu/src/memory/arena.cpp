@@ -21,6 +21,12 @@ bool Allocation::isRangeInitialised(u64 address, u64 bytes) const {
   return true;
 }
 
+u64 Allocation::firstUninitialised(u64 address, u64 bytes) const {
+  const u64 end = address + bytes;
+  while (address < end && isRangeInitialised(address, 1)) ++address;
+  return address;
+}
+
 void Allocation::setRangeInitialised(u64 address, u64 bytes) {
   u64 at = address - base, end = at + bytes;
   for (; at < end && (at & 7); ++at) initialised[at >> 3] |= static_cast<u8>(1u << (at & 7));
@@ -46,7 +52,23 @@ void Allocation::copyInitialised(u64 address, const Allocation& from, u64 fromAd
   }
 }
 
-Allocation* Arena::allocate(u64 bytes, bool module) {
+Allocation* Arena::insert(u64 address, u64 bytes, MemoryKind kind) {
+  auto allocation = std::make_unique<Allocation>();
+  allocation->base = address;
+  allocation->size = bytes;
+  allocation->kind = kind;
+  // calloc gives untouched pages for large sizes, so an allocation costs nothing until it is used.
+  auto zeros = [](u64 size) { return Allocation::Bits(static_cast<u8*>(std::calloc(size, 1))); };
+  allocation->initialised = zeros(bytes / 8 + 3);
+  allocation->sectorsRead = zeros(bytes / kSectorBytes / 8 + 2);
+  allocation->sectorsWritten = zeros(bytes / kSectorBytes / 8 + 2);
+  std::unique_ptr<Allocation>& place = allocations_[address];
+  // Warps remember allocations by their address, so what was there before must stay.
+  if (place) gone_.push_back(std::move(place));
+  return (place = std::move(allocation)).get();
+}
+
+Allocation* Arena::allocate(u64 bytes, MemoryKind kind) {
   std::lock_guard lock(mutex_);
   if (start_ == 0) {
     void* range = mmap(nullptr, kReserved, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -55,28 +77,32 @@ Allocation* Arena::allocate(u64 bytes, bool module) {
   }
   // The gap after each allocation is at least one alignment unit: the red zone.
   u64 room = alignUp(bytes, kAlignment) + kAlignment;
-  if (bytes > kTotal - used_ || top_ + room > start_ + kReserved - kAlignment) return nullptr;
-  auto allocation = std::make_unique<Allocation>();
-  allocation->base = top_;
-  allocation->size = bytes;
-  allocation->module = module;
-  // calloc gives untouched pages for large sizes, so an allocation costs nothing until it is used.
-  auto zeros = [](u64 size) { return Allocation::Bits(static_cast<u8*>(std::calloc(size, 1))); };
-  allocation->initialised = zeros(bytes / 8 + 3);
-  allocation->sectorsRead = zeros(bytes / kSectorBytes / 8 + 2);
-  allocation->sectorsWritten = zeros(bytes / kSectorBytes / 8 + 2);
+  // Pinned memory is the host's.
+  const bool onDevice = kind != MemoryKind::kHost;
+  if (bytes > totalBytes() - (onDevice ? used_ : 0) || room > start_ + kReserved - kAlignment - top_) return nullptr;
+  Allocation* allocation = insert(top_, bytes, kind);
   top_ += room;
-  used_ += bytes;
-  return (allocations_[allocation->base] = std::move(allocation)).get();
+  if (onDevice) used_ += bytes;
+  return allocation;
+}
+
+Allocation* Arena::adopt(u64 address, u64 bytes) {
+  std::lock_guard lock(mutex_);
+  for (const auto& [base, a] : allocations_) {
+    if (a->live && base < address + bytes && base + a->size > address) return nullptr;
+  }
+  return insert(address, bytes, MemoryKind::kRegistered);
 }
 
 bool Arena::free(u64 address) {
   std::lock_guard lock(mutex_);
   auto it = allocations_.find(address);
   if (it == allocations_.end() || !it->second->live) return false;
-  it->second->live = false;
-  used_ -= it->second->size;
-  u64 page = 4096, from = alignUp(address, page), to = (address + it->second->size) & ~(page - 1);
+  Allocation& a = *it->second;
+  a.live = false;
+  if (a.kind == MemoryKind::kRegistered) return true;
+  if (a.kind != MemoryKind::kHost) used_ -= a.size;
+  u64 page = 4096, from = alignUp(address, page), to = (address + a.size) & ~(page - 1);
   if (to > from) madvise(reinterpret_cast<void*>(from), to - from, MADV_DONTNEED);
   return true;
 }
@@ -96,7 +122,7 @@ Allocation* Arena::findRange(u64 address, u64 bytes) {
 
 u64 Arena::freeBytes() {
   std::lock_guard lock(mutex_);
-  return kTotal - used_;
+  return totalBytes() - used_;
 }
 
 std::vector<const Allocation*> Arena::liveAllocations() {

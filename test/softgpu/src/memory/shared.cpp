@@ -9,7 +9,7 @@ namespace softgpu {
 void SharedMemory::reset(u32 bytes, u32 granularity, u32 warps) {
   size_ = bytes;
   warps_ = warps;
-  shift_ = granularity == 1 ? 0 : granularity == 2 ? 1 : 2;
+  shift_ = static_cast<u32>(__builtin_ctz(granularity));
   bytes_.assign(bytes + 16, 0xcb);
   state_.assign(bytes + 16, 0);
   cells_.assign((bytes >> shift_) + 16, Cell{});
@@ -68,6 +68,7 @@ void SharedMemory::noteRead(Cell& cell, u32 warp, u8 lane, bool strong) {
     cell.readStrong = strong;
   } else if (cell.readWarp == warp) {
     if (cell.readLane != lane) cell.readLane = kManyLanes;
+    cell.readClock = now_[warp];
     cell.readStrong &= strong;
   } else {
     Clock clock{};
@@ -79,7 +80,8 @@ void SharedMemory::noteRead(Cell& cell, u32 warp, u8 lane, bool strong) {
   }
 }
 
-bool SharedMemory::write(u32 warp, u8 lane, u32 address, u32 bytes, bool strong, u16 serial, u32& other) {
+bool SharedMemory::write(u32 warp, u8 lane, u32 address, u32 bytes, bool strong, u16 serial, u32& other,
+                         bool& overwrites) {
   bool race = false;
   const u32 last = (address + bytes - 1) >> shift_;
   for (u32 k = address >> shift_; k <= last; ++k) {
@@ -90,6 +92,8 @@ bool SharedMemory::write(u32 warp, u8 lane, u32 address, u32 bytes, bool strong,
       race = true;
       other = cell.writeWarp;
     }
+    overwrites |=
+        cell.writeWarp == warp && cell.writeLane != lane && cell.writeSerial == serial && cell.writeClock == now_[warp];
     bool readsMatter = !(strong && cell.readStrong);
     if (cell.readers) {
       for (u32 w = 0; w < warps_ && readsMatter; ++w) {
@@ -128,9 +132,16 @@ void SharedMemory::leave(u32 warp, const Clock& barrier) {
   orderWarp(warp);
 }
 
-void SharedMemory::release(u32 warp, u64 address) {
-  arrive(warp, released_[address]);
-  orderWarp(warp);
+Clock SharedMemory::fence(u32 warp) {
+  Clock clock{};
+  arrive(warp, clock);
+  ++now_[warp];
+  return clock;
+}
+
+void SharedMemory::release(u64 address, const Clock& clock) {
+  Clock& published = released_[address];
+  for (u32 w = 0; w < warps_; ++w) published[w] = std::max(published[w], clock[w]);
 }
 
 void SharedMemory::acquire(u32 warp, u64 address) {

@@ -35,15 +35,22 @@ class SharedMemory {
   static constexpr u8 kManyLanes = 32;
   bool read(u32 warp, u8 lane, u32 address, u32 bytes, bool strong, u32& other);
   // Lanes that write the same cell in one instruction (the same `serial`) do not race: one of them wins.
-  bool write(u32 warp, u8 lane, u32 address, u32 bytes, bool strong, u16 serial, u32& other);
+  // Then the last one's value stands, and `overwrites` says so.
+  bool write(u32 warp, u8 lane, u32 address, u32 bytes, bool strong, u16 serial, u32& other, bool& overwrites);
+
+  u32 now(u32 warp) const { return now_[warp]; }
+  // Other warps' accesses are ordered up to known_[warp][other]; the warp's own up to its last synchronisation.
+  bool isOrdered(u32 warp, u32 clock, u32 by) const { return clock <= known_[warp][by]; }
 
   // What happened before in this warp now happens before what follows, for all its lanes.
   void orderWarp(u32 warp);
   // A warp gives its knowledge to a barrier, and takes the barrier's.
   void arrive(u32 warp, Clock& barrier) const;
   void leave(u32 warp, const Clock& barrier);
-  // A strong write after a fence publishes; a strong read of the same address takes over.
-  void release(u32 warp, u64 address);
+  // What a fence puts before later strong writes; what follows in the warp is after it.
+  Clock fence(u32 warp);
+  // A strong write publishes such a clock; a strong read of the same address takes it over.
+  void release(u64 address, const Clock& clock);
   void acquire(u32 warp, u64 address);
 
  private:
@@ -54,8 +61,6 @@ class SharedMemory {
     u16 writeSerial;
     u32 readers;  // index + 1 into readers_, when several warps read concurrently
   };
-  // Other warps' accesses are ordered up to known_[warp][other]; the warp's own up to its last synchronisation.
-  bool isOrdered(u32 warp, u32 clock, u32 by) const { return clock <= known_[warp][by]; }
   void noteRead(Cell& cell, u32 warp, u8 lane, bool strong);
 
   u32 size_ = 0;

@@ -87,6 +87,7 @@ class Lowering {
   std::unique_ptr<Kernel> run(const Function& entry) {
     kernel_ = std::make_unique<Kernel>();
     kernel_->name = entry.name;
+    kernel_->target = tree_.architecture;
     registers_.push_back({VirtualRegister::Kind::kPredicate, 4});
     Scope parameters;
     u64 offset = 0;
@@ -170,6 +171,7 @@ class Lowering {
       // 8-bit registers are kept in 16 bits, so that no lane array is narrower.
       u32 bytes = predicate ? 4 : std::max(2u, typeBytes(r.type));
       frames_.back().scopes.back().symbols[name] = {Symbol::Kind::kRegister, newRegister(kind, bytes)};
+      registers_.back().name = name;
     };
     if (r.count == 0) add(r.name);
     for (u32 k = 0; k < r.count; ++k) add(r.name + std::to_string(k));
@@ -278,6 +280,7 @@ class Lowering {
     for (auto& table : kernel_->branchTables) {
       for (u32& label : table) label = labelAt_[label];
     }
+    markUndefinedReads(*kernel_, registers_, uses_, isa::undefinedRead);
     allocateRegisters(*kernel_, registers_, uses_);
   }
 
@@ -372,7 +375,7 @@ Type Decoding::takeType() {
 
 void Decoding::takeCacheHints() {
   std::erase_if(modifiers_, [](std::string_view m) {
-    return m == "ca" || m == "cg" || m == "cs" || m == "cv" || m == "lu" || m == "wb" || m == "wt" || m == "nc" ||
+    return m == "ca" || m == "cg" || m == "cs" || m == "cv" || m == "lu" || m == "wb" || m == "wt" ||
            m.starts_with("L1::") || m.starts_with("L2::");
   });
 }
@@ -566,6 +569,10 @@ void Decoding::noteSharedAccess(u32 bytes) {
   lowering_.kernel_->sharedGranularity = std::min(lowering_.kernel_->sharedGranularity, bytes);
 }
 
+void Decoding::noteGlobalWrite(u32 bytes) {
+  lowering_.kernel_->globalGranularity = std::min(lowering_.kernel_->globalGranularity, bytes);
+}
+
 void Decoding::finish() const {
   if (modifiers_.empty()) return;
   fail("unknown modifier ." + std::string(modifiers_[0]) + " in '" + statement_.opcode + "'");
@@ -573,7 +580,6 @@ void Decoding::finish() const {
 
 std::unique_ptr<Module> lower(const Tree& tree, const std::function<ModuleSymbol(const Variable&)>& allocate) {
   auto module = std::make_unique<Module>();
-  module->target = tree.target;
   for (const Variable& v : tree.variables) {
     if (v.space == Space::kGlobal || v.space == Space::kConst) module->symbols[v.name] = allocate(v);
   }

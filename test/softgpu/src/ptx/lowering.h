@@ -27,6 +27,7 @@ struct VirtualRegister {
   u8 bytes;
   u64 value = 0;   // of a constant; the id of a special register; what is added to the base of dynamic shared memory
   u32 offset = 0;  // in the register file, once allocated
+  std::string name = {};  // as declared
 };
 
 // Which slots of an instruction are written and which read.
@@ -37,6 +38,10 @@ struct SlotUse {
 
 // Lays out the register file by liveness, and replaces register numbers by byte offsets.
 void allocateRegisters(Kernel& kernel, std::vector<VirtualRegister>& registers, const std::vector<SlotUse>& uses);
+
+// Makes `reporter` the first to execute each instruction that reads a register which nothing writes.
+void markUndefinedReads(Kernel& kernel, const std::vector<VirtualRegister>& registers, const std::vector<SlotUse>& uses,
+                        Execute reporter);
 
 class Lowering;
 
@@ -93,6 +98,7 @@ class Decoding {
   void call(const std::string& name, const std::vector<Operand>& results, const std::vector<Operand>& arguments);
   bool isDefined(const std::string& function) const;
   void noteSharedAccess(u32 bytes);
+  void noteGlobalWrite(u32 bytes);
   // Fails for a modifier that nobody took.
   void finish() const;
 

@@ -68,6 +68,8 @@ class Parser {
       tree_.version = word();
     } else if (accept(".target")) {
       tree_.target = word();
+      if (!tree_.target.starts_with("sm_")) fail("unknown target " + tree_.target);
+      tree_.architecture = static_cast<u32>(std::strtoul(tree_.target.c_str() + 3, nullptr, 10));
       while (accept(',')) word();
     } else if (accept(".address_size")) {
       if (number() != 64) fail("only 64-bit addresses are supported");

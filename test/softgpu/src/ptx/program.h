@@ -48,7 +48,9 @@ struct Instruction {
   u8 elements = 1;           // of a vector access
   bool wideAddress = false;  // the address register has 64 bits
   bool aligned = false;      // kConverge, kBarrier: every live lane of the warp must take part
-  bool strong = false;       // a volatile, relaxed, acquire or release access: never a data race with another one
+  u8 strong = 0;             // a volatile, relaxed, acquire or release access: 1 of the block, 2 of the device
+  bool releases = false;     // publishes what came before, without a fence
+  bool nonCoherent = false;  // ld.global.nc: of memory that nobody writes in this launch
   u8 memberSlot = 0;         // kConverge, not aligned: the slot of the member mask
   u32 guard = 0;             // predicate slot; slot 0 is always true
   u32 guardInvert = 0;
@@ -56,13 +58,21 @@ struct Instruction {
   u32 invert[2] = {};  // for the predicate sources, in order
   i64 offset = 0;      // of an address
   u32 immediate[3] = {};
-  u32 target = 0;  // kBranch: an instruction index; kBranchIndexed: a table index
-  u32 source = 0;  // index into Kernel::sources
+  bool copies = false;  // moves bits without looking at them
+  u32 undefined = 0;    // index + 1 into Kernel::undefinedRegisters, when it reads one
+  u32 target = 0;       // kBranch: an instruction index; kBranchIndexed: a table index
+  u32 source = 0;       // index into Kernel::sources
 };
 
 struct SourceLine {
   u32 line;
   std::string text;
+};
+
+// A register that nothing writes, and what the instruction that reads it does.
+struct UndefinedRegister {
+  std::string name;
+  Execute execute;
 };
 
 struct KernelParameter {
@@ -110,9 +120,11 @@ struct SpecialSlot {
 
 struct Kernel {
   std::string name;
+  u32 target = 0;  // the architecture that the PTX was compiled for: 80 for sm_80
   std::vector<Instruction> code;
   std::vector<std::vector<u32>> branchTables;
   std::vector<SourceLine> sources;
+  std::vector<UndefinedRegister> undefinedRegisters;
   std::vector<KernelParameter> parameters;
   u32 parameterBytes = 0;
   u32 registerFileBytes = 0;
@@ -125,7 +137,8 @@ struct Kernel {
   u32 localBytes = 0;
   u32 maxThreads = 1024;
   u32 requiredThreads = 0;
-  u32 sharedGranularity = 4;  // the smallest access to shared memory in bytes, at most 4
+  u32 sharedGranularity = 16;  // the smallest access to shared memory in bytes
+  u32 globalGranularity = 16;  // the smallest write to global memory
 };
 
 struct ModuleSymbol {
@@ -135,7 +148,6 @@ struct ModuleSymbol {
 };
 
 struct Module {
-  std::string target;
   std::map<std::string, std::unique_ptr<Kernel>> kernels;
   std::map<std::string, ModuleSymbol> symbols;  // .global and .const variables
 };

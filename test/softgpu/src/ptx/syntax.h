@@ -81,6 +81,7 @@ struct Function {
 struct Tree {
   std::string version;
   std::string target;
+  u32 architecture = 0;  // 80 for sm_80
   std::vector<Variable> variables;
   std::vector<Function> functions;
 };

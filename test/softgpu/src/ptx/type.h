@@ -23,6 +23,8 @@ enum class Type : u8 {
   kS16,
   kS32,
   kS64,
+  kU16x2,
+  kS16x2,
   kF16,
   kF16x2,
   kBf16,
@@ -40,12 +42,12 @@ struct TypeName {
 };
 
 constexpr TypeName kTypeNames[] = {
-    {"b8", Type::kB8, 1},         {"b16", Type::kB16, 2},   {"b32", Type::kB32, 4},     {"b64", Type::kB64, 8},
-    {"b128", Type::kB128, 16},    {"u8", Type::kU8, 1},     {"u16", Type::kU16, 2},     {"u32", Type::kU32, 4},
-    {"u64", Type::kU64, 8},       {"s8", Type::kS8, 1},     {"s16", Type::kS16, 2},     {"s32", Type::kS32, 4},
-    {"s64", Type::kS64, 8},       {"f16", Type::kF16, 2},   {"f16x2", Type::kF16x2, 4}, {"bf16", Type::kBf16, 2},
-    {"bf16x2", Type::kBf16x2, 4}, {"tf32", Type::kTf32, 4}, {"f32", Type::kF32, 4},     {"f64", Type::kF64, 8},
-    {"pred", Type::kPred, 4},
+    {"b8", Type::kB8, 1},       {"b16", Type::kB16, 2},     {"b32", Type::kB32, 4},       {"b64", Type::kB64, 8},
+    {"b128", Type::kB128, 16},  {"u8", Type::kU8, 1},       {"u16", Type::kU16, 2},       {"u32", Type::kU32, 4},
+    {"u64", Type::kU64, 8},     {"s8", Type::kS8, 1},       {"s16", Type::kS16, 2},       {"s32", Type::kS32, 4},
+    {"s64", Type::kS64, 8},     {"u16x2", Type::kU16x2, 4}, {"s16x2", Type::kS16x2, 4},   {"f16", Type::kF16, 2},
+    {"f16x2", Type::kF16x2, 4}, {"bf16", Type::kBf16, 2},   {"bf16x2", Type::kBf16x2, 4}, {"tf32", Type::kTf32, 4},
+    {"f32", Type::kF32, 4},     {"f64", Type::kF64, 8},     {"pred", Type::kPred, 4},
 };
 
 inline std::optional<Type> typeNamed(std::string_view name) {

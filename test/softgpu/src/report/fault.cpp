@@ -19,8 +19,12 @@ std::string_view nameOf(FaultKind kind) {
       return "uninitialised-shared";
     case FaultKind::kUninitialisedCopy:
       return "uninitialised-copy";
+    case FaultKind::kUninitialisedRegister:
+      return "uninitialised-register";
     case FaultKind::kSharedRace:
       return "shared-race";
+    case FaultKind::kGlobalRace:
+      return "global-race";
     case FaultKind::kDivergentBarrier:
       return "divergent-barrier";
     case FaultKind::kDivergedAligned:
@@ -57,7 +61,8 @@ std::string Fault::describe() const {
     text += place + statement + "`";
   }
   if (bytes != 0) {
-    std::snprintf(place, sizeof place, ", %u bytes at 0x%llx", bytes, static_cast<unsigned long long>(address));
+    std::snprintf(place, sizeof place, ", %llu bytes at 0x%llx", static_cast<unsigned long long>(bytes),
+                  static_cast<unsigned long long>(address));
     text += place;
   }
   return detail.empty() ? text : text + ": " + detail;

@@ -16,7 +16,9 @@ enum class FaultKind : u8 {
   kUninitialisedGlobal,
   kUninitialisedShared,
   kUninitialisedCopy,
+  kUninitialisedRegister,
   kSharedRace,
+  kGlobalRace,
   kDivergentBarrier,
   kDivergedAligned,
   kWrongMemberMask,
@@ -41,7 +43,7 @@ struct Fault {
   u32 line = 0;  // of the PTX text
   std::string statement;
   u64 address = 0;
-  u32 bytes = 0;
+  u64 bytes = 0;
   std::string detail;
   u64 count = 1;  // occurrences of the same kind at the same instruction
 

@@ -1,11 +1,14 @@
 // JSON lines by hand: every value is a number or a string that is escaped here.
 #include "report/report.h"
 
+#include <fcntl.h>
+#include <unistd.h>
+
 #include <cstdio>
+#include <map>
 #include <mutex>
 
 namespace softgpu {
-namespace {
 
 std::string quoted(std::string_view text) {
   std::string out = "\"";
@@ -15,6 +18,25 @@ std::string quoted(std::string_view text) {
   }
   return out + "\"";
 }
+
+void appendLine(const std::string& path, const std::string& line) {
+  // Never destroyed, like every static here: threads of ours outlive main.
+  static auto* mutex = new std::mutex;
+  static auto* files = new std::map<std::string, int>;
+  std::lock_guard lock(*mutex);
+  auto [it, added] = files->try_emplace(path, -1);
+  if (added) it->second = open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
+  if (it->second < 0) return;
+  // One write, so that lines of different processes do not mix.
+  const std::string text = line + "\n";
+  if (write(it->second, text.data(), text.size()) < 0) std::perror(path.c_str());
+}
+
+void writeReport(const std::string& line) {
+  if (!options().reportPath.empty()) appendLine(options().reportPath, line);
+}
+
+namespace {
 
 std::string triple(u32 x, u32 y, u32 z) {
   return "[" + std::to_string(x) + "," + std::to_string(y) + "," + std::to_string(z) + "]";
@@ -27,17 +49,6 @@ std::string faultJson(const Fault& f) {
          ",\"statement\":" + quoted(f.statement) + ",\"address\":" + std::to_string(f.address) +
          ",\"bytes\":" + std::to_string(f.bytes) + ",\"detail\":" + quoted(f.detail) +
          ",\"count\":" + std::to_string(f.count) + "}";
-}
-
-void writeLine(const std::string& line) {
-  static std::mutex mutex;
-  if (options().reportPath.empty()) return;
-  std::lock_guard lock(mutex);
-  // Opened per line, so that several processes may share one report.
-  if (FILE* file = std::fopen(options().reportPath.c_str(), "a")) {
-    std::fputs((line + "\n").c_str(), file);
-    std::fclose(file);
-  }
 }
 
 }  // namespace
@@ -53,21 +64,13 @@ void reportLaunch(const Launch& launch, u64 stream) {
   });
   line += ",\"faults\":[";
   for (size_t k = 0; k < launch.faults.size(); ++k) line += (k ? "," : "") + faultJson(launch.faults[k]);
-  writeLine(line + "]}");
+  writeReport(line + "]}");
   for (const Fault& fault : launch.faults) std::fprintf(stderr, "%s\n", fault.describe().c_str());
 }
 
 void reportFault(const Fault& fault) {
-  writeLine("{\"type\":\"fault\",\"faults\":[" + faultJson(fault) + "]}");
+  writeReport("{\"type\":\"fault\",\"faults\":[" + faultJson(fault) + "]}");
   std::fprintf(stderr, "%s\n", fault.describe().c_str());
-}
-
-void reportStream(u64 stream, const StreamCalls& c) {
-  writeLine("{\"type\":\"stream\",\"stream\":" + std::to_string(stream) +
-            ",\"launches\":" + std::to_string(c.launches) + ",\"copies\":" + std::to_string(c.copies) +
-            ",\"blockingCopies\":" + std::to_string(c.blockingCopies) + ",\"allocations\":" +
-            std::to_string(c.allocations) + ",\"synchronisations\":" + std::to_string(c.synchronisations) +
-            ",\"queries\":" + std::to_string(c.queries) + "}");
 }
 
 }  // namespace softgpu

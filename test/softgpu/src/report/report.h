@@ -1,23 +1,21 @@
-// The report file: one JSON object per line, for each launch, each fault outside a launch, and each stream's host
-// calls. Faults also go to stderr, one line each, when they are found.
+// The report file: one JSON object per line, for each launch, each fault outside a launch, and the calls of a program.
+// Faults also go to stderr, one line each, when they are found.
 #pragma once
+
+#include <string_view>
 
 #include "exec/launch.h"
 
 namespace softgpu {
 
-// What the host asked of one stream.
-struct StreamCalls {
-  u64 launches = 0;
-  u64 copies = 0;  // asynchronous
-  u64 blockingCopies = 0;
-  u64 allocations = 0;
-  u64 synchronisations = 0;
-  u64 queries = 0;
-};
-
 void reportLaunch(const Launch& launch, u64 stream);
 void reportFault(const Fault& fault);
-void reportStream(u64 stream, const StreamCalls& calls);
+// One more line of the report, if there is one.
+void writeReport(const std::string& line);
+
+// A JSON string.
+std::string quoted(std::string_view text);
+// Appends to a file that several threads and processes may share.
+void appendLine(const std::string& path, const std::string& line);
 
 }  // namespace softgpu
