@@ -30,5 +30,6 @@ std::vector<Case> memoryCases();
 std::vector<Case> atomicCases();
 std::vector<Case> warpCases();
 std::vector<Case> matrixCases();
+std::vector<Case> specialCases();
 
 }  // namespace runner

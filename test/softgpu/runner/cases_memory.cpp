@@ -95,6 +95,57 @@ void otherMoves() {
   }
 }
 
+// Cache operators steer caches alone, and .nc reads memory that nobody writes.
+void cacheOperators() {
+  for (const char* type : {"u8", "s8", "u16", "s16", "b32", "u32", "s32", "f32", "b64", "u64", "s64", "f64"}) {
+    const std::string bits = std::string(type).substr(1);
+    const std::string width = bits == "8" ? "16" : bits;
+    for (const unsigned elements : {1u, 2u, 4u}) {
+      if (elements * std::stoul(bits) > 128) continue;
+      const std::string vector = elements == 1 ? "." : elements == 2 ? ".v2." : ".v4.";
+      std::string registers = "%r0";
+      for (unsigned k = 1; k < elements; ++k) registers += ", %r" + std::to_string(k);
+      if (elements > 1) registers = "{" + registers + "}";
+      const std::string last = "%r" + std::to_string(elements - 1);
+      std::string body = ".reg .b" + width + " %r<4>;\nmov.b64 %x1, 0;\n";
+      for (const char* form : {"ld.global.ca", "ld.global.cg", "ld.global.cs", "ld.global.lu", "ld.global.cv",
+                               "ld.global.nc", "ld.global.ca.nc", "ld.global.cg.nc", "ld.global.cs.nc"}) {
+        body += form + vector + type + " " + registers + ", [%in];\n" +
+                (width == "64" ? "mov.b64 %x0, " : "cvt.u64.u" + width + " %x0, ") + last +
+                ";\nadd.u64 %x1, %x1, %x0;\n";
+      }
+      const unsigned bytes = static_cast<unsigned>(std::stoul(bits) / 8), at = bytes * (elements - 1);
+      const bool isSigned = type[0] == 's' && bytes == 1;
+      text("9.7.9.8", body + "mov.b64 %d, %x1;", "lll", [=](Lane a, unsigned) {
+        uint64_t element = a[at / 8] >> (8 * (at % 8));
+        if (bytes < 8) element &= (uint64_t{1} << (8 * bytes)) - 1;
+        return 9 * (isSigned ? signExtended(element, 1) & 0xffff : element);
+      });
+      // Each store is read back, so that none of them hides behind another.
+      body = ".reg .b" + width + " %r<4>;\nmov.b64 %x1, 0;\n";
+      unsigned number = 0;
+      for (const char* form : {"st.global.wb", "st.global.cg", "st.global.cs", "st.global.wt"}) {
+        body += "add.u64 %x0, %a0, " + std::to_string(++number) + ";\n";
+        for (unsigned k = 0; k < elements; ++k) {
+          body += (width == "64" ? "mov.b64 %r" : "cvt.u" + width + ".u64 %r") + std::to_string(k) + ", %x0;\n";
+        }
+        body += form + vector + type + " [%in], " + registers + ";\nld.global" + vector + type + " " + registers +
+                ", [%in];\n" + (width == "64" ? "mov.b64 %x0, " : "cvt.u64.u" + width + " %x0, ") + last +
+                ";\nadd.u64 %x1, %x1, %x0;\n";
+      }
+      text("9.7.9.11", body + "mov.b64 %d, %x1;", "ll", [=](Lane a, unsigned) {
+        uint64_t sum = 0;
+        for (unsigned n = 1; n <= 4; ++n) {
+          uint64_t element = a[0] + n;
+          if (bytes < 8) element &= (uint64_t{1} << (8 * bytes)) - 1;
+          sum += isSigned ? signExtended(element, 1) & 0xffff : element;
+        }
+        return sum;
+      });
+    }
+  }
+}
+
 // Every type and vector that nvcc makes of plain accesses, in every space that can be written: stored, then loaded.
 void everyAccess() {
   struct Type {
@@ -368,6 +419,7 @@ std::vector<Case> memoryCases() {
   otherMoves();
   qualifiers();
   everyAccess();
+  cacheOperators();
   loads();
   return std::move(cases);
 }

@@ -166,6 +166,7 @@ void control() {
   text("9.7.13.1", "setp.gt.u32 %p, %lane, 20;\nbarrier.red.popc.aligned.u32 %d, 4, 32, !%p;",
        [](Lane, unsigned) { return uint64_t{21}; });
   text("9.7.19.3", "pmevent 1;\nmov.u32 %d, 1;", [](Lane, unsigned) { return uint64_t{1}; });
+  text("9.7.13.1", "bar.arrive 4, 64;\nbar.sync 4, 64;\nmov.u32 %d, 1;", [](Lane, unsigned) { return uint64_t{1}; });
   text("9.7.13.1", "barrier.sync 1, 32;\nmov.u32 %d, 1;", [](Lane, unsigned) { return uint64_t{1}; });
   text("9.7.13.1", "setp.gt.u32 %p, %lane, 20;\nbar.red.popc.u32 %d, 0, %p;",
        [](Lane, unsigned) { return uint64_t{11}; });

@@ -25,7 +25,7 @@ constexpr unsigned kNewest = 90;
 std::vector<Case> allCases(unsigned capability) {
   std::vector<Case> all;
   for (auto family : {integerCases, carryCases, floatCases, halfCases, convertCases, memoryCases, atomicCases,
-                      warpCases, matrixCases}) {
+                      warpCases, matrixCases, specialCases}) {
     for (Case& c : family()) {
       if (c.capability <= capability) all.push_back(std::move(c));
     }

@@ -155,9 +155,9 @@ const FaultCase kCases[] = {
     {"two blocks write one word", "global-race", "st.global.u32 [%a+12], %block;", "st.global.u32 [%a+12], %block", 0,
      1, "a", 12, 4, 1, 2},
     {"a block reads another one's word", "global-race",
-     "mad.wide.u32 %x0, %block, 4, %a;\nst.global.u32 [%x0], %t0;\nsetp.eq.u32 %p, %block, 1;\n@%p ld.global.u32 %t1, "
-     "[%a];",
-     "@%p ld.global.u32 %t1, [%a]", 0, 1, "a", 0, 4, 1, 2},
+     "mad.wide.u32 %x0, %block, 4, %a;\nst.global.u32 [%x0], %t0;\nxor.b32 %t1, %block, 1;\nmad.wide.u32 %x0, %t1, 4, "
+     "%a;\nld.global.u32 %t1, [%x0];",
+     "ld.global.u32 %t1, [%x0]", 0, 1, "a", 0, 4, 1, 2},
     {"a sum over blocks without atomics", "global-race",
      "ld.global.u32 %t1, [%a];\nadd.u32 %t1, %t1, 1;\nst.global.u32 [%a], %t1;", "ld.global.u32 %t1, [%a]", 0, 1, "a",
      0, 4, 1, 2},

@@ -1,9 +1,10 @@
-// The instructions of the PTX ISA's chapter 9.7 by section, as numbered in version 9.0, so that a case cannot cite a
+// The instructions of the PTX ISA's chapter 9.7 and the special registers of chapter 10 by section, as numbered in version 9.0, so that a case cannot cite a
 // section of something else.
 #include "sections.h"
 
 #include <algorithm>
 #include <string_view>
+#include <utility>
 
 namespace runner {
 namespace {
@@ -156,6 +157,21 @@ constexpr Section kSections[] = {
     {"9.7.19.4", "trap"},
 };
 
+constexpr std::pair<std::string_view, std::string_view> kSpecialRegisters[] = {
+    {"10.1", "%tid"},          {"10.2", "%ntid"},         {"10.3", "%laneid"},       {"10.4", "%warpid"},
+    {"10.5", "%nwarpid"},      {"10.6", "%ctaid"},        {"10.7", "%nctaid"},       {"10.18", "%lanemask_eq"},
+    {"10.19", "%lanemask_le"}, {"10.20", "%lanemask_lt"}, {"10.21", "%lanemask_ge"}, {"10.22", "%lanemask_gt"},
+    {"10.28", "%envreg"},
+};
+
+bool namesRegister(const softgpu::ptx::Statement& s, std::string_view name) {
+  return std::any_of(s.operands.begin(), s.operands.end(), [&](const auto& o) {
+    const std::string_view rest =
+        std::string_view(o.name).starts_with(name) ? std::string_view(o.name).substr(name.size()) : "_";
+    return rest.empty() || rest[0] == '.' || (rest[0] >= '0' && rest[0] <= '9');
+  });
+}
+
 bool isOf(Of of, const softgpu::ptx::Statement& s) {
   const bool halves = s.opcode.find("f16") != std::string::npos;
   const bool floats =
@@ -181,6 +197,9 @@ bool isOf(Of of, const softgpu::ptx::Statement& s) {
 }  // namespace
 
 bool isInSection(const softgpu::ptx::Statement& statement, const std::string& section) {
+  for (const auto& [number, name] : kSpecialRegisters) {
+    if (number == section) return namesRegister(statement, name);
+  }
   const std::string_view opcode = statement.opcode;
   return std::any_of(std::begin(kSections), std::end(kSections), [&](const Section& s) {
     const bool named =

@@ -92,6 +92,7 @@ void startBlock(Launch& launch, Block& block, u64 number) {
   const u32 warps = (threads + kWarpSize - 1) / kWarpSize;
   block.number = static_cast<u32>(number);
   block.known.clear();
+  block.sequentialFences = false;
   block.x = static_cast<u32>(number % c.grid.x);
   block.y = static_cast<u32>(number / c.grid.x % c.grid.y);
   block.z = static_cast<u32>(number / c.grid.x / c.grid.y);
@@ -119,6 +120,7 @@ void startBlock(Launch& launch, Block& block, u64 number) {
     w.pending.clear();
     std::fill(std::begin(w.commits), std::end(w.commits), 0);
     w.fenceScope = 0;
+    w.sequentialClock.fill(0);
     predicateOf(w, 0) = kAllLanes;
     if (fresh) std::copy(kernel.constants.begin(), kernel.constants.end(), w.registers + kernel.constantsOffset);
     fillSpecials(launch, block, w);

@@ -32,7 +32,7 @@ struct LaunchConfig {
 struct Barrier {
   u32 arrived = 0;   // threads
   u32 expected = 0;  // 0: all live threads
-  Clock clock{};
+  Clock clock{}, sequentialClock{};
   u32 instruction = 0;  // of the first arrival
   u32 count = 0;        // bar.red: threads with a true predicate
 };
@@ -47,6 +47,7 @@ class Block {
   u32 number = 0;  // in the grid
   u32 liveThreads = 0;
   GlobalRaces::Knowledge known;
+  bool sequentialFences = false;  // whether there was any fence.sc of the device's scope
   SharedMemory shared;
   std::vector<Warp> warps;
   std::array<Barrier, kBarriers> barriers;

@@ -397,6 +397,7 @@ class WarpRunner {
       b.instruction = g.pc;
       b.count = 0;
       b.clock.fill(0);
+      b.sequentialClock.fill(0);
     } else if (b.expected != count) {
       w_.abort(i, lane, FaultKind::kInvalidBarrier, 0, 0,
                "barrier " + std::to_string(id) + " with a count of " + std::to_string(count) + " where others said " +
@@ -413,6 +414,7 @@ class WarpRunner {
                "more threads arrive than barrier " + std::to_string(id) + " expects");
     }
     w_.block->shared.arrive(w_.index, b.clock);
+    if (w_.block->sequentialFences) raise(b.sequentialClock, w_.sequentialClock);
     if (i.immediate[0] == ptx::kBarrierReduce) {
       b.count += laneCount((predicateOf(w_, i.slot[3]) ^ i.invert[0]) & g.lanes);
     }
@@ -447,7 +449,9 @@ class WarpRunner {
         ++g.pc;
         waited = true;
       }
-      if (waited) block.shared.leave(warp.index, b.clock);
+      if (!waited) continue;
+      block.shared.leave(warp.index, b.clock);
+      if (block.sequentialFences) raise(warp.sequentialClock, b.sequentialClock);
     }
     b.arrived = 0;
   }

@@ -61,6 +61,7 @@ class Warp {
   u32 commits[kWarpSize] = {};  // commit groups closed, per lane
   u8 fenceScope = 0;            // of the last fence, as Instruction::strong has it; 0 before the first
   Clock fenceClock{};           // what that fence puts before later strong writes
+  Clock sequentialClock{};      // what fence.sc of the device's scope has made visible, here or before a barrier
   u32 barrierCount = 0;         // bar.red: how many predicates were true …
   u32 barrierThreads = 0;       // … of how many threads, at the barrier just completed
 

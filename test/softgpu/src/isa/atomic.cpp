@@ -92,7 +92,7 @@ template <class Form>
 void atomic(Warp& w, const Instruction& i, LaneMask lanes) {
   using T = typename Form::Stored;
   u64 addresses[kWarpSize];
-  addressesOf(w, i.slot[1], i.offset, i.wideAddress, addresses);
+  addressesOf(w, i.slot[kAtomicAddressSlot], i.offset, i.wideAddress, addresses);
   const Operation op = static_cast<Operation>(i.immediate[0]);
   w.counters->atomics += laneCount(lanes);
   while (lanes) {
@@ -241,6 +241,7 @@ void decodeAtom(Decoding& d) {
   }
   i.strong = scope == 0 ? 1 : 2;
   i.releases = ordering >= 2;
+  i.swaps = static_cast<Operation>(op) == Operation::kCompareAndSwap;
   i.immediate[0] = static_cast<u32>(op);
   if (i.space != Space::kGlobal) d.noteSharedAccess(bytes);
   if (i.space != Space::kShared) d.noteGlobalWrite(bytes * elements);
@@ -249,11 +250,13 @@ void decodeAtom(Decoding& d) {
 
 // Fences order nothing more here, where memory is sequentially consistent; they only make releases of later writes.
 void decodeFence(Decoding& d) {
-  d.takeOneOf({"sc", "acq_rel", "acquire", "release"});
+  const int semantics = d.takeOneOf({"sc", "acq_rel", "acquire", "release"});
   const int scope = d.takeOneOf({"cta", "gl", "sys", "gpu", "cluster"});
   if (scope < 0) d.fail("'" + std::string(d.opcode()) + "' without a scope");
   d.out().strong = scope == 0 ? 1 : 2;
-  execute(d, [](Warp& w, const Instruction& i, LaneMask) { fence(w, i.strong); });
+  // membar is fence.sc: 9.7.13.5.
+  d.out().immediate[0] = semantics == 0 || d.opcode() == "membar";
+  execute(d, [](Warp& w, const Instruction& i, LaneMask) { fence(w, i.strong, i.immediate[0]); });
 }
 
 }  // namespace

@@ -25,6 +25,9 @@ bool decodeMatrix(Decoding& d);     // 9.7.14: ldmatrix, stmatrix, mma
 bool decodeWmma(Decoding& d);       // 9.7.14.4: wmma
 bool decodeControl(Decoding& d);    // 9.7.12, 9.7.13, 9.7.19: branches, calls, barriers, exit, trap
 
+// Where the decoders put the addresses of ld and st, and of atom.
+constexpr u32 kLoadAddressSlot = 4, kAtomicAddressSlot = 1;
+
 // The state space that an instruction names; generic if none.
 ptx::Space takeSpaceModifier(Decoding& d);
 

@@ -52,13 +52,12 @@ u8* wholeWarp(Warp& w, const Instruction& i, const u64* addresses, u32 bytes, bo
 }
 
 // Slots: 0…3 the elements, 4 the address.
-constexpr u32 kAddressSlot = 4;
 
 template <u32 kMemory, u32 kRegister, bool kSigned>
 struct Load {
   static void run(Warp& w, const Instruction& i, LaneMask lanes) {
     u64 addresses[kWarpSize];
-    addressesOf(w, i.slot[kAddressSlot], i.offset, i.wideAddress, addresses);
+    addressesOf(w, i.slot[kLoadAddressSlot], i.offset, i.wideAddress, addresses);
     if (i.space != Space::kGeneric) return inSpace(w, i, lanes, addresses, i.space);
     while (lanes) {
       Space space;
@@ -112,7 +111,7 @@ template <u32 kMemory, u32 kRegister, bool>
 struct Store {
   static void run(Warp& w, const Instruction& i, LaneMask lanes) {
     u64 addresses[kWarpSize];
-    addressesOf(w, i.slot[kAddressSlot], i.offset, i.wideAddress, addresses);
+    addressesOf(w, i.slot[kLoadAddressSlot], i.offset, i.wideAddress, addresses);
     ++w.launch->memoryVersion;
     if (i.space != Space::kGeneric) return inSpace(w, i, lanes, addresses, i.space);
     while (lanes) {
@@ -203,6 +202,7 @@ void decodeAccess(Decoding& d, bool store) {
   const int scope = d.takeOneOf({"cta", "cluster", "gpu", "sys"});
   i.strong = ordering < 0 || ordering == 4 ? 0 : scope == 0 ? 1 : 2;
   i.releases = ordering == 3;
+  i.loads = !store;
   const int vector = d.takeOneOf({"v2", "v4"});
   i.elements = vector < 0 ? 1 : vector == 0 ? 2 : 4;
   const Type type = d.takeType();
@@ -210,7 +210,7 @@ void decodeAccess(Decoding& d, bool store) {
   const u32 bytes = ptx::bytesOf(type);
   const ptx::Operand& data = d.operand(store ? 1 : 0);
   i.space = space;
-  d.address(kAddressSlot, store ? 0 : 1, i.space);
+  d.address(kLoadAddressSlot, store ? 0 : 1, i.space);
   // The thread's own memory is a copy too: structures are stored there with their padding.
   i.copies = store && i.space == Space::kLocal;
   if (vector >= 0 && data.elements.size() != i.elements) d.fail("vector of the wrong size");
@@ -239,7 +239,7 @@ void decodeAccess(Decoding& d, bool store) {
 constexpr u32 kDiscardBytes = 128;
 void discard(Warp& w, const Instruction& i, LaneMask lanes) {
   u64 addresses[kWarpSize];
-  addressesOf(w, i.slot[kAddressSlot], i.offset, i.wideAddress, addresses);
+  addressesOf(w, i.slot[kLoadAddressSlot], i.offset, i.wideAddress, addresses);
   for (LaneMask m = lanes; m; m &= m - 1) {
     const u32 l = lowestLane(m);
     Allocation* a = tryAllocation(w, addresses[l], kDiscardBytes);
@@ -284,7 +284,7 @@ bool decodeLoadStore(Decoding& d) {
   } else if (op == "discard") {
     d.out().space = takeSpaceModifier(d);
     if (!d.take("L2") || d.immediate(1) != kDiscardBytes) d.fail("discard needs .L2 and a size of 128");
-    d.address(kAddressSlot, 0, d.out().space);
+    d.address(kLoadAddressSlot, 0, d.out().space);
     execute(d, discard);
   } else if (op == "createpolicy") {
     // A policy is opaque, and steers caches only.

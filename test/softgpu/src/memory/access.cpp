@@ -99,11 +99,13 @@ std::string describe(const Warp& w, const GlobalRaces::Other& other) {
   return other.block == w.block->number ? warp : warp + " of block " + std::to_string(other.block);
 }
 
+u8 scopeOf(const Instruction& i) { return i.beginsSwap ? 2 : i.strong; }
+
 void checkGlobalRead(Warp& w, const Instruction& i, u32 lane, Allocation& a, u64 address, u32 bytes) {
   GlobalRaces& races = w.launch->races;
   if (i.nonCoherent && races.isWritten(a, address, bytes)) {
     w.report(i, lane, FaultKind::kGlobalRace, address, bytes, "reads by ld.global.nc what this launch writes");
-  } else if (const GlobalRaces::Other other = races.read(w, lane, a, address, bytes, i.strong)) {
+  } else if (const GlobalRaces::Other other = races.read(w, lane, a, address, bytes, scopeOf(i))) {
     w.report(i, lane, FaultKind::kGlobalRace, address, bytes,
              "reads what " + describe(w, other) + " wrote, without order");
   }
@@ -153,7 +155,7 @@ u8* sharedForRead(Warp& w, const Instruction& i, u32 lane, u64 address, u32 byte
     }
   }
   u32 other = 0;
-  if (shared.read(w.index, static_cast<u8>(raceLane), at, bytes, i.strong != 0, other)) {
+  if (shared.read(w.index, static_cast<u8>(raceLane), at, bytes, scopeOf(i) != 0, other)) {
     reportRace(w, i, lane, address, bytes, false, other);
   }
   return shared.data() + at;
@@ -243,9 +245,12 @@ void countShared(Warp& w, const u64* addresses, LaneMask lanes, u32 bytes) {
   }
 }
 
-void fence(Warp& w, u8 scope) {
+void fence(Warp& w, u8 scope, bool sequential) {
   w.fenceScope = scope;
   w.fenceClock = w.block->shared.fence(w.index);
+  if (!sequential || scope < 2) return;
+  w.block->sequentialFences = true;
+  raise(w.sequentialClock, w.fenceClock);
 }
 
 void strongRead(Warp& w, const Instruction& i, u64 address, bool global) {
@@ -254,6 +259,7 @@ void strongRead(Warp& w, const Instruction& i, u64 address, bool global) {
 }
 
 void strongWrite(Warp& w, const Instruction& i, u64 address, bool global) {
+  if (global && i.strong >= 2 && w.block->sequentialFences) w.launch->races.release(w, address, w.sequentialClock);
   if (!i.releases && w.fenceScope == 0) return;
   const Clock clock = i.releases ? w.block->shared.fence(w.index) : w.fenceClock;
   const u8 scope = i.releases ? i.strong : std::min(w.fenceScope, i.strong);

@@ -5,6 +5,7 @@
 // (atomic, volatile, relaxed …). Within a warp only bar.warp.sync, a barrier and a lane's own program order give order.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <unordered_map>
 #include <vector>
@@ -15,6 +16,9 @@ namespace softgpu {
 
 constexpr u32 kMaxWarps = 32;
 using Clock = std::array<u32, kMaxWarps>;
+inline void raise(Clock& clock, const Clock& other) {
+  for (u32 w = 0; w < kMaxWarps; ++w) clock[w] = std::max(clock[w], other[w]);
+}
 
 enum class ByteState : u8 { kNever = 0, kWritten = 1, kInFlight = 2 };
 

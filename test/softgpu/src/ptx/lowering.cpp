@@ -280,6 +280,7 @@ class Lowering {
     for (auto& table : kernel_->branchTables) {
       for (u32& label : table) label = labelAt_[label];
     }
+    markSwapLoops(*kernel_);
     markUndefinedReads(*kernel_, registers_, uses_, isa::undefinedRead);
     allocateRegisters(*kernel_, registers_, uses_);
   }

@@ -50,6 +50,8 @@ struct Instruction {
   bool aligned = false;      // kConverge, kBarrier: every live lane of the warp must take part
   u8 strong = 0;             // a volatile, relaxed, acquire or release access: 1 of the block, 2 of the device
   bool releases = false;     // publishes what came before, without a fence
+  bool loads = false, swaps = false;  // ld; atom.cas
+  bool beginsSwap = false;   // a load of what an atom.cas of the kernel then compares: see markSwapLoops
   bool nonCoherent = false;  // ld.global.nc: of memory that nobody writes in this launch
   u8 memberSlot = 0;         // kConverge, not aligned: the slot of the member mask
   u32 guard = 0;             // predicate slot; slot 0 is always true
