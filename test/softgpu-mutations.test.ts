@@ -96,7 +96,7 @@ const mutations: Record<string, Mutation[]> = {
     ['the guard of a ragged edge removed', 'out-of-bounds', change('firstRow + row < M && k < K', 'k < K')],
     [
       'the guard of a ragged depth removed',
-      wrongAnswer,
+      'out-of-bounds',
       change('const bool inB = firstColumn + row < N && k < K', 'const bool inB = firstColumn + row < N'),
       change('const bool inA = firstRow + row < M && k < K', 'const bool inA = firstRow + row < M && k < K + 8'),
     ],
@@ -106,11 +106,11 @@ const mutations: Record<string, Mutation[]> = {
       'global-race',
       change('row < M && column < N', 'row < M && row * N + column < M * N'),
     ],
-    ['zero fill forgotten', wrongAnswer, change('A + offsetA, inA ? 16 : 0', 'A + offsetA, 16')],
     [
-      'sums that nobody set to zero',
-      'uninitialised-register',
-      change('float sums[4][8][4] = {};', 'float sums[4][8][4];'),
+      'zero fill forgotten',
+      wrongAnswer,
+      change('A + offsetA, inA ? 16 : 0', 'A + offsetA, 16'),
+      change('B + offsetB, inB ? 16 : 0', 'B + offsetB, 16'),
     ],
     [
       'ldmatrix by half a warp',
@@ -165,8 +165,7 @@ const mutations: Record<string, Mutation[]> = {
       'shared-race',
       change('__syncthreads();\n    if (threadIdx.x == 0) carry += all;', 'if (threadIdx.x == 0) carry += all;'),
     ],
-    ['no barrier after the carry', 'shared-race', change('carry += all;\n    __syncthreads();', 'carry += all;')],
-    ['an inclusive scan', wrongAnswer, change('int before = carry + sum - own', 'int before = carry + sum')],
+    ['an inclusive scan', 'out-of-bounds', change('int before = carry + sum - own', 'int before = carry + sum')],
     [
       'a match over lanes that are not there',
       'deadlock',
@@ -177,7 +176,11 @@ const mutations: Record<string, Mutation[]> = {
       'wrong-member-mask',
       change('__shfl_sync(same, first, leader)', '__shfl_sync(same, first, (leader + 1) % 32)'),
     ],
-    ['a leader without a group', wrongAnswer, change('atomicAdd(&next[id], __popc(same))', 'atomicAdd(&next[id], 1)')],
+    [
+      'a leader without a group',
+      'uninitialised-copy',
+      change('atomicAdd(&next[id], __popc(same))', 'atomicAdd(&next[id], 1)'),
+    ],
     ['turns without a barrier', wrongAnswer, change('      __syncthreads();\n    }\n  }\n}', '    }\n  }\n}')],
     [
       'turns and the counter without atomics',
@@ -243,6 +246,19 @@ const mutations: Record<string, Mutation[]> = {
     ],
     ['a ticket without atomics', 'global-race', change('atomicInc(ticket, gridDim.x - 1)', '(*ticket)++')],
     ['a ticket that does not wrap', wrongAnswer, change('atomicInc(ticket, gridDim.x - 1)', 'atomicAdd(ticket, 1u)')],
+    [
+      'fences of the block by all before the ticket',
+      'global-race',
+      change(
+        `__threadfence();
+    isLast`,
+        `}
+  __threadfence_block();
+  __syncthreads();
+  if (threadIdx.x == 32) {
+    isLast`,
+      ),
+    ],
     ['a verdict without a barrier', 'shared-race', change('__syncthreads();\n  if (!isLast)', 'if (!isLast)')],
     ['every block the last', 'global-race', change('if (!isLast) return;', '')],
     [
@@ -256,7 +272,7 @@ const mutations: Record<string, Mutation[]> = {
   stages: [
     [
       'one stage too few between producers and consumers',
-      'shared-race',
+      'deadlock',
       change('if (tile >= kStages) wait(empty(tile));', ''),
     ],
     ['a consumer that does not wait', 'shared-race', change('wait(full(tile));', '')],
@@ -275,7 +291,7 @@ const mutations: Record<string, Mutation[]> = {
         'arrive(full(tile));\n      stage[tile % kStages][column] = x[tile * kThreads + column];',
       ),
     ],
-    ['one barrier for two stages', 'shared-race', change('return 1 + tile % kStages', 'return 1 + tile % kStages / 2')],
+    ['one barrier for two stages', 'deadlock', change('return 1 + tile % kStages', 'return 1 + tile % kStages / 2')],
     ['counts that differ', 'invalid-barrier', change('bar.sync %0, 128', 'bar.sync %0, 96')],
     [
       'a count of the consumers alone',
@@ -306,14 +322,18 @@ const mutations: Record<string, Mutation[]> = {
       'uninitialised-shared',
       change('outRow < columns && outColumn < rows', 'outRow < columns && outRow * rows + outColumn < rows * columns'),
     ],
-    ['tile indices swapped', wrongAnswer, change('tile[threadIdx.x][k];', 'tile[k][threadIdx.x];')],
+    ['tile indices swapped', 'uninitialised-shared', change('tile[threadIdx.x][k];', 'tile[k][threadIdx.x];')],
     ['no barrier of the warp', 'shared-race', change('__syncwarp();\n    y', 'y')],
     [
       'no barrier of the warp before the next round',
       'shared-race',
       change('own[31 - lane];\n    __syncwarp();', 'own[31 - lane];'),
     ],
-    ['a barrier of half the warp', 'deadlock', change('__syncwarp();\n    y', 'if (lane < 16) __syncwarp();\n    y')],
+    [
+      'a barrier of half the warp',
+      'shared-race',
+      change('__syncwarp();\n    y', 'if (lane < 16) __syncwarp();\n    y'),
+    ],
     [
       'words of the wrong warp',
       'shared-race',
@@ -336,7 +356,34 @@ const mutations: Record<string, Mutation[]> = {
   ],
 };
 
+/** What leaves a kernel right raises nothing. */
+const harmless: Record<string, [name: string, ...patches: Patch[]][]> = {
+  permute: [['one barrier too many', change('carry += all;\n    __syncthreads();', 'carry += all;')]],
+  reduce: [
+    [
+      'fences by all, a barrier, and the ticket by another warp',
+      change(
+        `__threadfence();
+    isLast`,
+        `}
+  __threadfence();
+  __syncthreads();
+  if (threadIdx.x == 32) {
+    isLast`,
+      ),
+    ],
+    ['a stronger ticket', change('__threadfence();\n', '__threadfence_system();\n')],
+  ],
+  neighbours: [['two barriers', change('__syncthreads();', '__syncthreads(); __syncthreads();')]],
+};
+
 describe.skipIf(!hasNvcc)(hasNvcc ? 'mutations' : 'mutations (skipped: no nvcc)', () => {
+  describe.each(Object.keys(harmless))('of %s', (kernel) => {
+    test.each(harmless[kernel]!)('%s: nothing', (_, ...patches) => {
+      expect(run(['kernel', kernel, ptxOf(kernel, patches)])).toMatchObject({ status: 0, faults: [] });
+    });
+  });
+
   describe.each(Object.keys(mutations))('of %s', (kernel) => {
     test.each(mutations[kernel]!)('%s: %s', (_, fault, ...patches) => {
       const report = run(['kernel', kernel, ptxOf(kernel, patches)]);

@@ -163,10 +163,11 @@ bool reduce(const Module& module) {
   constexpr unsigned kBlocks = 12;
   std::vector<float> x(kCount);
   float expected = 0;
-  for (int k = 0; k < kCount; ++k) expected += x[static_cast<size_t>(k)] = static_cast<float>(k % 7 - 2);
-  Buffer<float> input(x), partial(kBlocks), result(1);
+  for (int k = 0; k < kCount; ++k) expected += x[static_cast<size_t>(k)] = static_cast<float>(k % 7 - 1);
+  Buffer<float> input(x), partial(kBlocks);
   Buffer<unsigned> ticket(std::vector<unsigned>{0});
   for (int round = 0; round < 2; ++round) {
+    Buffer<float> result(std::vector<float>{-1});
     launch(module.function("sum"), {kBlocks, 256}, input.address(), kCount, partial.address(), ticket.address(),
            result.address());
     if (result.read()[0] != expected) return false;

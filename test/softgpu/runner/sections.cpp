@@ -1,5 +1,5 @@
-// The instructions of the PTX ISA's chapter 9.7 and the special registers of chapter 10 by section, as numbered in version 9.0, so that a case cannot cite a
-// section of something else.
+// The instructions of the PTX ISA's chapter 9.7 and the special registers of chapter 10 by section, as numbered in
+// version 9.0, so that a case cannot cite a section of something else.
 #include "sections.h"
 
 #include <algorithm>

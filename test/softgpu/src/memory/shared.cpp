@@ -122,9 +122,9 @@ void SharedMemory::orderWarp(u32 warp) {
   ++now_[warp];
 }
 
-void SharedMemory::arrive(u32 warp, Clock& barrier) const {
+void SharedMemory::arrive(u32 warp, Clock& barrier) {
   for (u32 w = 0; w < warps_; ++w) barrier[w] = std::max(barrier[w], known_[warp][w]);
-  barrier[warp] = std::max(barrier[warp], now_[warp]);
+  barrier[warp] = std::max(barrier[warp], now_[warp]++);
 }
 
 void SharedMemory::leave(u32 warp, const Clock& barrier) {
@@ -135,7 +135,6 @@ void SharedMemory::leave(u32 warp, const Clock& barrier) {
 Clock SharedMemory::fence(u32 warp) {
   Clock clock{};
   arrive(warp, clock);
-  ++now_[warp];
   return clock;
 }
 

@@ -48,8 +48,8 @@ class SharedMemory {
 
   // What happened before in this warp now happens before what follows, for all its lanes.
   void orderWarp(u32 warp);
-  // A warp gives its knowledge to a barrier, and takes the barrier's.
-  void arrive(u32 warp, Clock& barrier) const;
+  // A warp gives its knowledge to a barrier, and takes the barrier's. What it does after it arrived is not part of it.
+  void arrive(u32 warp, Clock& barrier);
   void leave(u32 warp, const Clock& barrier);
   // What a fence puts before later strong writes; what follows in the warp is after it.
   Clock fence(u32 warp);

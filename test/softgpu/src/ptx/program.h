@@ -45,16 +45,16 @@ struct Instruction {
   Execute execute = nullptr;
   Flow flow = Flow::kNormal;
   Space space = Space::kGeneric;
-  u8 elements = 1;           // of a vector access
-  bool wideAddress = false;  // the address register has 64 bits
-  bool aligned = false;      // kConverge, kBarrier: every live lane of the warp must take part
-  u8 strong = 0;             // a volatile, relaxed, acquire or release access: 1 of the block, 2 of the device
-  bool releases = false;     // publishes what came before, without a fence
+  u8 elements = 1;                    // of a vector access
+  bool wideAddress = false;           // the address register has 64 bits
+  bool aligned = false;               // kConverge, kBarrier: every live lane of the warp must take part
+  u8 strong = 0;                      // a volatile, relaxed, acquire or release access: 1 of the block, 2 of the device
+  bool releases = false;              // publishes what came before, without a fence
   bool loads = false, swaps = false;  // ld; atom.cas
-  bool beginsSwap = false;   // a load of what an atom.cas of the kernel then compares: see markSwapLoops
-  bool nonCoherent = false;  // ld.global.nc: of memory that nobody writes in this launch
-  u8 memberSlot = 0;         // kConverge, not aligned: the slot of the member mask
-  u32 guard = 0;             // predicate slot; slot 0 is always true
+  bool beginsSwap = false;            // a load of what an atom.cas of the kernel then compares: see markSwapLoops
+  bool nonCoherent = false;           // ld.global.nc: of memory that nobody writes in this launch
+  u8 memberSlot = 0;                  // kConverge, not aligned: the slot of the member mask
+  u32 guard = 0;                      // predicate slot; slot 0 is always true
   u32 guardInvert = 0;
   std::array<u32, kMaxSlots> slot{};
   u32 invert[2] = {};  // for the predicate sources, in order
