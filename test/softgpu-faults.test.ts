@@ -2,7 +2,7 @@
 import { spawnSync } from 'node:child_process';
 import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { beforeAll, describe, expect, test } from 'vitest';
+import { describe, expect, test } from 'vitest';
 import { build, cudaTool, home, runner } from './softgpu/build.mjs';
 import { orders, run, scratch } from './softgpu/harness.js';
 
