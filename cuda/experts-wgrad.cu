@@ -1,6 +1,6 @@
-// The gradients of the experts' weights, gradient(e) = or += leftᵀ·right over the rows of expert e, and of their biases.
-// Rows are gathered while they are loaded. What is accumulated into is read and written by one thread. An expert
-// without rows has gradient 0.
+// The gradients of the experts' weights, gradient(e) = or += leftᵀ·right over the rows of expert e, and of their
+// biases. Rows are gathered while they are loaded. What is accumulated into is read and written by one thread. An
+// expert without rows has gradient 0.
 #include "../native/shared/experts.h"
 #include "tiles.cuh"
 
@@ -85,10 +85,11 @@ __device__ void weightGradients(const WeightGradients& p, const TileWalk& walk) 
     int within = index % perExpert, which = 0;
     for (int tiles; within >= (tiles = tilesOf(p.list[which])); ++which) within -= tiles;
     const WeightGradient& w = p.list[which];
-    const TilePosition position =
-        tilePosition(within, (w.M + Tile::rows - 1) / Tile::rows, (w.N + Tile::columns - 1) / Tile::columns, walk.group);
+    const TilePosition position = tilePosition(within, (w.M + Tile::rows - 1) / Tile::rows,
+                                               (w.N + Tile::columns - 1) / Tile::columns, walk.group);
     const int row0 = position.row * Tile::rows, column0 = position.column * Tile::columns;
-    const int64_t begin = p.expertOffsets ? p.expertOffsets[e] : 0, end = p.expertOffsets ? p.expertOffsets[e + 1] : p.R;
+    const int64_t begin = p.expertOffsets ? p.expertOffsets[e] : 0,
+                  end = p.expertOffsets ? p.expertOffsets[e + 1] : p.R;
     float* gradient = w.gradient + int64_t{e} * w.M * w.N;
 
     typename Tile::Sums sums = {};

@@ -8,8 +8,8 @@
 
 namespace moe {
 
-/// Calls visit(std::integral_constant) with the kind of activation: in epilogues, where a branch for every four elements
-/// costs little and a kernel for every kind would cost much.
+/// Calls visit(std::integral_constant) with the kind of activation: in epilogues, where a branch for every four
+/// elements costs little and a kernel for every kind would cost much.
 template <class Visit>
 __device__ __forceinline__ void withActivation(Activation kind, Visit visit) {
   switch (kind) {
@@ -90,8 +90,8 @@ __device__ __forceinline__ void biasOf(const T* bias, int64_t at, int count, flo
   for (int k = 0; k < 4; ++k) x[k] = bias && k < count ? toFloat(bias[at + k]) : 0.0f;
 }
 
-/// z = x·[gate; up]ᵀ + bias with x = input[rowToken[r]], a = act(z). With a gate, half of a tile's columns are gate, half
-/// the up of the same features.
+/// z = x·[gate; up]ᵀ + bias with x = input[rowToken[r]], a = act(z). With a gate, half of a tile's columns are gate,
+/// half the up of the same features.
 template <class Tile>
 __device__ void expertsUp(const ExpertsForward& p, const ExpertsForwardSpace& space, const TileWalk& walk) {
   using T = typename Tile::T;
@@ -125,7 +125,7 @@ __device__ void expertsUp(const ExpertsForward& p, const ExpertsForwardSpace& sp
     const int feature = f0 + (gated ? Tile::warpN() * run + lanes.column : Tile::columnOf(lanes.column));
     const int inside = F - feature, upColumn = lanes.column + (gated ? run : 0);
     const bool whole = inside >= 4 && inFours<T>(F, space.activated, p.savedGate, p.savedUp);
-    const float *none = nullptr;
+    const float* none = nullptr;
     float gateBias[4], upBias[4];
     biasOf(gated ? static_cast<const T*>(p.gateBias) : nullptr, int64_t{tile.expert} * F + feature, inside, gateBias);
     biasOf(static_cast<const T*>(p.upBias), int64_t{tile.expert} * F + feature, inside, upBias);
@@ -260,7 +260,8 @@ __device__ void downBackward(const ExpertsBackward& p, const ExpertsBackwardSpac
       const float w = weight;
       if (pass < last) fetch(rowOf(pass + 1));
       if (row < tile.rows && inside > 0) {
-        toFloats(slab.at(pass % passes * lanes.rowsAtOnce() + lanes.row, lanes.column), static_cast<float*>(nullptr), dA);
+        toFloats(slab.at(pass % passes * lanes.rowsAtOnce() + lanes.row, lanes.column), static_cast<float*>(nullptr),
+                 dA);
         float a[4];
         withActivation(p.activation.kind, [&](auto kind) {
 #pragma unroll
@@ -345,28 +346,26 @@ __device__ void rowGradient(const RowGradient& p, const TileWalk& walk) {
 
 // ------------------------------------------------------------------------------------------------
 
-#define MOE_TILE_KERNELS(tile, shape, name, type)                                                                     \
-  extern "C" __global__ void __launch_bounds__(128, 2)                                                                \
-      expertsUp##tile##_##name(const __grid_constant__ ExpertsForward p,                                              \
-                               const __grid_constant__ ExpertsForwardSpace space,                                     \
-                               const __grid_constant__ TileWalk walk, const __grid_constant__ Guard guard) {          \
-    if (enter(guard)) expertsUp<Tile<type, shape>>(p, space, walk);                                                   \
-  }                                                                                                                   \
-  extern "C" __global__ void __launch_bounds__(128, 2)                                                                \
-      rowProduct##tile##_##name(const __grid_constant__ GroupedGemmForward p, const __grid_constant__ TileWalk walk,  \
-                                bool clearTail, const __grid_constant__ Guard guard) {                                \
-    if (enter(guard)) rowProduct<Tile<type, shape>>(p, walk, clearTail);                                              \
-  }                                                                                                                   \
-  extern "C" __global__ void __launch_bounds__(128, 2)                                                                \
-      downBackward##tile##_##name(const __grid_constant__ ExpertsBackward p,                                          \
-                                  const __grid_constant__ ExpertsBackwardSpace space,                                 \
-                                  const __grid_constant__ TileWalk walk, const __grid_constant__ Guard guard) {       \
-    if (enter(guard)) downBackward<Tile<type, shape>>(p, space, walk);                                                \
-  }                                                                                                                   \
-  extern "C" __global__ void __launch_bounds__(128, 2)                                                                \
-      rowGradient##tile##_##name(const __grid_constant__ RowGradient p, const __grid_constant__ TileWalk walk,        \
-                                 const __grid_constant__ Guard guard) {                                               \
-    if (enter(guard)) rowGradient<Tile<type, shape>>(p, walk);                                                        \
+#define MOE_TILE_KERNELS(tile, shape, name, type)                                                                    \
+  extern "C" __global__ void __launch_bounds__(128, 2) expertsUp##tile##_##name(                                     \
+      const __grid_constant__ ExpertsForward p, const __grid_constant__ ExpertsForwardSpace space,                   \
+      const __grid_constant__ TileWalk walk, const __grid_constant__ Guard guard) {                                  \
+    if (enter(guard)) expertsUp<Tile<type, shape>>(p, space, walk);                                                  \
+  }                                                                                                                  \
+  extern "C" __global__ void __launch_bounds__(128, 2)                                                               \
+      rowProduct##tile##_##name(const __grid_constant__ GroupedGemmForward p, const __grid_constant__ TileWalk walk, \
+                                bool clearTail, const __grid_constant__ Guard guard) {                               \
+    if (enter(guard)) rowProduct<Tile<type, shape>>(p, walk, clearTail);                                             \
+  }                                                                                                                  \
+  extern "C" __global__ void __launch_bounds__(128, 2) downBackward##tile##_##name(                                  \
+      const __grid_constant__ ExpertsBackward p, const __grid_constant__ ExpertsBackwardSpace space,                 \
+      const __grid_constant__ TileWalk walk, const __grid_constant__ Guard guard) {                                  \
+    if (enter(guard)) downBackward<Tile<type, shape>>(p, space, walk);                                               \
+  }                                                                                                                  \
+  extern "C" __global__ void __launch_bounds__(128, 2)                                                               \
+      rowGradient##tile##_##name(const __grid_constant__ RowGradient p, const __grid_constant__ TileWalk walk,       \
+                                 const __grid_constant__ Guard guard) {                                              \
+    if (enter(guard)) rowGradient<Tile<type, shape>>(p, walk);                                                       \
   }
 
 MOE_TILE_KERNELS(Wide, wideTileFloat32, float32, float)

@@ -3,8 +3,8 @@
 // and what becomes of the sums, is the kernels' business.
 //
 // An operand is K-major when its depth is contiguous in memory (both of x·Wᵀ) and MN-major when its width is (W in
-// dy·W, both of dyᵀ·x). In shared memory a stage holds a K-major operand as rows of depthBytes, an MN-major one as a row
-// of the tile's width for each step of the depth; the 16-byte chunks of a row are permuted by XOR so that neither
+// dy·W, both of dyᵀ·x). In shared memory a stage holds a K-major operand as rows of depthBytes, an MN-major one as a
+// row of the tile's width for each step of the depth; the 16-byte chunks of a row are permuted by XOR so that neither
 // cp.async nor ldmatrix meets a bank twice.
 //
 // The left operand's fragment i of warp row m covers rows 16·(i·warpsM + m) of the tile. A warp's columns are two runs,
@@ -132,7 +132,8 @@ class MNMajorLoader {
   static_assert(rowsPerPass % (sizeof(T) == 2 ? 8 : 4) == 0 && passes > 0);
 
  public:
-  /// Elements [column, column + width) of rows [0, depth) of a matrix `columns` wide; with `index`, of the rows it names.
+  /// Elements [column, column + width) of rows [0, depth) of a matrix `columns` wide; with `index`, of the rows it
+  /// names.
   __device__ void start(uint32_t place, const T* from, const int32_t* index, int column, int columns, int depth) {
     const int chunk = threadIdx.x % chunks;
     row_ = threadIdx.x / chunks;
@@ -274,8 +275,7 @@ class RightReader {
       const int g = lane() / 4, t = lane() % 4;
 #pragma unroll
       for (int i = 0; i < offsets; ++i)
-        offset_[i] =
-            shape.leftBytes() + t * rowBytes + ((run / 4 + i * 2 + g / 4) ^ t * 2) * chunkBytes + g % 4 * 4;
+        offset_[i] = shape.leftBytes() + t * rowBytes + ((run / 4 + i * 2 + g / 4) ^ t * 2) * chunkBytes + g % 4 * 4;
     }
   }
 
@@ -317,8 +317,8 @@ __device__ __forceinline__ void split(uint32_t bits, uint32_t& big, uint32_t& sm
   small = ptx::cvtRnaTF32(x - __uint_as_float(big));
 }
 
-/// sums += left·right for one step of the first `used` fragments. float32 as big·big + big·small + small·big in TF32; the
-/// tensor core may cut its sum off after every mma, so that of one step is promoted to a float32 addition.
+/// sums += left·right for one step of the first `used` fragments. float32 as big·big + big·small + small·big in TF32;
+/// the tensor core may cut its sum off after every mma, so that of one step is promoted to a float32 addition.
 template <class Tile>
 __device__ __forceinline__ void multiply(const typename Tile::Fragments& f, typename Tile::Sums& sums, int used) {
   using T = typename Tile::T;
@@ -375,8 +375,8 @@ struct Ring {
   }
 };
 
-/// sums = the product over `steps` > 0 steps, of a whole tile or of its first `rows` rows. feed.load(stage, rows) copies
-/// the next stage. Shared memory is free again after the next barrier.
+/// sums = the product over `steps` > 0 steps, of a whole tile or of its first `rows` rows. feed.load(stage, rows)
+/// copies the next stage. Shared memory is free again after the next barrier.
 template <bool whole, class Tile, class Feed, class Left, class Right>
 __device__ __forceinline__ void mainLoop(Feed& feed, const Left& left, const Right& right, const Ring& ring, int steps,
                                          int rows, typename Tile::Sums& sums) {

@@ -193,8 +193,8 @@ struct SlabLanes {
 
 /// output [.,width] = the tile's sums; add(four sums) may add something to them first.
 template <class Tile, class Add>
-__device__ __forceinline__ void storeTile(const typename Tile::Sums& sums, const RowTile& tile, typename Tile::T* output,
-                                          int width, Add add) {
+__device__ __forceinline__ void storeTile(const typename Tile::Sums& sums, const RowTile& tile,
+                                          typename Tile::T* output, int width, Add add) {
   using T = typename Tile::T;
   Slab<Tile> slab;
   const SlabLanes<Tile> lanes(Tile::shape.warpColumns());

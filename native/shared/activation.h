@@ -20,8 +20,8 @@ struct ActivationPoint {
   float value, dGate, dUp;
 };
 
-// A GPU has its own e^x and 1/x, right to a few units in the last place: the activations run in the epilogues of products
-// and must not hold these up.
+// A GPU has its own e^x and 1/x, right to a few units in the last place: the activations run in the epilogues of
+// products and must not hold these up.
 #if defined(__CUDA_ARCH__)
 MOE_HD float activationExp(float x) { return __expf(x); }
 MOE_HD float reciprocal(float x) { return __fdividef(1.0f, x); }
