@@ -136,8 +136,7 @@ class MNMajorLoader {
   /// names.
   __device__ void start(uint32_t place, const T* from, const int32_t* index, int column, int columns, int depth) {
     const int chunk = threadIdx.x % chunks;
-    row_ = threadIdx.x / chunks;
-    place_ = place + row_ * rowBytes + (chunk ^ swizzle(row_)) * chunkBytes;
+    place_ = place + first() * rowBytes + (chunk ^ swizzle(first())) * chunkBytes;
     pitch_ = columns * sizeof(T);
     column_ = column + chunk * Tile::perChunk;
     inside_ = columns - column_;
@@ -147,51 +146,57 @@ class MNMajorLoader {
   }
 
   __device__ void restart(const T* from, const int32_t* index, int depth) {
-    row_ = threadIdx.x / chunks;
-    depth_ = depth;
     from_ = reinterpret_cast<const char*>(from + column_);
-    if constexpr (gathers) {
-      index_ = index;
-      fetch();
-    } else {
-      from_ = ptx::madWide(row_, pitch_, from_);
-    }
+    left_ = depth;
+    index_ = index;
+#pragma unroll
+    for (int i = 0; i < passes; ++i) rows_[i] = first() + i * rowsPerPass;
+    if (gathers && index) fetch();
   }
 
   template <bool chunked>
   __device__ __forceinline__ void load(uint32_t stage) {
+    if (chunked && left_ >= Tile::depth) {
 #pragma unroll
-    for (int i = 0; i < passes; ++i) {
-      const bool isInside = row_ + i * rowsPerPass < depth_;
-      copyChunk<chunked, T>(to(stage, i), source(i), isInside ? (chunked ? 1 : inside_) : 0);
+      for (int i = 0; i < passes; ++i) ptx::cpAsync16(to(stage, i), source(i));
+    } else {
+#pragma unroll
+      for (int i = 0; i < passes; ++i) {
+        const bool isInside = first() + i * rowsPerPass < left_;
+        copyChunk<chunked, T>(to(stage, i), source(i), isInside ? (chunked ? 1 : inside_) : 0);
+      }
     }
-    row_ += Tile::depth;
-    if constexpr (gathers)
+    left_ -= Tile::depth;
+    if (gathers && index_) {
+      index_ += Tile::depth;
       fetch();
-    else
+    } else {
       from_ += static_cast<size_t>(pitch_) * Tile::depth;
+    }
   }
 
   __device__ static int swizzle(int row) { return sizeof(T) == 2 ? row % 8 : row % 4 * 2; }
 
  private:
+  __device__ static int first() { return threadIdx.x / chunks; }
   __device__ uint32_t to(uint32_t stage, int pass) const { return stage + place_ + pass * rowsPerPass * rowBytes; }
-  __device__ const char* source(int pass) const {
-    if constexpr (gathers) return ptx::madWide(rows_[pass], pitch_, from_);
-    return from_ + static_cast<size_t>(pitch_) * (pass * rowsPerPass);
-  }
-  __device__ void fetch() {
+  __device__ const char* source(int pass) const { return ptx::madWide(rows_[pass], pitch_, from_); }
+  __device__ __forceinline__ void fetch() {
+    const int32_t* index = index_ + first();
+    if (left_ >= Tile::depth) {
 #pragma unroll
-    for (int i = 0; i < passes; ++i) {
-      const int row = row_ + i * rowsPerPass;
-      rows_[i] = row < depth_ ? (index_ ? index_[row] : row) : 0;
+      for (int i = 0; i < passes; ++i) rows_[i] = index[i * rowsPerPass];
+    } else {
+#pragma unroll
+      for (int i = 0; i < passes; ++i) rows_[i] = first() + i * rowsPerPass < left_ ? index[i * rowsPerPass] : 0;
     }
   }
 
-  const char* from_;  // this thread's chunk of row 0 when it gathers, else of its next row
-  const int32_t* index_;
-  uint32_t rows_[gathers ? passes : 1], pitch_, place_;
-  int row_, depth_, column_, inside_;
+  const char* from_;      // this thread's chunk of row 0: of the matrix when it gathers, else of the next stage
+  const int32_t* index_;  // of the next stage
+  uint32_t rows_[passes], pitch_, place_;
+  int left_;  // rows from the next stage on
+  int column_, inside_;
 };
 
 // ------------------------------------------------------------------------------------------------ shared → registers
@@ -311,10 +316,9 @@ __device__ inline void mma(float16, float (&d)[4], const uint32_t (&a)[4], const
 }
 
 /// A float32 as the sum of two TF32 numbers, to 22 bits of its fraction or more.
-__device__ __forceinline__ void split(uint32_t bits, uint32_t& big, uint32_t& small) {
-  const float x = __uint_as_float(bits);
+__device__ __forceinline__ void split(uint32_t x, uint32_t& big, uint32_t& small) {
   big = ptx::cvtRnaTF32(x);
-  small = ptx::cvtRnaTF32(x - __uint_as_float(big));
+  small = ptx::cvtRnaTF32(ptx::subF32(x, big));
 }
 
 /// sums += left·right for one step of the first `used` fragments. float32 as big·big + big·small + small·big in TF32;
