@@ -8,20 +8,25 @@ namespace moe {
 
 template <class Tile>
 struct FeedTN {
+  bool chunked;
   MNMajorLoader<Tile, Tile::rows, true> left;
   MNMajorLoader<Tile, Tile::columns, true> right;
 
-  template <int used>
-  __device__ void load(uint32_t stage) {
-    left.load(stage);
-    right.load(stage);
+  __device__ __forceinline__ void load(uint32_t stage, int) {
+    if (chunked) {
+      left.template load<true>(stage);
+      right.template load<true>(stage);
+    } else {
+      left.template load<false>(stage);
+      right.template load<false>(stage);
+    }
   }
 };
 
 /// A tile of one gradient, as the fragments lie: the four lanes of a row write one sector.
 template <class Tile>
-__device__ void storeGradient(const typename Tile::Sums& sums, int used, const WeightGradient& w, float* gradient,
-                              int row0, int column0) {
+__device__ void storeGradient(const typename Tile::Sums& sums, const WeightGradient& w, float* gradient, int row0,
+                              int column0) {
   constexpr TileShape shape = Tile::shape;
   const bool pairs = w.N % 2 == 0 && reinterpret_cast<uintptr_t>(gradient) % sizeof(float2) == 0;
 #pragma unroll
@@ -29,7 +34,7 @@ __device__ void storeGradient(const typename Tile::Sums& sums, int used, const W
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const int row = row0 + (i * shape.warpsM + Tile::warpM()) * 16 + half * 8 + lane() / 4;
-      if (i >= used || row >= w.M) continue;
+      if (row >= w.M) continue;
       float* to = gradient + int64_t{row} * w.N;
       float2 x[shape.fragmentsN];
 #pragma unroll
@@ -88,7 +93,6 @@ __device__ void weightGradients(const WeightGradients& p, const TileWalk& walk) 
     float* gradient = w.gradient + int64_t{e} * w.M * w.N;
 
     typename Tile::Sums sums = {};
-    int used = (min(Tile::rows, w.M - row0) + 16 * Tile::shape.warpsM - 1) / (16 * Tile::shape.warpsM);
     if (end > begin) {
       // Without an index, the expert's rows are neighbours.
       const auto from = [&](const void* rows, const int32_t* rowIndex, int width) {
@@ -99,14 +103,13 @@ __device__ void weightGradients(const WeightGradients& p, const TileWalk& walk) 
       feed.left.start(0, from(w.left, w.leftIndex, w.M), w.leftIndex ? w.leftIndex + begin : nullptr, row0, w.M, depth);
       feed.right.start(Tile::shape.leftBytes(), from(w.right, w.rightIndex, w.N),
                        w.rightIndex ? w.rightIndex + begin : nullptr, column0, w.N, depth);
-      withFragments<Tile>(min(Tile::rows, w.M - row0), [&](auto count) {
-        mainLoop<count.value, Tile>(feed, left, right, ring, (depth + Tile::stepDepth - 1) / Tile::stepDepth, sums);
-      });
+      feed.chunked = walk.chunked;
+      multiplyTile<Tile>(feed, left, right, ring, Tile::stepsOf(depth), min(Tile::rows, w.M - row0), sums);
       __syncthreads();
     } else if (w.accumulate) {
       continue;
     }
-    storeGradient<Tile>(sums, used, w, gradient, row0, column0);
+    storeGradient<Tile>(sums, w, gradient, row0, column0);
   }
 }
 
@@ -126,7 +129,7 @@ __device__ void biasGradients(const BiasGradients& p) {
   const int e = block / blocksOf(b), column = block % blocksOf(b) * biasColumns + lane() * 4, inside = b.N - column;
   const int64_t begin = p.expertOffsets ? p.expertOffsets[e] : 0, end = p.expertOffsets ? p.expertOffsets[e + 1] : p.R;
   const T* rows = static_cast<const T*>(b.rows);
-  const bool vectors = inFours<T>(rows, b.N);
+  const bool whole = inside >= 4 && inFours<T>(b.N, rows);
 
   float4 sum = {};
   for (int64_t run = begin + warp(); run < end; run += biasRun * biasWarps) {
@@ -135,11 +138,9 @@ __device__ void biasGradients(const BiasGradients& p) {
     for (int64_t row = run; row < min(run + biasRun * biasWarps, end); row += biasWarps) {
       const int64_t from = b.index ? b.index[row] : row;
       const float weight = b.weights ? b.weights[b.rowSlot[row]] : 1.0f;
-      const Four<T> x = inside > 0 ? loadFour(rows + from * b.N + column, inside, vectors) : Four<T>{};
-      part.x += weight * toFloat(x.value[0]);
-      part.y += weight * toFloat(x.value[1]);
-      part.z += weight * toFloat(x.value[2]);
-      part.w += weight * toFloat(x.value[3]);
+      float x[4];
+      toFloats(inside > 0 ? loadFour(rows + from * b.N + column, inside, whole) : Four<T>{}, rows, x);
+      part = {part.x + weight * x[0], part.y + weight * x[1], part.z + weight * x[2], part.w + weight * x[3]};
     }
     sum = {sum.x + part.x, sum.y + part.y, sum.z + part.z, sum.w + part.w};
   }
