@@ -38,41 +38,52 @@ __device__ __forceinline__ void withActivation(Activation kind, Visit visit) {
 template <class Tile, int parts>
 struct FeedNT {
   bool chunked;
+  int remaining;  // of the depth, from the next stage on
   KMajorLoader<Tile, Tile::rows> left;
   KMajorLoader<Tile, Tile::columns, parts> right;
 
   __device__ __forceinline__ void load(uint32_t stage, int rows) {
     if (chunked) {
-      left.template load<true>(stage, rows);
-      right.template load<true>(stage);
+      left.template load<true>(stage, remaining, rows);
+      right.template load<true>(stage, remaining);
     } else {
-      left.template load<false>(stage, rows);
-      right.template load<false>(stage);
+      left.template load<false>(stage, remaining, rows);
+      right.template load<false>(stage, remaining);
     }
+    remaining -= Tile::depth;
   }
 };
 
-/// left·right, one pair of matrices after the other along the depth.
-template <class Tile>
+/// left·right; or of two pairs, one after the other along the depth.
+template <class Tile, bool paired>
 struct FeedNN {
   bool chunked;
+  int remaining;  // of the pair's depth, from the next stage on
+  int depth;
+  const void *const *lefts, *const *rights;  // of the pairs
   KMajorLoader<Tile, Tile::rows> left;
   MNMajorLoader<Tile, Tile::columns, false> right;
-  const typename Tile::T *nextLeft, *nextRight;
-  int depth, untilNext;  // stages of the first pair; below 0 when there is no second
 
   __device__ __forceinline__ void load(uint32_t stage, int rows) {
-    if (untilNext-- == 0) {
-      left.restart(nextLeft, nullptr, depth);
-      right.restart(nextRight, nullptr, depth);
+    if (paired && remaining <= 0) {
+      const int stages = (depth + Tile::depth - 1) / Tile::depth;
+      left.restart(stages, distance(lefts));
+      right.restart(stages, distance(rights));
+      remaining = depth;
     }
     if (chunked) {
-      left.template load<true>(stage, rows);
-      right.template load<true>(stage);
+      left.template load<true>(stage, remaining, rows);
+      right.template load<true>(stage, remaining);
     } else {
-      left.template load<false>(stage, rows);
-      right.template load<false>(stage);
+      left.template load<false>(stage, remaining, rows);
+      right.template load<false>(stage, remaining);
     }
+    remaining -= Tile::depth;
+  }
+
+ private:
+  __device__ static int64_t distance(const void* const* pair) {
+    return static_cast<const char*>(pair[1]) - static_cast<const char*>(pair[0]);
   }
 };
 
@@ -114,6 +125,7 @@ __device__ void expertsUp(const ExpertsForward& p, const ExpertsForwardSpace& sp
     feed.right.start(Tile::shape.leftBytes(), gate + weight, up + weight, H,
                      [&](int n) { return min(f0 + n % features, F - 1); });
     feed.chunked = walk.chunked;
+    feed.remaining = H;
     typename Tile::Sums sums;
     multiplyTile<Tile>(feed, left, right, ring, Tile::stepsOf(H), tile.rows, sums);
     __syncthreads();
@@ -181,6 +193,7 @@ __device__ void rowProduct(const GroupedGemmForward& p, const TileWalk& walk, bo
     feed.right.start(Tile::shape.leftBytes(), static_cast<const T*>(p.weight) + int64_t{tile.expert} * p.out * p.in,
                      nullptr, p.in, [&](int n) { return min(column0 + n, p.out - 1); });
     feed.chunked = walk.chunked;
+    feed.remaining = p.in;
     typename Tile::Sums sums;
     multiplyTile<Tile>(feed, left, right, ring, Tile::stepsOf(p.in), tile.rows, sums);
     __syncthreads();
@@ -217,8 +230,8 @@ __device__ void downBackward(const ExpertsBackward& p, const ExpertsBackwardSpac
   for (int index = blockIdx.x; index < tiles.count(); index += gridDim.x) {
     const RowTile tile = tiles[index];
     const int f0 = tile.column * Tile::columns;
-    FeedNN<Tile> feed;
-    feed.untilNext = -1;
+    FeedNN<Tile, false> feed;
+    feed.remaining = H;
     feed.left.start(0, static_cast<const T*>(p.gradOutput), nullptr, H,
                     [&](int n) { return p.plan.rowToken[tile.row + min(n, tile.rows - 1)]; });
     feed.right.start(Tile::shape.leftBytes(), static_cast<const T*>(p.down) + int64_t{tile.expert} * H * F, nullptr, f0,
@@ -324,11 +337,10 @@ __device__ void rowGradient(const RowGradient& p, const TileWalk& walk) {
     const RowTile tile = tiles[index];
     const int column0 = tile.column * Tile::columns, stages = (p.depth + Tile::depth - 1) / Tile::depth;
     const int64_t row = tile.row * p.depth, weight = int64_t{tile.expert} * p.depth * p.width;
-    FeedNN<Tile> feed;
-    feed.depth = p.depth;
-    feed.untilNext = p.gradients[1] ? stages : -1;
-    feed.nextLeft = static_cast<const T*>(p.gradients[1]) + row;
-    feed.nextRight = static_cast<const T*>(p.weights[1]) + weight;
+    FeedNN<Tile, true> feed;
+    feed.depth = feed.remaining = p.depth;
+    feed.lefts = p.gradients;
+    feed.rights = p.weights;
     feed.left.start(0, static_cast<const T*>(p.gradients[0]) + row, nullptr, p.depth,
                     [&](int n) { return min(n, tile.rows - 1); });
     feed.right.start(Tile::shape.leftBytes(), static_cast<const T*>(p.weights[0]) + weight, nullptr, column0, p.width,

@@ -81,36 +81,33 @@ class KMajorLoader {
   /// rowOf(n): the row of its matrix that is the tile's n-th. Those beyond the matrix may be any row that exists.
   template <class RowOf>
   __device__ void start(uint32_t place, const T* from, const T* second, int depth, RowOf rowOf) {
-    const int chunk = threadIdx.x % chunks, first = threadIdx.x / chunks;
+    const int first = threadIdx.x / chunks;
     pitch_ = depth * sizeof(T);
-    place_ = place + first * rowBytes + (chunk ^ swizzle(first)) * chunkBytes;
-    chunk_ = chunk;
+    place_ = place + first * rowBytes + (chunk() ^ swizzle(first)) * chunkBytes;
 #pragma unroll
     for (int i = 0; i < passes; ++i) rows_[i] = rowOf(first + i * rowsPerPass);
-    restart(from, second, depth);
+    from_[0] = reinterpret_cast<const char*>(from) + chunk() * chunkBytes;
+    if constexpr (parts == 2) from_[1] = reinterpret_cast<const char*>(second) + chunk() * chunkBytes;
   }
 
-  /// Goes on with the same rows of another matrix.
-  __device__ void restart(const T* from, const T* second, int depth) {
-    from_[0] = reinterpret_cast<const char*>(from) + chunk_ * chunkBytes;
-    if constexpr (parts == 2) from_[1] = reinterpret_cast<const char*>(second) + chunk_ * chunkBytes;
-    left_ = depth - chunk_ * Tile::perChunk;
-  }
+  /// Goes back by so many stages, and to the same rows of a matrix that lies `distance` bytes further on.
+  __device__ void restart(int stages, int64_t distance) { from_[0] += distance - stages * rowBytes; }
 
-  /// The next stage of the first `rows` rows, or of all.
+  /// The next stage of the first `rows` rows, or of all; of the depth, `left` elements are left from there on.
   template <bool chunked>
-  __device__ __forceinline__ void load(uint32_t stage, int rows = width) {
+  __device__ __forceinline__ void load(uint32_t stage, int left, int rows = width) {
+    const int inside = left - chunk() * Tile::perChunk;
 #pragma unroll
     for (int i = 0; i < passes; ++i)
-      if (i * rowsPerPass < rows) copyChunk<chunked, T>(to(stage, i), source(i), left_);
+      if (i * rowsPerPass < rows) copyChunk<chunked, T>(to(stage, i), source(i), inside);
 #pragma unroll
     for (int part = 0; part < parts; ++part) from_[part] += rowBytes;
-    left_ -= Tile::depth;
   }
 
   __device__ static int swizzle(int row) { return chunks == 4 ? row / 2 % 4 : row % 8; }
 
  private:
+  __device__ static int chunk() { return threadIdx.x % chunks; }
   __device__ uint32_t to(uint32_t stage, int pass) const { return stage + place_ + pass * rowsPerPass * rowBytes; }
   __device__ const char* source(int pass) const {
     return ptx::madWide(rows_[pass], pitch_, from_[pass * parts / passes]);
@@ -118,7 +115,6 @@ class KMajorLoader {
 
   const char* from_[parts];  // this thread's chunk of the next stage, in row 0
   uint32_t rows_[passes], pitch_, place_;
-  int chunk_, left_;  // elements from there to the end of the depth
 };
 
 /// Copies an MN-major operand `width` elements wide. With `gathers`, the rows may be picked by an index for every step
@@ -142,34 +138,34 @@ class MNMajorLoader {
     inside_ = columns - column_;
     // What lies beyond the last column is never used: any chunk will do.
     if (inside_ <= 0) column_ = columns < Tile::perChunk ? 0 : columns - Tile::perChunk;
-    restart(from, index, depth);
-  }
-
-  __device__ void restart(const T* from, const int32_t* index, int depth) {
     from_ = reinterpret_cast<const char*>(from + column_);
-    left_ = depth;
     index_ = index;
 #pragma unroll
     for (int i = 0; i < passes; ++i) rows_[i] = first() + i * rowsPerPass;
-    if (gathers && index) fetch();
+    if (gathers && index) fetch(depth);
   }
 
+  /// Goes back by so many stages, and to the same place in a matrix that lies `distance` bytes further on.
+  __device__ void restart(int stages, int64_t distance) {
+    from_ += distance - static_cast<int64_t>(pitch_) * Tile::depth * stages;
+  }
+
+  /// The next stage; of the depth, `left` rows are left from there on.
   template <bool chunked>
-  __device__ __forceinline__ void load(uint32_t stage) {
-    if (chunked && left_ >= Tile::depth) {
+  __device__ __forceinline__ void load(uint32_t stage, int left) {
+    if (chunked && left >= Tile::depth) {
 #pragma unroll
       for (int i = 0; i < passes; ++i) ptx::cpAsync16(to(stage, i), source(i));
     } else {
 #pragma unroll
       for (int i = 0; i < passes; ++i) {
-        const bool isInside = first() + i * rowsPerPass < left_;
+        const bool isInside = first() + i * rowsPerPass < left;
         copyChunk<chunked, T>(to(stage, i), source(i), isInside ? (chunked ? 1 : inside_) : 0);
       }
     }
-    left_ -= Tile::depth;
     if (gathers && index_) {
       index_ += Tile::depth;
-      fetch();
+      fetch(left - Tile::depth);
     } else {
       from_ += static_cast<size_t>(pitch_) * Tile::depth;
     }
@@ -181,21 +177,20 @@ class MNMajorLoader {
   __device__ static int first() { return threadIdx.x / chunks; }
   __device__ uint32_t to(uint32_t stage, int pass) const { return stage + place_ + pass * rowsPerPass * rowBytes; }
   __device__ const char* source(int pass) const { return ptx::madWide(rows_[pass], pitch_, from_); }
-  __device__ __forceinline__ void fetch() {
+  __device__ __forceinline__ void fetch(int left) {
     const int32_t* index = index_ + first();
-    if (left_ >= Tile::depth) {
+    if (left >= Tile::depth) {
 #pragma unroll
       for (int i = 0; i < passes; ++i) rows_[i] = index[i * rowsPerPass];
     } else {
 #pragma unroll
-      for (int i = 0; i < passes; ++i) rows_[i] = first() + i * rowsPerPass < left_ ? index[i * rowsPerPass] : 0;
+      for (int i = 0; i < passes; ++i) rows_[i] = first() + i * rowsPerPass < left ? index[i * rowsPerPass] : 0;
     }
   }
 
   const char* from_;      // this thread's chunk of row 0: of the matrix when it gathers, else of the next stage
   const int32_t* index_;  // of the next stage
   uint32_t rows_[passes], pitch_, place_;
-  int left_;  // rows from the next stage on
   int column_, inside_;
 };
 
@@ -369,6 +364,9 @@ struct Ring {
     const uint32_t next = stage + stageBytes;
     return next == begin + stages * stageBytes ? begin : next;
   }
+  __device__ uint32_t before(uint32_t stage) const {
+    return (stage == begin ? begin + stages * stageBytes : stage) - stageBytes;
+  }
   /// The oldest stage that is not known to have come has come.
   __device__ void wait() const {
     if (stages == 4)
@@ -394,18 +392,15 @@ __device__ __forceinline__ void mainLoop(Feed& feed, const Left& left, const Rig
 #pragma unroll
       for (int r = 0; r < 4; ++r) sums[i][j][r] = 0;
 
-  int toLoad = (steps + Tile::steps - 1) / Tile::steps;
-  uint32_t read = ring.begin, write = ring.begin;
 #pragma unroll 1
-  for (int i = 1; i < ring.stages; ++i) {
-    if (toLoad > 0) feed.load(write, toCopy);
+  for (int i = 0; i < ring.stages - 1; ++i) {
+    if (i * Tile::steps < steps) feed.load(ring.begin + i * ring.stageBytes, toCopy);
     ptx::cpAsyncCommitGroup();
-    --toLoad;
-    write = ring.after(write);
   }
   ring.wait();
 
   // Fragments are loaded one step ahead, across the barrier between stages too.
+  uint32_t read = ring.begin;
   typename Tile::Fragments fragments[2];
   left.load(fragments[0].left, read, 0, used);
   right.load(fragments[0].right, read, 0);
@@ -423,11 +418,7 @@ __device__ __forceinline__ void mainLoop(Feed& feed, const Left& left, const Rig
       }
       if (s == 0) {
         // All warps have read the stage before this one: the barrier was behind that.
-        if (toLoad > 0) {
-          feed.load(write, toCopy);
-          write = ring.after(write);
-          --toLoad;
-        }
+        if (steps > (ring.stages - 1) * Tile::steps) feed.load(ring.before(read), toCopy);
         ptx::cpAsyncCommitGroup();
       }
       multiply<Tile>(fragments[s % 2], sums, used);
