@@ -8,28 +8,39 @@ namespace moe {
 
 template <class Tile>
 struct FeedTN {
+  bool chunked;
+  int remaining;  // rows from the next stage on
   MNMajorLoader<Tile, Tile::rows, true> left;
   MNMajorLoader<Tile, Tile::columns, true> right;
 
-  template <int used>
-  __device__ void load(uint32_t stage) {
-    left.load(stage);
-    right.load(stage);
+  __device__ __forceinline__ void load(uint32_t stage, int) {
+    if (chunked) {
+      left.template load<true>(stage, remaining);
+      right.template load<true>(stage, remaining);
+    } else {
+      left.template load<false>(stage, remaining);
+      right.template load<false>(stage, remaining);
+    }
+    remaining -= Tile::depth;
   }
+};
+
+struct GradientTile {
+  int which, expert, row0, column0;
 };
 
 /// A tile of one gradient, as the fragments lie: the four lanes of a row write one sector.
 template <class Tile>
-__device__ void storeGradient(const typename Tile::Sums& sums, int used, const WeightGradient& w, float* gradient,
-                              int row0, int column0) {
+__device__ void storeGradient(const typename Tile::Sums& sums, const WeightGradient& w, const GradientTile& tile) {
   constexpr TileShape shape = Tile::shape;
+  float* gradient = w.gradient + int64_t{tile.expert} * w.M * w.N;
   const bool pairs = w.N % 2 == 0 && reinterpret_cast<uintptr_t>(gradient) % sizeof(float2) == 0;
 #pragma unroll
   for (int i = 0; i < shape.fragmentsM; ++i) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      const int row = row0 + (i * shape.warpsM + Tile::warpM()) * 16 + half * 8 + lane() / 4;
-      if (i >= used || row >= w.M) continue;
+      const int row = tile.row0 + (i * shape.warpsM + Tile::warpM()) * 16 + half * 8 + lane() / 4;
+      if (row >= w.M) continue;
       float* to = gradient + int64_t{row} * w.N;
       float2 x[shape.fragmentsN];
 #pragma unroll
@@ -37,7 +48,7 @@ __device__ void storeGradient(const typename Tile::Sums& sums, int used, const W
       if (w.accumulate) {
 #pragma unroll
         for (int j = 0; j < shape.fragmentsN; ++j) {
-          const int column = column0 + Tile::columnOf(j * 8) + lane() % 4 * 2;
+          const int column = tile.column0 + Tile::columnOf(j * 8) + lane() % 4 * 2;
           float2 old = {};
           if (pairs && column < w.N) {
             old = *reinterpret_cast<const float2*>(to + column);
@@ -51,7 +62,7 @@ __device__ void storeGradient(const typename Tile::Sums& sums, int used, const W
       }
 #pragma unroll
       for (int j = 0; j < shape.fragmentsN; ++j) {
-        const int column = column0 + Tile::columnOf(j * 8) + lane() % 4 * 2;
+        const int column = tile.column0 + Tile::columnOf(j * 8) + lane() % 4 * 2;
         if (pairs && column < w.N) {
           *reinterpret_cast<float2*>(to + column) = x[j];
         } else {
@@ -63,6 +74,33 @@ __device__ void storeGradient(const typename Tile::Sums& sums, int used, const W
   }
 }
 
+/// Of all gradients of an expert, then of the next expert.
+template <class Tile>
+class GradientTiles {
+ public:
+  __device__ GradientTiles(const WeightGradients& p, int group) : p_(p), group_(group) {
+    for (int i = 0; i < p.count; ++i) perExpert_ += rowTiles(p.list[i]) * columnTiles(p.list[i]);
+  }
+
+  __device__ int count() const { return p_.E * perExpert_; }
+
+  __device__ GradientTile operator[](int index) const {
+    int within = index % perExpert_, which = 0;
+    for (int tiles; within >= (tiles = rowTiles(p_.list[which]) * columnTiles(p_.list[which])); ++which)
+      within -= tiles;
+    const WeightGradient& w = p_.list[which];
+    const TilePosition position = tilePosition(within, rowTiles(w), columnTiles(w), group_);
+    return {which, index / perExpert_, position.row * Tile::rows, position.column * Tile::columns};
+  }
+
+ private:
+  __device__ static int rowTiles(const WeightGradient& w) { return (w.M + Tile::rows - 1) / Tile::rows; }
+  __device__ static int columnTiles(const WeightGradient& w) { return (w.N + Tile::columns - 1) / Tile::columns; }
+
+  const WeightGradients& p_;
+  int group_, perExpert_ = 0;
+};
+
 template <class Tile>
 __device__ void weightGradients(const WeightGradients& p, const TileWalk& walk) {
   using T = typename Tile::T;
@@ -70,43 +108,37 @@ __device__ void weightGradients(const WeightGradients& p, const TileWalk& walk) 
   const LeftReader<Tile, Major::MN> left;
   const RightReader<Tile, Major::MN> right;
 
-  const auto tilesOf = [](const WeightGradient& w) {
-    return ((w.M + Tile::rows - 1) / Tile::rows) * ((w.N + Tile::columns - 1) / Tile::columns);
-  };
-  int perExpert = 0;
-  for (int i = 0; i < p.count; ++i) perExpert += tilesOf(p.list[i]);
-  for (int index = blockIdx.x; index < p.E * perExpert; index += gridDim.x) {
-    const int e = index / perExpert;
-    int within = index % perExpert, which = 0;
-    for (int tiles; within >= (tiles = tilesOf(p.list[which])); ++which) within -= tiles;
-    const WeightGradient& w = p.list[which];
-    const TilePosition position = tilePosition(within, (w.M + Tile::rows - 1) / Tile::rows,
-                                               (w.N + Tile::columns - 1) / Tile::columns, walk.group);
-    const int row0 = position.row * Tile::rows, column0 = position.column * Tile::columns;
-    const int64_t begin = p.expertOffsets ? p.expertOffsets[e] : 0,
-                  end = p.expertOffsets ? p.expertOffsets[e + 1] : p.R;
-    float* gradient = w.gradient + int64_t{e} * w.M * w.N;
+  // Which tile it is waits in shared memory for the end of the main loop, which needs all registers.
+  __shared__ GradientTile current;
+  const GradientTiles<Tile> tiles(p, walk.group);
+  for (int index = blockIdx.x; index < tiles.count(); index += gridDim.x) {
+    GradientTile tile = tiles[index];
+    const WeightGradient& w = p.list[tile.which];
+    const int64_t begin = p.expertOffsets ? p.expertOffsets[tile.expert] : 0,
+                  end = p.expertOffsets ? p.expertOffsets[tile.expert + 1] : p.R;
 
     typename Tile::Sums sums = {};
-    int used = (min(Tile::rows, w.M - row0) + 16 * Tile::shape.warpsM - 1) / (16 * Tile::shape.warpsM);
     if (end > begin) {
+      if (threadIdx.x == 0) current = tile;
       // Without an index, the expert's rows are neighbours.
       const auto from = [&](const void* rows, const int32_t* rowIndex, int width) {
         return static_cast<const T*>(rows) + (rowIndex ? 0 : begin * width);
       };
       const int depth = static_cast<int>(end - begin);
       FeedTN<Tile> feed;
-      feed.left.start(0, from(w.left, w.leftIndex, w.M), w.leftIndex ? w.leftIndex + begin : nullptr, row0, w.M, depth);
+      feed.left.start(0, from(w.left, w.leftIndex, w.M), w.leftIndex ? w.leftIndex + begin : nullptr, tile.row0, w.M,
+                      depth);
       feed.right.start(Tile::shape.leftBytes(), from(w.right, w.rightIndex, w.N),
-                       w.rightIndex ? w.rightIndex + begin : nullptr, column0, w.N, depth);
-      withFragments<Tile>(min(Tile::rows, w.M - row0), [&](auto count) {
-        mainLoop<count.value, Tile>(feed, left, right, ring, (depth + Tile::stepDepth - 1) / Tile::stepDepth, sums);
-      });
+                       w.rightIndex ? w.rightIndex + begin : nullptr, tile.column0, w.N, depth);
+      feed.chunked = walk.chunked;
+      feed.remaining = depth;
+      multiplyTile<Tile>(feed, left, right, ring, Tile::stepsOf(depth), min(Tile::rows, w.M - tile.row0), sums);
+      tile = current;
       __syncthreads();
     } else if (w.accumulate) {
       continue;
     }
-    storeGradient<Tile>(sums, used, w, gradient, row0, column0);
+    storeGradient<Tile>(sums, p.list[tile.which], tile);
   }
 }
 
@@ -126,7 +158,7 @@ __device__ void biasGradients(const BiasGradients& p) {
   const int e = block / blocksOf(b), column = block % blocksOf(b) * biasColumns + lane() * 4, inside = b.N - column;
   const int64_t begin = p.expertOffsets ? p.expertOffsets[e] : 0, end = p.expertOffsets ? p.expertOffsets[e + 1] : p.R;
   const T* rows = static_cast<const T*>(b.rows);
-  const bool vectors = inFours<T>(rows, b.N);
+  const bool whole = inside >= 4 && inFours<T>(b.N, rows);
 
   float4 sum = {};
   for (int64_t run = begin + warp(); run < end; run += biasRun * biasWarps) {
@@ -135,11 +167,9 @@ __device__ void biasGradients(const BiasGradients& p) {
     for (int64_t row = run; row < min(run + biasRun * biasWarps, end); row += biasWarps) {
       const int64_t from = b.index ? b.index[row] : row;
       const float weight = b.weights ? b.weights[b.rowSlot[row]] : 1.0f;
-      const Four<T> x = inside > 0 ? loadFour(rows + from * b.N + column, inside, vectors) : Four<T>{};
-      part.x += weight * toFloat(x.value[0]);
-      part.y += weight * toFloat(x.value[1]);
-      part.z += weight * toFloat(x.value[2]);
-      part.w += weight * toFloat(x.value[3]);
+      float x[4];
+      toFloats(inside > 0 ? loadFour(rows + from * b.N + column, inside, whole) : Four<T>{}, rows, x);
+      part = {part.x + weight * x[0], part.y + weight * x[1], part.z + weight * x[2], part.w + weight * x[3]};
     }
     sum = {sum.x + part.x, sum.y + part.y, sum.z + part.z, sum.w + part.w};
   }

@@ -37,32 +37,53 @@ __device__ __forceinline__ void withActivation(Activation kind, Visit visit) {
 /// Both operands K-major: left·rightᵀ.
 template <class Tile, int parts>
 struct FeedNT {
+  bool chunked;
+  int remaining;  // of the depth, from the next stage on
   KMajorLoader<Tile, Tile::rows> left;
   KMajorLoader<Tile, Tile::columns, parts> right;
 
-  template <int used>
-  __device__ void load(uint32_t stage) {
-    left.template load<used * Tile::shape.warpsM * 16>(stage);
-    right.load(stage);
+  __device__ __forceinline__ void load(uint32_t stage, int rows) {
+    if (chunked) {
+      left.template load<true>(stage, remaining, rows);
+      right.template load<true>(stage, remaining);
+    } else {
+      left.template load<false>(stage, remaining, rows);
+      right.template load<false>(stage, remaining);
+    }
+    remaining -= Tile::depth;
   }
 };
 
-/// left·right, one pair of matrices after the other along the depth.
-template <class Tile>
+/// left·right; or of two pairs, one after the other along the depth.
+template <class Tile, bool paired>
 struct FeedNN {
+  bool chunked;
+  int remaining;  // of the pair's depth, from the next stage on
+  int depth;
+  const void *const *lefts, *const *rights;  // of the pairs
   KMajorLoader<Tile, Tile::rows> left;
   MNMajorLoader<Tile, Tile::columns, false> right;
-  const typename Tile::T *nextLeft, *nextRight;
-  int depth, untilNext;  // stages of the first pair; below 0 when there is no second
 
-  template <int used>
-  __device__ void load(uint32_t stage) {
-    if (untilNext-- == 0) {
-      left.restart(nextLeft, nullptr, depth);
-      right.restart(nextRight, nullptr, depth);
+  __device__ __forceinline__ void load(uint32_t stage, int rows) {
+    if (paired && remaining <= 0) {
+      const int stages = (depth + Tile::depth - 1) / Tile::depth;
+      left.restart(stages, distance(lefts));
+      right.restart(stages, distance(rights));
+      remaining = depth;
     }
-    left.template load<used * Tile::shape.warpsM * 16>(stage);
-    right.load(stage);
+    if (chunked) {
+      left.template load<true>(stage, remaining, rows);
+      right.template load<true>(stage, remaining);
+    } else {
+      left.template load<false>(stage, remaining, rows);
+      right.template load<false>(stage, remaining);
+    }
+    remaining -= Tile::depth;
+  }
+
+ private:
+  __device__ static int64_t distance(const void* const* pair) {
+    return static_cast<const char*>(pair[1]) - static_cast<const char*>(pair[0]);
   }
 };
 
@@ -71,12 +92,14 @@ __device__ Ring ringOf(const TileWalk& walk) {
   return {ptx::sharedAddress(sharedMemory), walk.stages, Tile::shape.stageBytes()};
 }
 
-template <class Tile>
-__device__ int stepsOf(int depth) {
-  return (depth + Tile::stepDepth - 1) / Tile::stepDepth;
-}
-
 // ------------------------------------------------------------------------------------------------ forward
+
+/// The bias of four columns; zeros without one.
+template <class T>
+__device__ __forceinline__ void biasOf(const T* bias, int64_t at, int count, float (&x)[4]) {
+#pragma unroll
+  for (int k = 0; k < 4; ++k) x[k] = bias && k < count ? toFloat(bias[at + k]) : 0.0f;
+}
 
 /// z = x·[gate; up]ᵀ + bias with x = input[rowToken[r]], a = act(z). With a gate, half of a tile's columns are gate,
 /// half the up of the same features.
@@ -101,9 +124,10 @@ __device__ void expertsUp(const ExpertsForward& p, const ExpertsForwardSpace& sp
     feed.left.start(0, input, nullptr, H, [&](int n) { return p.plan.rowToken[tile.row + min(n, tile.rows - 1)]; });
     feed.right.start(Tile::shape.leftBytes(), gate + weight, up + weight, H,
                      [&](int n) { return min(f0 + n % features, F - 1); });
+    feed.chunked = walk.chunked;
+    feed.remaining = H;
     typename Tile::Sums sums;
-    const int used = withFragments<Tile>(
-        tile.rows, [&](auto count) { mainLoop<count.value, Tile>(feed, left, right, ring, stepsOf<Tile>(H), sums); });
+    multiplyTile<Tile>(feed, left, right, ring, Tile::stepsOf(H), tile.rows, sums);
     __syncthreads();
 
     // A lane has four features; with a gate the slab holds the gate of all, then their up.
@@ -111,35 +135,37 @@ __device__ void expertsUp(const ExpertsForward& p, const ExpertsForwardSpace& sp
     Slab<Tile> slab;
     const SlabLanes<Tile> lanes(gated ? run : 2 * run);
     const int feature = f0 + (gated ? Tile::warpN() * run + lanes.column : Tile::columnOf(lanes.column));
-    const int inside = F - feature;
-    const bool vectors = inFours<T>(space.activated, F) && inFours<T>(p.savedGate, F) && inFours<T>(p.savedUp, F);
-    float gateBias[4] = {}, upBias[4] = {};
-#pragma unroll
-    for (int k = 0; k < 4; ++k) {
-      const int64_t at = int64_t{tile.expert} * F + feature + k;
-      if (k < inside && gated && p.gateBias) gateBias[k] = toFloat(static_cast<const T*>(p.gateBias)[at]);
-      if (k < inside && p.upBias) upBias[k] = toFloat(static_cast<const T*>(p.upBias)[at]);
-    }
+    const int inside = F - feature, upColumn = lanes.column + (gated ? run : 0);
+    const bool whole = inside >= 4 && inFours<T>(F, space.activated, p.savedGate, p.savedUp);
+    const float* none = nullptr;
+    float gateBias[4], upBias[4];
+    biasOf(gated ? static_cast<const T*>(p.gateBias) : nullptr, int64_t{tile.expert} * F + feature, inside, gateBias);
+    biasOf(static_cast<const T*>(p.upBias), int64_t{tile.expert} * F + feature, inside, upBias);
+    const int64_t first = tile.row * F + feature;
 #pragma unroll 1
-    for (int i = 0; i < used; ++i) {
+    for (int i = 0; i < Tile::fragmentsOf(tile.rows); ++i) {
       slab.put(sums, i);
 #pragma unroll 1
       for (int pass = 0; pass < lanes.passes(); ++pass) {
         const int local = pass * lanes.rowsAtOnce() + lanes.row, row = lanes.tileRow(i, local);
         if (row >= tile.rows || inside <= 0) continue;
-        const float4 g4 = slab.at(local, lanes.column), u4 = gated ? slab.at(local, run + lanes.column) : g4;
-        const float g[4] = {g4.x + gateBias[0], g4.y + gateBias[1], g4.z + gateBias[2], g4.w + gateBias[3]};
-        const float u[4] = {u4.x + upBias[0], u4.y + upBias[1], u4.z + upBias[2], u4.w + upBias[3]};
-        float a[4];
+        float g[4], u[4], a[4];
+        toFloats(slab.at(local, lanes.column), none, g);
+        toFloats(slab.at(local, upColumn), none, u);
+#pragma unroll
+        for (int k = 0; k < 4; ++k) {
+          g[k] += gateBias[k];
+          u[k] += upBias[k];
+        }
         withActivation(p.activation.kind, [&](auto kind) {
 #pragma unroll
           for (int k = 0; k < 4; ++k)
             a[k] = activationAt<kind.value>(g[k], u[k], p.activation.alpha, p.activation.limit).value;
         });
-        const int64_t at = (tile.row + row) * F + feature;
-        if (gated && p.savedGate) storeFour(static_cast<T*>(p.savedGate) + at, g, inside, vectors);
-        if (p.savedUp) storeFour(static_cast<T*>(p.savedUp) + at, u, inside, vectors);
-        storeFour(static_cast<T*>(space.activated) + at, a, inside, vectors);
+        const int64_t at = first + int64_t{row} * F;
+        if (gated && p.savedGate) storeFour(static_cast<T*>(p.savedGate) + at, g, inside, whole);
+        if (p.savedUp) storeFour(static_cast<T*>(p.savedUp) + at, u, inside, whole);
+        storeFour(static_cast<T*>(space.activated) + at, a, inside, whole);
       }
     }
     __syncthreads();
@@ -152,7 +178,6 @@ __device__ void rowProduct(const GroupedGemmForward& p, const TileWalk& walk, bo
   using T = typename Tile::T;
   const int columnTiles = (p.out + Tile::columns - 1) / Tile::columns;
   T* output = static_cast<T*>(p.output);
-  const bool vectors = inFours<T>(output, p.out);
   const Ring ring = ringOf<Tile>(walk);
   const LeftReader<Tile, Major::K> left;
   const RightReader<Tile, Major::K> right;
@@ -167,23 +192,18 @@ __device__ void rowProduct(const GroupedGemmForward& p, const TileWalk& walk, bo
                     [&](int n) { return min(n, tile.rows - 1); });
     feed.right.start(Tile::shape.leftBytes(), static_cast<const T*>(p.weight) + int64_t{tile.expert} * p.out * p.in,
                      nullptr, p.in, [&](int n) { return min(column0 + n, p.out - 1); });
+    feed.chunked = walk.chunked;
+    feed.remaining = p.in;
     typename Tile::Sums sums;
-    const int used = withFragments<Tile>(tile.rows, [&](auto count) {
-      mainLoop<count.value, Tile>(feed, left, right, ring, stepsOf<Tile>(p.in), sums);
-    });
+    multiplyTile<Tile>(feed, left, right, ring, Tile::stepsOf(p.in), tile.rows, sums);
     __syncthreads();
 
-    const T* bias = static_cast<const T*>(p.bias) + int64_t{tile.expert} * p.out;
-    forEachFour<Tile>(sums, used, [&](int row, int tileColumn, const float4& x) {
-      const int column = column0 + tileColumn;
-      if (row >= tile.rows || column >= p.out) return;
-      float y[4] = {x.x, x.y, x.z, x.w};
-      if (p.bias) {
+    float bias[4];
+    const int column = column0 + Tile::columnOf(SlabLanes<Tile>(Tile::shape.warpColumns()).column);
+    biasOf(static_cast<const T*>(p.bias), int64_t{tile.expert} * p.out + column, p.out - column, bias);
+    storeTile<Tile>(sums, tile, output, p.out, [&](float(&x)[4]) {
 #pragma unroll
-        for (int k = 0; k < 4; ++k)
-          if (column + k < p.out) y[k] += toFloat(bias[column + k]);
-      }
-      storeFour(output + (tile.row + row) * p.out + column, y, p.out - column, vectors);
+      for (int k = 0; k < 4; ++k) x[k] += bias[k];
     });
     __syncthreads();
   }
@@ -201,7 +221,6 @@ __device__ void downBackward(const ExpertsBackward& p, const ExpertsBackwardSpac
   const T *savedGate = static_cast<const T*>(p.savedGate), *savedUp = static_cast<const T*>(p.savedUp);
   T *gradGate = static_cast<T*>(space.gradGate), *gradUp = static_cast<T*>(space.gradUp),
     *weighted = static_cast<T*>(space.weighted);
-  const bool vectors = inFours<T>(savedGate, F) && inFours<T>(savedUp, F) && inFours<T>(gradUp, F);
   const Ring ring = ringOf<Tile>(walk);
   const LeftReader<Tile, Major::K> left;
   const RightReader<Tile, Major::MN> right;
@@ -211,68 +230,70 @@ __device__ void downBackward(const ExpertsBackward& p, const ExpertsBackwardSpac
   for (int index = blockIdx.x; index < tiles.count(); index += gridDim.x) {
     const RowTile tile = tiles[index];
     const int f0 = tile.column * Tile::columns;
-    FeedNN<Tile> feed;
-    feed.untilNext = -1;
+    FeedNN<Tile, false> feed;
+    feed.remaining = H;
     feed.left.start(0, static_cast<const T*>(p.gradOutput), nullptr, H,
                     [&](int n) { return p.plan.rowToken[tile.row + min(n, tile.rows - 1)]; });
     feed.right.start(Tile::shape.leftBytes(), static_cast<const T*>(p.down) + int64_t{tile.expert} * H * F, nullptr, f0,
                      F, H);
+    feed.chunked = walk.chunked;
     typename Tile::Sums sums;
-    const int used = withFragments<Tile>(
-        tile.rows, [&](auto count) { mainLoop<count.value, Tile>(feed, left, right, ring, stepsOf<Tile>(H), sums); });
+    multiplyTile<Tile>(feed, left, right, ring, Tile::stepsOf(H), tile.rows, sums);
     __syncthreads();
 
     Slab<Tile> slab;
     const SlabLanes<Tile> lanes(Tile::shape.warpColumns());
     const int feature = f0 + Tile::columnOf(lanes.column), inside = F - feature, passes = lanes.passes();
+    const bool whole = inside >= 4 && inFours<T>(F, savedGate, savedUp, gradGate, gradUp, weighted);
+    const int64_t first = tile.row * F + feature;
     const int dot = tile.column * Tile::shape.warpsN + Tile::warpN();
+    const auto rowOf = [&](int pass) {
+      return lanes.tileRow(pass / passes, pass % passes * lanes.rowsAtOnce() + lanes.row);
+    };
 
     // What the next pass needs from global memory is on its way during the pass before.
-    struct Saved {
-      Four<T> gate, up;
-      float weight;
+    Four<T> gate4{}, up4{};
+    float weight = 1;
+    const auto fetch = [&](int row) {
+      if (row >= tile.rows || inside <= 0) return;
+      const int64_t at = first + int64_t{row} * F;
+      if (gated) gate4 = loadFour(savedGate + at, inside, whole);
+      up4 = loadFour(savedUp + at, inside, whole);
+      if (p.weights) weight = p.weights[p.plan.rowSlot[tile.row + row]];
     };
-    const auto saved = [&](int pass) {
-      Saved s{};
-      const int row = lanes.tileRow(pass / passes, pass % passes * lanes.rowsAtOnce() + lanes.row);
-      if (row >= tile.rows || inside <= 0) return s;
-      const int64_t at = (tile.row + row) * F + feature;
-      if (gated) s.gate = loadFour(savedGate + at, inside, vectors);
-      s.up = loadFour(savedUp + at, inside, vectors);
-      s.weight = p.weights ? p.weights[p.plan.rowSlot[tile.row + row]] : 1.0f;
-      return s;
-    };
-    Saved next = saved(0);
+    const int last = Tile::fragmentsOf(tile.rows) * passes - 1;
+    fetch(rowOf(0));
 #pragma unroll 1
-    for (int pass = 0; pass < used * passes; ++pass) {
-      const int i = pass / passes, local = pass % passes * lanes.rowsAtOnce() + lanes.row,
-                row = lanes.tileRow(i, local);
-      if (pass % passes == 0) slab.put(sums, i);
-      const Saved z = next;
-      if (pass + 1 < used * passes) next = saved(pass + 1);
-
-      float sum = 0;
+    for (int pass = 0; pass <= last; ++pass) {
+      if (pass % passes == 0) slab.put(sums, pass / passes);
+      const int row = rowOf(pass);
+      float g[4], u[4], dA[4], sum = 0;
+      toFloats(gate4, savedGate, g);
+      toFloats(up4, savedUp, u);
+      const float w = weight;
+      if (pass < last) fetch(rowOf(pass + 1));
       if (row < tile.rows && inside > 0) {
-        const float4 x = slab.at(local, lanes.column);
-        const float dA[4] = {x.x, x.y, x.z, x.w};
-        float dGate[4], dUp[4], a[4];
+        toFloats(slab.at(pass % passes * lanes.rowsAtOnce() + lanes.row, lanes.column), static_cast<float*>(nullptr),
+                 dA);
+        float a[4];
         withActivation(p.activation.kind, [&](auto kind) {
 #pragma unroll
           for (int k = 0; k < 4; ++k) {
-            const ActivationPoint point = activationAt<kind.value>(toFloat(z.gate.value[k]), toFloat(z.up.value[k]),
-                                                                   p.activation.alpha, p.activation.limit);
-            if (k < inside) sum += dA[k] * point.value;
-            dGate[k] = z.weight * dA[k] * point.dGate;
-            dUp[k] = z.weight * dA[k] * point.dUp;
-            a[k] = z.weight * point.value;
+            const ActivationPoint z = activationAt<kind.value>(g[k], u[k], p.activation.alpha, p.activation.limit);
+            if (k < inside) sum += dA[k] * z.value;
+            const float wdA = w * dA[k];
+            g[k] = wdA * z.dGate;
+            u[k] = wdA * z.dUp;
+            a[k] = w * z.value;
           }
         });
-        const int64_t at = (tile.row + row) * F + feature;
-        if (gated) storeFour(gradGate + at, dGate, inside, vectors);
-        storeFour(gradUp + at, dUp, inside, vectors);
-        storeFour(weighted + at, a, inside, vectors);
+        const int64_t at = first + int64_t{row} * F;
+        if (gated) storeFour(gradGate + at, g, inside, whole);
+        storeFour(gradUp + at, u, inside, whole);
+        storeFour(weighted + at, a, inside, whole);
       }
       if (!p.gradWeights) continue;
+#pragma unroll 1
       for (int distance = lanes.perRow / 2; distance > 0; distance /= 2)
         sum += __shfl_xor_sync(wholeWarp, sum, distance);
       if (lanes.column == 0 && row < tile.rows) space.dots[(tile.row + row) * space.dotCount + dot] = sum;
@@ -305,7 +326,6 @@ __device__ void rowGradient(const RowGradient& p, const TileWalk& walk) {
   using T = typename Tile::T;
   const int columnTiles = p.output ? (p.width + Tile::columns - 1) / Tile::columns : 0;
   T* output = static_cast<T*>(p.output);
-  const bool vectors = inFours<T>(output, p.width);
   const Ring ring = ringOf<Tile>(walk);
   const LeftReader<Tile, Major::K> left;
   const RightReader<Tile, Major::MN> right;
@@ -317,27 +337,21 @@ __device__ void rowGradient(const RowGradient& p, const TileWalk& walk) {
     const RowTile tile = tiles[index];
     const int column0 = tile.column * Tile::columns, stages = (p.depth + Tile::depth - 1) / Tile::depth;
     const int64_t row = tile.row * p.depth, weight = int64_t{tile.expert} * p.depth * p.width;
-    FeedNN<Tile> feed;
-    feed.depth = p.depth;
-    feed.untilNext = p.gradients[1] ? stages : -1;
-    feed.nextLeft = static_cast<const T*>(p.gradients[1]) + row;
-    feed.nextRight = static_cast<const T*>(p.weights[1]) + weight;
+    FeedNN<Tile, true> feed;
+    feed.depth = feed.remaining = p.depth;
+    feed.lefts = p.gradients;
+    feed.rights = p.weights;
     feed.left.start(0, static_cast<const T*>(p.gradients[0]) + row, nullptr, p.depth,
                     [&](int n) { return min(n, tile.rows - 1); });
     feed.right.start(Tile::shape.leftBytes(), static_cast<const T*>(p.weights[0]) + weight, nullptr, column0, p.width,
                      p.depth);
-    const int steps = stepsOf<Tile>(p.depth) + (p.gradients[1] ? stages * Tile::steps : 0);
+    const int steps = Tile::stepsOf(p.depth) + (p.gradients[1] ? stages * Tile::steps : 0);
+    feed.chunked = walk.chunked;
     typename Tile::Sums sums;
-    const int used = withFragments<Tile>(
-        tile.rows, [&](auto count) { mainLoop<count.value, Tile>(feed, left, right, ring, steps, sums); });
+    multiplyTile<Tile>(feed, left, right, ring, steps, tile.rows, sums);
     __syncthreads();
 
-    forEachFour<Tile>(sums, used, [&](int r, int tileColumn, const float4& x) {
-      const int column = column0 + tileColumn;
-      if (r >= tile.rows || column >= p.width) return;
-      const float y[4] = {x.x, x.y, x.z, x.w};
-      storeFour(output + (tile.row + r) * p.width + column, y, p.width - column, vectors);
-    });
+    storeTile<Tile>(sums, tile, output, p.width, [](float(&)[4]) {});
     __syncthreads();
   }
 }

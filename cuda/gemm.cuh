@@ -36,6 +36,13 @@ struct Tile {
     uint32_t left[shape.fragmentsM][4], right[shape.fragmentsN][2];
   };
 
+  /// Steps that a depth takes.
+  __device__ static int stepsOf(int elements) { return (elements + stepDepth - 1) / stepDepth; }
+  /// Fragments of this warp that the first `count` rows need.
+  __device__ static int fragmentsOf(int count) {
+    const int all = (count + 15) / 16;
+    return max(0, (all - warpM() + shape.warpsM - 1) / shape.warpsM);
+  }
   __device__ static int warpM() { return warp() / shape.warpsN; }
   __device__ static int warpN() { return warp() % shape.warpsN; }
   /// The tile's column of a warp's n-th.
@@ -47,18 +54,18 @@ struct Tile {
 
 // ------------------------------------------------------------------------------------------------ global → shared
 
-/// A chunk that cannot be copied as a whole: its first `count` elements, then zeros.
-template <class T>
-__device__ inline void copyElements(uint32_t to, const char* from, int count) {
-  using Bits = std::conditional_t<sizeof(T) == 2, uint16_t, uint32_t>;
+/// The first `count` elements of a chunk, then zeros. What lies in whole chunks is copied at once, without waiting;
+/// anything else, which only odd widths and addresses give, element by element.
+template <bool whole, class T>
+__device__ __forceinline__ void copyChunk(uint32_t to, const char* from, int count) {
+  if constexpr (whole) {
+    ptx::cpAsync16(to, from, count > 0 ? chunkBytes : 0);
+  } else {
+    using Bits = std::conditional_t<sizeof(T) == 2, uint16_t, uint32_t>;
 #pragma unroll 1
-  for (int i = 0; i < chunkBytes / static_cast<int>(sizeof(T)); ++i)
-    ptx::storeShared(to + i * sizeof(T), i < count ? reinterpret_cast<const Bits*>(from)[i] : Bits{0});
-}
-
-/// Whether rows of `pitch` bytes can be copied in whole chunks.
-__device__ inline bool inChunks(const void* from, uint32_t pitch) {
-  return ((reinterpret_cast<uintptr_t>(from) | pitch) & (chunkBytes - 1)) == 0;
+    for (int i = 0; i < chunkBytes / static_cast<int>(sizeof(T)); ++i)
+      ptx::storeShared(to + i * sizeof(T), i < count ? reinterpret_cast<const Bits*>(from)[i] : Bits{0});
+  }
 }
 
 /// Copies a K-major operand `width` rows wide, one stage after the other along the depth. With two parts the first half
@@ -74,43 +81,33 @@ class KMajorLoader {
   /// rowOf(n): the row of its matrix that is the tile's n-th. Those beyond the matrix may be any row that exists.
   template <class RowOf>
   __device__ void start(uint32_t place, const T* from, const T* second, int depth, RowOf rowOf) {
-    const int chunk = threadIdx.x % chunks, first = threadIdx.x / chunks;
+    const int first = threadIdx.x / chunks;
     pitch_ = depth * sizeof(T);
-    vectors_ = inChunks(from, pitch_) && (parts == 1 || inChunks(second, pitch_));
-    place_ = place + first * rowBytes + (chunk ^ swizzle(first)) * chunkBytes;
-    chunk_ = chunk;
+    place_ = place + first * rowBytes + (chunk() ^ swizzle(first)) * chunkBytes;
 #pragma unroll
     for (int i = 0; i < passes; ++i) rows_[i] = rowOf(first + i * rowsPerPass);
-    restart(from, second, depth);
+    from_[0] = reinterpret_cast<const char*>(from) + chunk() * chunkBytes;
+    if constexpr (parts == 2) from_[1] = reinterpret_cast<const char*>(second) + chunk() * chunkBytes;
   }
 
-  /// Goes on with the same rows of another matrix.
-  __device__ void restart(const T* from, const T* second, int depth) {
-    from_[0] = reinterpret_cast<const char*>(from) + chunk_ * chunkBytes;
-    if constexpr (parts == 2) from_[1] = reinterpret_cast<const char*>(second) + chunk_ * chunkBytes;
-    left_ = depth - chunk_ * Tile::perChunk;
-  }
+  /// Goes back by so many stages, and to the same rows of a matrix that lies `distance` bytes further on.
+  __device__ void restart(int stages, int64_t distance) { from_[0] += distance - stages * rowBytes; }
 
-  /// The next stage of the first `used` rows.
-  template <int used = width>
-  __device__ void load(uint32_t stage) {
-    constexpr int needed = used / rowsPerPass;
-    if (vectors_) {
-      const uint32_t bytes = left_ > 0 ? chunkBytes : 0;
+  /// The next stage of the first `rows` rows, or of all; of the depth, `left` elements are left from there on.
+  template <bool chunked>
+  __device__ __forceinline__ void load(uint32_t stage, int left, int rows = width) {
+    const int inside = left - chunk() * Tile::perChunk;
 #pragma unroll
-      for (int i = 0; i < needed; ++i) ptx::cpAsync16(to(stage, i), source(i), bytes);
-    } else {
-#pragma unroll
-      for (int i = 0; i < needed; ++i) copyElements<T>(to(stage, i), source(i), left_);
-    }
+    for (int i = 0; i < passes; ++i)
+      if (i * rowsPerPass < rows) copyChunk<chunked, T>(to(stage, i), source(i), inside);
 #pragma unroll
     for (int part = 0; part < parts; ++part) from_[part] += rowBytes;
-    left_ -= Tile::depth;
   }
 
   __device__ static int swizzle(int row) { return chunks == 4 ? row / 2 % 4 : row % 8; }
 
  private:
+  __device__ static int chunk() { return threadIdx.x % chunks; }
   __device__ uint32_t to(uint32_t stage, int pass) const { return stage + place_ + pass * rowsPerPass * rowBytes; }
   __device__ const char* source(int pass) const {
     return ptx::madWide(rows_[pass], pitch_, from_[pass * parts / passes]);
@@ -118,8 +115,6 @@ class KMajorLoader {
 
   const char* from_[parts];  // this thread's chunk of the next stage, in row 0
   uint32_t rows_[passes], pitch_, place_;
-  int chunk_, left_;  // elements from there to the end of the depth
-  bool vectors_;
 };
 
 /// Copies an MN-major operand `width` elements wide. With `gathers`, the rows may be picked by an index for every step
@@ -137,66 +132,66 @@ class MNMajorLoader {
   /// names.
   __device__ void start(uint32_t place, const T* from, const int32_t* index, int column, int columns, int depth) {
     const int chunk = threadIdx.x % chunks;
-    row_ = threadIdx.x / chunks;
-    place_ = place + row_ * rowBytes + (chunk ^ swizzle(row_)) * chunkBytes;
+    place_ = place + first() * rowBytes + (chunk ^ swizzle(first())) * chunkBytes;
     pitch_ = columns * sizeof(T);
-    vectors_ = inChunks(from, pitch_);
     column_ = column + chunk * Tile::perChunk;
     inside_ = columns - column_;
     // What lies beyond the last column is never used: any chunk will do.
-    if (inside_ <= 0) column_ = vectors_ ? columns - Tile::perChunk : 0;
-    restart(from, index, depth);
-  }
-
-  __device__ void restart(const T* from, const int32_t* index, int depth) {
-    row_ = threadIdx.x / chunks;
-    depth_ = depth;
+    if (inside_ <= 0) column_ = columns < Tile::perChunk ? 0 : columns - Tile::perChunk;
     from_ = reinterpret_cast<const char*>(from + column_);
-    if constexpr (gathers) {
-      index_ = index;
-      fetch();
-    } else {
-      from_ = ptx::madWide(row_, pitch_, from_);
-    }
+    index_ = index;
+#pragma unroll
+    for (int i = 0; i < passes; ++i) rows_[i] = first() + i * rowsPerPass;
+    if (gathers && index) fetch(depth);
   }
 
-  __device__ void load(uint32_t stage) {
-    if (vectors_) {
+  /// Goes back by so many stages, and to the same place in a matrix that lies `distance` bytes further on.
+  __device__ void restart(int stages, int64_t distance) {
+    from_ += distance - static_cast<int64_t>(pitch_) * Tile::depth * stages;
+  }
+
+  /// The next stage; of the depth, `left` rows are left from there on.
+  template <bool chunked>
+  __device__ __forceinline__ void load(uint32_t stage, int left) {
+    if (chunked && left >= Tile::depth) {
 #pragma unroll
-      for (int i = 0; i < passes; ++i) ptx::cpAsync16(to(stage, i), source(i), isInside(i) ? chunkBytes : 0);
+      for (int i = 0; i < passes; ++i) ptx::cpAsync16(to(stage, i), source(i));
     } else {
 #pragma unroll
-      for (int i = 0; i < passes; ++i) copyElements<T>(to(stage, i), source(i), isInside(i) ? inside_ : 0);
+      for (int i = 0; i < passes; ++i) {
+        const bool isInside = first() + i * rowsPerPass < left;
+        copyChunk<chunked, T>(to(stage, i), source(i), isInside ? (chunked ? 1 : inside_) : 0);
+      }
     }
-    row_ += Tile::depth;
-    if constexpr (gathers)
-      fetch();
-    else
+    if (gathers && index_) {
+      index_ += Tile::depth;
+      fetch(left - Tile::depth);
+    } else {
       from_ += static_cast<size_t>(pitch_) * Tile::depth;
+    }
   }
 
   __device__ static int swizzle(int row) { return sizeof(T) == 2 ? row % 8 : row % 4 * 2; }
 
  private:
+  __device__ static int first() { return threadIdx.x / chunks; }
   __device__ uint32_t to(uint32_t stage, int pass) const { return stage + place_ + pass * rowsPerPass * rowBytes; }
-  __device__ bool isInside(int pass) const { return row_ + pass * rowsPerPass < depth_; }
-  __device__ const char* source(int pass) const {
-    if constexpr (gathers) return ptx::madWide(rows_[pass], pitch_, from_);
-    return from_ + static_cast<size_t>(pitch_) * (pass * rowsPerPass);
-  }
-  __device__ void fetch() {
+  __device__ const char* source(int pass) const { return ptx::madWide(rows_[pass], pitch_, from_); }
+  __device__ __forceinline__ void fetch(int left) {
+    const int32_t* index = index_ + first();
+    if (left >= Tile::depth) {
 #pragma unroll
-    for (int i = 0; i < passes; ++i) {
-      const int row = row_ + i * rowsPerPass;
-      rows_[i] = row < depth_ ? (index_ ? index_[row] : row) : 0;
+      for (int i = 0; i < passes; ++i) rows_[i] = index[i * rowsPerPass];
+    } else {
+#pragma unroll
+      for (int i = 0; i < passes; ++i) rows_[i] = first() + i * rowsPerPass < left ? index[i * rowsPerPass] : 0;
     }
   }
 
-  const char* from_;  // this thread's chunk of row 0 when it gathers, else of its next row
-  const int32_t* index_;
-  uint32_t rows_[gathers ? passes : 1], pitch_, place_;
-  int row_, depth_, column_, inside_;
-  bool vectors_;
+  const char* from_;      // this thread's chunk of row 0: of the matrix when it gathers, else of the next stage
+  const int32_t* index_;  // of the next stage
+  uint32_t rows_[passes], pitch_, place_;
+  int column_, inside_;
 };
 
 // ------------------------------------------------------------------------------------------------ shared → registers
@@ -231,10 +226,11 @@ class LeftReader {
     }
   }
 
-  template <int used>
-  __device__ void load(uint32_t (&a)[shape.fragmentsM][4], uint32_t stage, int step) const {
+  /// Of the first `used` fragments.
+  __device__ __forceinline__ void load(uint32_t (&a)[shape.fragmentsM][4], uint32_t stage, int step, int used) const {
 #pragma unroll
-    for (int i = 0; i < used; ++i) {
+    for (int i = 0; i < shape.fragmentsM; ++i) {
+      if (i >= used) continue;
       if constexpr (major == Major::K) {
         const uint32_t from = (stage + offset_[0]) ^ step * 32;
         ptx::ldmatrixX4(a[i][0], a[i][1], a[i][2], a[i][3], from + i * shape.warpsM * 16 * rowBytes);
@@ -283,7 +279,7 @@ class RightReader {
     }
   }
 
-  __device__ void load(uint32_t (&b)[shape.fragmentsN][2], uint32_t stage, int step) const {
+  __device__ __forceinline__ void load(uint32_t (&b)[shape.fragmentsN][2], uint32_t stage, int step) const {
 #pragma unroll
     for (int j = 0; j < shape.fragmentsN; ++j) {
       const int half = j / perRun, within = j % perRun;
@@ -314,37 +310,44 @@ __device__ inline void mma(float16, float (&d)[4], const uint32_t (&a)[4], const
   ptx::mmaM16N8K16F16(d, a, b, d);
 }
 
-/// What TF32, which cuts x off after ten bits of fraction, leaves of it: exact.
-__device__ inline uint32_t tf32Rest(uint32_t x) {
-  return __float_as_uint(__uint_as_float(x) - __uint_as_float(x & 0xffffe000u));
+/// A float32 as the sum of two TF32 numbers, to 22 bits of its fraction or more.
+__device__ __forceinline__ void split(uint32_t x, uint32_t& big, uint32_t& small) {
+  big = ptx::cvtRnaTF32(x);
+  small = ptx::cvtRnaTF32(ptx::subF32(x, big));
 }
 
-/// sums += left·right for one step. float32 as big·big + big·small + small·big in TF32; the tensor core may cut its sum
-/// off after every mma, so that of one step is promoted to a float32 addition.
-template <int used, class Tile>
-__device__ __forceinline__ void multiply(const typename Tile::Fragments& f, typename Tile::Sums& sums) {
+/// sums += left·right for one step of the first `used` fragments. float32 as big·big + big·small + small·big in TF32;
+/// the tensor core may cut its sum off after every mma, so that of one step is promoted to a float32 addition.
+template <class Tile>
+__device__ __forceinline__ void multiply(const typename Tile::Fragments& f, typename Tile::Sums& sums, int used) {
   using T = typename Tile::T;
+  constexpr TileShape shape = Tile::shape;
   if constexpr (sizeof(T) == 2) {
 #pragma unroll
-    for (int j = 0; j < Tile::shape.fragmentsN; ++j)
+    for (int i = 0; i < shape.fragmentsM; ++i) {
+      if (i >= used) continue;
 #pragma unroll
-      for (int i = 0; i < used; ++i) mma(T{}, sums[i][j], f.left[i], f.right[j]);
+      for (int j = 0; j < shape.fragmentsN; ++j) mma(T{}, sums[i][j], f.left[i], f.right[j]);
+    }
   } else {
     const float zero[4] = {};
-    uint32_t rest[used][4];
+    uint32_t big[shape.fragmentsN][2], small[shape.fragmentsN][2];
 #pragma unroll
-    for (int i = 0; i < used; ++i)
+    for (int j = 0; j < shape.fragmentsN; ++j)
 #pragma unroll
-      for (int r = 0; r < 4; ++r) rest[i][r] = tf32Rest(f.left[i][r]);
+      for (int r = 0; r < 2; ++r) split(f.right[j][r], big[j][r], small[j][r]);
 #pragma unroll
-    for (int j = 0; j < Tile::shape.fragmentsN; ++j) {
-      const uint32_t right[2] = {tf32Rest(f.right[j][0]), tf32Rest(f.right[j][1])};
+    for (int i = 0; i < shape.fragmentsM; ++i) {
+      if (i >= used) continue;
+      uint32_t leftBig[4], leftSmall[4];
 #pragma unroll
-      for (int i = 0; i < used; ++i) {
+      for (int r = 0; r < 4; ++r) split(f.left[i][r], leftBig[r], leftSmall[r]);
+#pragma unroll
+      for (int j = 0; j < shape.fragmentsN; ++j) {
         float part[4];
-        ptx::mmaM16N8K8TF32(part, rest[i], f.right[j], zero);
-        ptx::mmaM16N8K8TF32(part, f.left[i], right, part);
-        ptx::mmaM16N8K8TF32(part, f.left[i], f.right[j], part);
+        ptx::mmaM16N8K8TF32(part, leftSmall, big[j], zero);
+        ptx::mmaM16N8K8TF32(part, leftBig, small[j], part);
+        ptx::mmaM16N8K8TF32(part, leftBig, big[j], part);
 #pragma unroll
         for (int r = 0; r < 4; ++r) sums[i][j][r] += part[r];
       }
@@ -361,6 +364,9 @@ struct Ring {
     const uint32_t next = stage + stageBytes;
     return next == begin + stages * stageBytes ? begin : next;
   }
+  __device__ uint32_t before(uint32_t stage) const {
+    return (stage == begin ? begin + stages * stageBytes : stage) - stageBytes;
+  }
   /// The oldest stage that is not known to have come has come.
   __device__ void wait() const {
     if (stages == 4)
@@ -371,32 +377,32 @@ struct Ring {
   }
 };
 
-/// sums [used·warpsM·16 rows] = the product over `steps` > 0 steps. feed.load<used>(stage) copies the next stage.
-/// Shared memory is free again after the next barrier.
-template <int used, class Tile, class Feed, class Left, class Right>
+/// sums = the product over `steps` > 0 steps, of a whole tile or of its first `rows` rows. feed.load(stage, rows)
+/// copies the next stage. Shared memory is free again after the next barrier.
+template <bool whole, class Tile, class Feed, class Left, class Right>
 __device__ __forceinline__ void mainLoop(Feed& feed, const Left& left, const Right& right, const Ring& ring, int steps,
-                                         typename Tile::Sums& sums) {
+                                         int rows, typename Tile::Sums& sums) {
+  constexpr TileShape shape = Tile::shape;
+  const int toCopy = whole ? Tile::rows : rows;
+  const int used = whole ? shape.fragmentsM : Tile::fragmentsOf(rows);
 #pragma unroll
-  for (int i = 0; i < used; ++i)
+  for (int i = 0; i < shape.fragmentsM; ++i)
 #pragma unroll
-    for (int j = 0; j < Tile::shape.fragmentsN; ++j)
+    for (int j = 0; j < shape.fragmentsN; ++j)
 #pragma unroll
       for (int r = 0; r < 4; ++r) sums[i][j][r] = 0;
 
-  int toLoad = (steps + Tile::steps - 1) / Tile::steps;
-  uint32_t read = ring.begin, write = ring.begin;
 #pragma unroll 1
-  for (int i = 1; i < ring.stages; ++i) {
-    if (toLoad > 0) feed.template load<used>(write);
+  for (int i = 0; i < ring.stages - 1; ++i) {
+    if (i * Tile::steps < steps) feed.load(ring.begin + i * ring.stageBytes, toCopy);
     ptx::cpAsyncCommitGroup();
-    --toLoad;
-    write = ring.after(write);
   }
   ring.wait();
 
   // Fragments are loaded one step ahead, across the barrier between stages too.
+  uint32_t read = ring.begin;
   typename Tile::Fragments fragments[2];
-  left.template load<used>(fragments[0].left, read, 0);
+  left.load(fragments[0].left, read, 0, used);
   right.load(fragments[0].right, read, 0);
   while (true) {
 #pragma unroll
@@ -407,37 +413,29 @@ __device__ __forceinline__ void mainLoop(Feed& feed, const Left& left, const Rig
           ring.wait();
           read = ring.after(read);
         }
-        left.template load<used>(fragments[(s + 1) % 2].left, read, (s + 1) % Tile::steps);
+        left.load(fragments[(s + 1) % 2].left, read, (s + 1) % Tile::steps, used);
         right.load(fragments[(s + 1) % 2].right, read, (s + 1) % Tile::steps);
       }
       if (s == 0) {
         // All warps have read the stage before this one: the barrier was behind that.
-        if (toLoad > 0) {
-          feed.template load<used>(write);
-          write = ring.after(write);
-          --toLoad;
-        }
+        if (steps > (ring.stages - 1) * Tile::steps) feed.load(ring.before(read), toCopy);
         ptx::cpAsyncCommitGroup();
       }
-      multiply<used, Tile>(fragments[s % 2], sums);
+      multiply<Tile>(fragments[s % 2], sums, used);
       if (last) return;
       --steps;
     }
   }
 }
 
-/// Calls run(std::integral_constant) with the fragments of a warp that `rows` rows need.
-template <class Tile, class Run>
-__device__ __forceinline__ int withFragments(int rows, Run run) {
-  const int used = (rows + 16 * Tile::shape.warpsM - 1) / (16 * Tile::shape.warpsM);
-  static_assert(Tile::shape.fragmentsM == 2 || Tile::shape.fragmentsM == 4);
-  if (used == 1) run(std::integral_constant<int, 1>{});
-  if (used == 2) run(std::integral_constant<int, 2>{});
-  if constexpr (Tile::shape.fragmentsM == 4) {
-    if (used == 3) run(std::integral_constant<int, 3>{});
-    if (used == 4) run(std::integral_constant<int, 4>{});
-  }
-  return used;
+/// A tile that is full has a main loop without questions.
+template <class Tile, class Feed, class Left, class Right>
+__device__ __forceinline__ void multiplyTile(Feed& feed, const Left& left, const Right& right, const Ring& ring,
+                                             int steps, int rows, typename Tile::Sums& sums) {
+  if (rows > Tile::rows - 16)
+    mainLoop<true, Tile>(feed, left, right, ring, steps, rows, sums);
+  else
+    mainLoop<false, Tile>(feed, left, right, ring, steps, rows, sums);
 }
 
 }  // namespace moe

@@ -34,6 +34,9 @@ __device__ __forceinline__ uint32_t loadShared(uint32_t from) {
 __device__ __forceinline__ void cpAsync16(uint32_t to, const void* from, uint32_t bytes) {
   asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(bytes) : "memory");
 }
+__device__ __forceinline__ void cpAsync16(uint32_t to, const void* from) {
+  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
+}
 __device__ __forceinline__ void cpAsyncCommitGroup() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 /// All groups of this thread but the last `pending` are there.
 template <int pending>
@@ -74,7 +77,20 @@ __device__ __forceinline__ void mmaM16N8K16F16(float (&d)[4], const uint32_t (&a
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]), "f"(c[0]), "f"(c[1]), "f"(c[2]), "f"(c[3]));
 }
 
-/// The low 13 bits of elements of a and b are ignored.
+// On the bits of float32, which is how ldmatrix gives and mma takes them: as floats each would cost a move.
+
+/// To nearest, ties away from zero. 9.7.9.21
+__device__ __forceinline__ uint32_t cvtRnaTF32(uint32_t x) {
+  uint32_t y;
+  asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(y) : "r"(x));
+  return y;
+}
+__device__ __forceinline__ uint32_t subF32(uint32_t x, uint32_t y) {
+  uint32_t difference;
+  asm("sub.rn.f32 %0, %1, %2;" : "=r"(difference) : "r"(x), "r"(y));
+  return difference;
+}
+
 __device__ __forceinline__ void mmaM16N8K8TF32(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
                                                const float (&c)[4]) {
   asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "

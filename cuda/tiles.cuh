@@ -3,6 +3,7 @@
 #pragma once
 
 #include "gemm.cuh"
+#include "rows.cuh"
 
 namespace moe {
 
@@ -34,6 +35,7 @@ class RowTiles {
     const int run = (E_ + Tile::threads - 1) / Tile::threads;
     const int from = min(E_, static_cast<int>(threadIdx.x) * run), to = min(E_, from + run);
     int total = 0;
+#pragma unroll 1
     for (int e = from; e < to; ++e) total += tilesOf(e);
     int sum = total;
 #pragma unroll
@@ -43,8 +45,10 @@ class RowTiles {
     }
     if (lane() == warpSize_ - 1) warpTotals[warp()] = sum;
     __syncthreads();
+#pragma unroll 1
     for (int w = 0; w < warp(); ++w) sum += warpTotals[w];
     int first = sum - total;
+#pragma unroll 1
     for (int e = from; e < to; ++e) {
       firsts_[e] = first;
       first += tilesOf(e);
@@ -79,39 +83,49 @@ class RowTiles {
 
 // ------------------------------------------------------------------------------------------------ rows of elements
 
-/// Four neighbouring elements.
+/// Four neighbouring elements, as they lie in memory.
 template <class T>
-struct alignas(4 * sizeof(T)) Four {
-  T value[4];
-};
+using Four = std::conditional_t<sizeof(T) == 2, uint2, float4>;
 
 /// Whether rows of n elements can be read and written by fours.
-template <class T>
-__device__ bool inFours(const void* from, int n) {
-  return n % 4 == 0 && reinterpret_cast<uintptr_t>(from) % sizeof(Four<T>) == 0;
+template <class T, class... Pointers>
+__device__ bool inFours(int n, Pointers... pointers) {
+  return n % 4 == 0 && ((reinterpret_cast<uintptr_t>(pointers) | ...) & (sizeof(Four<T>) - 1)) == 0;
 }
 
-/// The first `count` of four elements; zeros for the others.
+__device__ inline void toFloats(float4 four, const float*, float (&x)[4]) {
+  x[0] = four.x, x[1] = four.y, x[2] = four.z, x[3] = four.w;
+}
 template <class T>
-__device__ Four<T> loadFour(const T* from, int count, bool vectors) {
-  if (vectors && count >= 4) return *reinterpret_cast<const Four<T>*>(from);
-  Four<T> four;
+__device__ inline void toFloats(uint2 four, const T* type, float (&x)[4]) {
+  unpack(four.x, type, x[0], x[1]);
+  unpack(four.y, type, x[2], x[3]);
+}
+__device__ inline float4 toFour(const float (&x)[4], const float*) { return {x[0], x[1], x[2], x[3]}; }
+template <class T>
+__device__ inline uint2 toFour(const float (&x)[4], const T* type) {
+  return {pack(x[0], x[1], type), pack(x[2], x[3], type)};
+}
+
+/// The first `count` > 0 of four elements, then zeros; `whole` when they can be read at once.
+template <class T>
+__device__ __forceinline__ Four<T> loadFour(const T* from, int count, bool whole) {
+  if (whole) return *reinterpret_cast<const Four<T>*>(from);
+  float x[4] = {};
 #pragma unroll
-  for (int i = 0; i < 4; ++i) four.value[i] = i < count ? from[i] : fromFloat<T>(0.0f);
-  return four;
+  for (int i = 0; i < 4; ++i)
+    if (i < count) x[i] = toFloat(from[i]);
+  return toFour(x, from);
 }
 
 template <class T>
-__device__ void storeFour(T* to, const float (&x)[4], int count, bool vectors) {
-  Four<T> four;
-#pragma unroll
-  for (int i = 0; i < 4; ++i) four.value[i] = fromFloat<T>(x[i]);
-  if (vectors && count >= 4) {
-    *reinterpret_cast<Four<T>*>(to) = four;
+__device__ __forceinline__ void storeFour(T* to, const float (&x)[4], int count, bool whole) {
+  if (whole) {
+    *reinterpret_cast<Four<T>*>(to) = toFour(x, to);
   } else {
 #pragma unroll
     for (int i = 0; i < 4; ++i)
-      if (i < count) to[i] = four.value[i];
+      if (i < count) to[i] = fromFloat<T>(x[i]);
   }
 }
 
@@ -177,20 +191,27 @@ struct SlabLanes {
   __device__ static int tileRow(int i, int row) { return (i * Tile::shape.warpsM + Tile::warpM()) * 16 + row; }
 };
 
-/// Calls visit(row of the tile, column of the tile, four sums) for every four of the first `used` fragments.
-template <class Tile, class Visit>
-__device__ void forEachFour(const typename Tile::Sums& sums, int used, Visit visit) {
+/// output [.,width] = the tile's sums; add(four sums) may add something to them first.
+template <class Tile, class Add>
+__device__ __forceinline__ void storeTile(const typename Tile::Sums& sums, const RowTile& tile,
+                                          typename Tile::T* output, int width, Add add) {
+  using T = typename Tile::T;
   Slab<Tile> slab;
   const SlabLanes<Tile> lanes(Tile::shape.warpColumns());
-  const int column = Tile::columnOf(lanes.column);
+  const int column = tile.column * Tile::columns + Tile::columnOf(lanes.column), inside = width - column;
+  const bool whole = inside >= 4 && inFours<T>(width, output);
+  T* to = output + tile.row * width + column;
 #pragma unroll 1
-  for (int i = 0; i < used; ++i) {
+  for (int i = 0; i < Tile::fragmentsOf(tile.rows); ++i) {
     slab.put(sums, i);
 #pragma unroll 2
     for (int pass = 0; pass < lanes.passes(); ++pass) {
-      const int row = pass * lanes.rowsAtOnce() + lanes.row;
-      const float4 x = slab.at(row, lanes.column);
-      visit(lanes.tileRow(i, row), column, x);
+      const int local = pass * lanes.rowsAtOnce() + lanes.row, row = lanes.tileRow(i, local);
+      if (row >= tile.rows || inside <= 0) continue;
+      float x[4];
+      toFloats(slab.at(local, lanes.column), static_cast<const float*>(nullptr), x);
+      add(x);
+      storeFour(to + int64_t{row} * width, x, inside, whole);
     }
   }
 }

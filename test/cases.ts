@@ -157,11 +157,13 @@ const activations: Case[] = (
   ] as const
 ).flatMap((activation) => {
   const name = typeof activation === 'object' ? activation.type : activation;
+  // A ninth would give ReGLU a row of one pre-activation, 1/32,000 of its terms: float32 has no digits for the row bound.
+  const tokens = 8;
   return [
-    odd(name, { config: { experts: { activation } } }),
+    odd(name, { tokens, config: { experts: { activation } } }),
     odd(`${name}, bias`, { config: { experts: { activation, bias: true } } }),
     odd(`${name}, tails`, { gain: 6, config: { experts: { activation, bias: true } } }),
-    odd(`${name}, shared expert`, { config: { experts: { activation, shared: { ffnSize: 11 } } } }),
+    odd(`${name}, shared expert`, { tokens, config: { experts: { activation, shared: { ffnSize: 11 } } } }),
     odd(`${name}, gated shared expert, bias`, {
       config: { experts: { activation, bias: true, shared: { ffnSize: 19, gate: 'sigmoid' } } },
     }),

@@ -51,18 +51,24 @@ unsigned blocksOf(const BiasGradients& p) {
 }  // namespace
 
 void CudaBackend::rowProduct(const GroupedGemmForward& p, bool clearTail) {
-  const TileChoice tile = rowTile(p.dtype, p.R, p.expertOffsets ? p.E : 1, p.out, properties_);
+  TileChoice tile = rowTile(p.dtype, p.R, p.expertOffsets ? p.E : 1, p.out, properties_);
+  tile.walk.chunked = inChunks(p.dtype, p.in, {p.input, p.weight});
   launch(kernelOf("rowProduct", tile, p.dtype), {tile.grid}, tile.shape.threads(), tile.sharedBytes, p, tile.walk,
          clearTail);
 }
 
 void CudaBackend::rowGradient(const RowGradient& p, DType dtype) {
-  const TileChoice tile = rowTile(dtype, p.R, p.E, p.width, properties_);
+  TileChoice tile = rowTile(dtype, p.R, p.E, p.width, properties_);
+  tile.walk.chunked = inChunks(dtype, p.depth, {p.gradients[0], p.gradients[1]}) &&
+                      inChunks(dtype, p.width, {p.weights[0], p.weights[1]});
   launch(kernelOf("rowGradient", tile, dtype), {tile.grid}, tile.shape.threads(), tile.sharedBytes, p, tile.walk);
 }
 
 void CudaBackend::parameterGradients(const WeightGradients& weights, const BiasGradients& biases, DType dtype) {
-  const TileChoice tile = chooseGradientTile(dtype, tilesOf(weights, gradientTile(dtype)), properties_);
+  TileChoice tile = chooseGradientTile(dtype, tilesOf(weights, gradientTile(dtype)), properties_);
+  tile.walk.chunked = std::all_of(weights.list, weights.list + weights.count, [&](const WeightGradient& w) {
+    return inChunks(dtype, w.M, {w.left}) && inChunks(dtype, w.N, {w.right});
+  });
   launch(typed("weightGradients", dtype), {tile.grid}, tile.shape.threads(), tile.sharedBytes, weights, tile.walk);
   launch(typed("biasGradients", dtype), {blocksOf(biases)}, biasThreads, 0, biases);
 }
@@ -74,7 +80,8 @@ size_t CudaBackend::workspaceBytes(const ExpertsForward& p) const { return Exper
 void CudaBackend::expertsForward(const ExpertsForward& p) {
   ExpertsForwardSpace space{};
   space.carve(static_cast<char*>(p.workspace), p);
-  const TileChoice tile = upTile(p, properties_);
+  TileChoice tile = upTile(p, properties_);
+  tile.walk.chunked = inChunks(p.dtype, p.H, {p.input, p.gate, p.up});
   launch(kernelOf("expertsUp", tile, p.dtype), {tile.grid}, tile.shape.threads(), tile.sharedBytes, p, space,
          tile.walk);
 
@@ -104,7 +111,8 @@ size_t CudaBackend::workspaceBytes(const ExpertsBackward& p) const {
 
 void CudaBackend::expertsBackward(const ExpertsBackward& p) {
   const PlanRows& plan = p.plan;
-  const TileChoice tile = downBackwardTile(p, properties_);
+  TileChoice tile = downBackwardTile(p, properties_);
+  tile.walk.chunked = inChunks(p.dtype, p.H, {p.gradOutput}) && inChunks(p.dtype, p.F, {p.down});
   ExpertsBackwardSpace space{};
   space.carve(static_cast<char*>(p.workspace), p, tile.shape);
   launch(kernelOf("downBackward", tile, p.dtype), {tile.grid}, tile.shape.threads(), tile.sharedBytes, p, space,

@@ -64,6 +64,13 @@ TileChoice chooseGradientTile(DType dtype, int64_t tiles, const Properties& devi
   return choice;
 }
 
+bool inChunks(DType dtype, int64_t width, std::initializer_list<const void*> matrices) {
+  constexpr uintptr_t chunk = 16;
+  if (width * dtypeSize(dtype) % chunk != 0) return false;
+  return std::all_of(matrices.begin(), matrices.end(),
+                     [](const void* matrix) { return reinterpret_cast<uintptr_t>(matrix) % chunk == 0; });
+}
+
 std::string kernelOf(const char* name, const TileChoice& choice, DType dtype) {
   return typed((std::string(name) + choice.name).c_str(), dtype);
 }

@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <initializer_list>
 #include <string>
 
 #include "../shared/dtype.h"
@@ -42,6 +43,9 @@ TileChoice chooseGradientTile(DType dtype, int64_t tiles, const Properties& devi
 
 /// The shape that gradients of weights are tiled by.
 TileShape gradientTile(DType dtype);
+
+/// Whether rows of `width` elements begin at multiples of 16 bytes in all of these matrices; null ones do.
+bool inChunks(DType dtype, int64_t width, std::initializer_list<const void*> matrices);
 
 /// "expertsUp", Wide and BFloat16 give "expertsUpWide_bfloat16".
 std::string kernelOf(const char* name, const TileChoice& choice, DType dtype);

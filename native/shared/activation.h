@@ -20,7 +20,17 @@ struct ActivationPoint {
   float value, dGate, dUp;
 };
 
-MOE_HD float sigmoid(float x) { return 1.0f / (1.0f + exp(-x)); }
+// A GPU has its own e^x and 1/x, right to a few units in the last place: the activations run in the epilogues of
+// products and must not hold these up.
+#if defined(__CUDA_ARCH__)
+MOE_HD float activationExp(float x) { return __expf(x); }
+MOE_HD float reciprocal(float x) { return __fdividef(1.0f, x); }
+#else
+MOE_HD float activationExp(float x) { return exp(x); }
+MOE_HD float reciprocal(float x) { return 1.0f / x; }
+#endif
+
+MOE_HD float sigmoid(float x) { return reciprocal(1.0f + activationExp(-x)); }
 
 MOE_HD Curve relu(float x) {
   const float slope = x > 0.0f ? 1.0f : 0.0f;
@@ -37,7 +47,7 @@ MOE_HD Curve silu(float x) {
 /// polynomial of relative error 1e-8.
 MOE_HD Curve gelu(float x) {
   const float t = (x < 0.0f ? -x : x) * 0.707106781f;
-  const float u = 1.0f / (1.0f + 0.4f * t);
+  const float u = reciprocal(1.0f + 0.4f * t);
   float q = -0.0286368015f;
   q = q * u + 0.192821887f;
   q = q * u - 0.486628814f;
@@ -48,7 +58,7 @@ MOE_HD Curve gelu(float x) {
   q = q * u + 0.214390779f;
   q = q * u + 0.225015269f;
   q = q * u + 0.225703676f;
-  const float bell = exp(-0.5f * x * x);
+  const float bell = activationExp(-0.5f * x * x);
   const float tail = 0.5f * bell * (u * q);
   const float cdf = x < 0.0f ? tail : 1.0f - tail;
   return {x * cdf, cdf + x * (bell * 0.398942280f)};

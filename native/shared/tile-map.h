@@ -33,6 +33,7 @@ constexpr TileShape flatTile = {1, 4, 2, 4, 128};        // 32×128, for experts
 struct TileWalk {
   int32_t stages;  // of the pipeline: 3 or 4
   int32_t group;   // row tiles that pass all columns together
+  bool chunked;    // rows of all operands begin at multiples of 16 bytes
 };
 
 /// The most row tiles that R rows of E experts can give, whatever the routing: each expert with rows has at most one
