@@ -36,13 +36,25 @@ export const activationCode = {
   'clamped-swiglu': 8,
 } as const;
 
+export const scoringCode = { softmax: 0, sigmoid: 1 } as const;
+export const noiseCode = { none: 0, jitter: 1, gaussian: 2, learned: 3, gumbel: 4 } as const;
+export const countsCode = { all: 0, 'first-choice': 1, unbiased: 2 } as const;
+
 export interface NativeRouter {
+  scoring: number;
   selectByLogits: boolean;
   renormalize: boolean;
   normP: number;
   normEpsilon: number;
   weightScale: number;
   temperature: number;
+  noise: number;
+  /** Jitter's epsilon, gaussian noise's deviation. */
+  noiseScale: number;
+  /** 0: no groups. */
+  groupCount: number;
+  groupKeep: number;
+  groupsByTop2Sum: boolean;
 }
 
 export interface NativeCapacity {
@@ -62,11 +74,15 @@ export interface NativeLosses {
   /** NaN: the loss is off. */
   loadBalance: number;
   importance: number;
+  load: number;
   z: number;
-  firstChoiceCounts: boolean;
+  counts: number;
   /** 0: one scope, the batch. */
   sequenceLength: number;
+  /** 0: over the experts. */
+  expertGroups: number;
   importanceFromSoftmax: boolean;
+  loadThresholdKth: boolean;
 }
 
 export interface NativeLayerConfig {
@@ -84,6 +100,10 @@ export interface NativeLayerConfig {
   activationLimit: number;
   /** 0: no shared experts. */
   sharedSize: number;
+  /** 0 without a selection bias. */
+  selectionBiasRate: number;
+  /** int32 [types,E], 0 or 1; null: every token may use every expert. */
+  allowedExperts: TensorHandle | null;
 }
 
 /** What a call changes of the layer's configuration, and the tensors it brings. Absent: the configuration's. */
@@ -94,11 +114,17 @@ export interface NativeForwardOptions {
   routingIndices?: TensorHandle;
   routingWeights?: TensorHandle;
   logits?: TensorHandle;
+  noise?: TensorHandle;
+  tokenTypes?: TensorHandle;
+  /** Keys the draws in place of the layer's count, which then stays as it is. */
+  noiseStep?: number;
+  tokenOffset?: number;
   topK?: number;
   capacityFactor?: number;
   temperature?: number;
   loadBalance?: number;
   importance?: number;
+  load?: number;
   z?: number;
 }
 
@@ -112,7 +138,7 @@ export interface NativeMoEForward {
 }
 
 /** ints: assigned[E], kept[E], then tokens, droppedAssignments, droppedTokens, capacity (-1: none).
- *  floats: loadBalance, importance, z, entropy, then the scaled total. */
+ *  floats: loadBalance, importance, load, z, entropy, then the scaled total. */
 export interface NativeStats {
   ints: Int32Array;
   floats: Float32Array;
@@ -187,12 +213,16 @@ export interface NativeBinding {
     device: DeviceHandle,
     config: NativeLayerConfig,
     parameters: Record<string, ParameterHandle>,
+    seed: bigint,
   ): LayerHandle;
   layerRelease(layer: LayerHandle): void;
   layerForward(layer: LayerHandle, input: TensorHandle, options: NativeForwardOptions): NativeMoEForward;
   /** The count of training forwards, which keys every noise draw. */
   layerStep(layer: LayerHandle): number;
-  layerSetStep(layer: LayerHandle, step: number): void;
+  layerRestore(layer: LayerHandle, step: number, seed: bigint): void;
+  /** int32 [2E], the bits of 64-bit counts: assignments since the selection bias was stepped. Null without one. */
+  layerAssigned(layer: LayerHandle): TensorHandle | null;
+  layerUpdateSelectionBias(layer: LayerHandle): void;
   moePassBackward(
     pass: MoEPassHandle,
     gradOutput: TensorHandle,

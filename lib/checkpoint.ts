@@ -43,7 +43,8 @@ interface ExtraState {
 }
 
 /**
- * Saves parameters, the layers' seeds, forward counts and temperatures, and the optimizer's moments, masters, counters and
+ * Saves parameters, the layers' seeds, forward counts, temperatures and what the next step of a selection bias goes by
+ * ('<module key>.router.assigned'), and the optimizer's moments, masters, counters and
  * hyperparameters as one safetensors file: a run resumed from it continues bit for bit. Gradients are not part of it: save
  * between step() and the next backward.
  *
@@ -87,16 +88,17 @@ export async function loadCheckpoint(
   const named = nameTensors(modules, optimizer);
   const file = await SafetensorsFile.open(path);
   try {
-    for (const [name, tensor] of named) checkFits(file, name, tensor);
+    for (const [name, tensor] of named) if (!isOptional(file, name)) checkFits(file, name, tensor);
     const extra = decodeState(file);
     if (optimizer && !extra.optimizer)
       throw invalid('state.optimizer', `a file that has an optimizer's state, which ${path} has not`, optimizer);
     const contents: HostArray[] = [];
     for (const [name, tensor] of named) {
       const data = storedArray(tensor.dtype, tensor.size);
-      await file.read(file.tensors.get(name)!, data);
-      checkCounts(file, name, data);
       contents.push(data);
+      if (isOptional(file, name)) continue;
+      await file.read(file.tensors.get(name)!, data);
+      if (!isAssigned(name)) checkCounts(file, name, data);
     }
     apply(modules, optimizer, contents, extra);
     return Object.fromEntries(Object.entries(file.metadata).filter(([key]) => key !== stateKey));
@@ -173,6 +175,8 @@ function nameTensors(modules: ReadonlyMap<string, Module>, optimizer: AdamW | un
       put(`${key}.${name}`, parameter.value);
       names.set(parameter, `${key}.${name}`);
     }
+    const assigned = module instanceof MoELayer ? MoELayer.assignedOf(module) : undefined;
+    if (assigned) put(`${key}${assignedSuffix}`, assigned);
   }
   if (!optimizer) return tensors;
   const { parameters, means, variances, masters, steps, skipped } = AdamW.stateOf(optimizer);
@@ -193,6 +197,12 @@ function nameTensors(modules: ReadonlyMap<string, Module>, optimizer: AdamW | un
   return tensors;
 }
 
+const assignedSuffix = '.router.assigned';
+/** 64-bit counts in two halves each, of which either may look negative. */
+const isAssigned = (name: string): boolean => name.endsWith(assignedSuffix);
+/** A file of another tool has no such counts: they start from 0. */
+const isOptional = (file: SafetensorsFile, name: string): boolean => isAssigned(name) && !file.tensors.has(name);
+
 function checkFits(file: SafetensorsFile, name: string, tensor: Tensor): void {
   const entry = file.tensors.get(name);
   if (!entry)
@@ -208,7 +218,7 @@ function checkFits(file: SafetensorsFile, name: string, tensor: Tensor): void {
   }
 }
 
-/** All int32 tensors of a checkpoint count something; below 0 the bias correction would divide by 0. */
+/** All other int32 tensors of a checkpoint count something; below 0 the bias correction would divide by 0. */
 function checkCounts(file: SafetensorsFile, name: string, data: HostArray): void {
   const wrong = data instanceof Int32Array ? data.find((count) => count < 0) : undefined;
   if (wrong !== undefined)

@@ -88,9 +88,10 @@ export function activationOf({ activation }: ResolvedExperts): { code: number; g
 /** A loss is on when its coefficient is given; it then adds its gradient in backward(). */
 export interface LossConfig {
   /**
-   * E · Σ f_e · P_e (Switch): f the share of assignments before drops, P the mean probability. counts: 'all' choices
-   * (default) or 'first-choice' (GShard). scope: 'batch' (default), or 'sequence' (DeepSeek), the mean over stretches of
-   * sequenceLength consecutive tokens. 'unbiased' counts and the 'device' scope are not supported yet.
+   * E · Σ f_e · P_e (Switch): f the share of assignments before drops, P the mean probability without noise on the logits.
+   * counts: 'all' choices (default), 'first-choice' (GShard), or 'unbiased', the K best without selection bias and groups
+   * (DeepSeek-V3). scope: 'batch' (default); 'sequence' (DeepSeek), the mean over stretches of sequenceLength consecutive
+   * tokens; 'device' (DeepSeek), D · Σ f_d · P_d with the sums over each of D = groupsOfExperts groups of neighbours.
    */
   loadBalance?:
     | number
@@ -103,7 +104,11 @@ export interface LossConfig {
       };
   /** cv² of the gate weights per expert (Shazeer, default), or of the softmax of the clean logits (V-MoE). */
   importance?: number | { coefficient: number; from?: 'gates' | 'softmax' };
-  /** Not supported yet. */
+  /**
+   * cv² of the expected number of tokens of each expert, were its own noise drawn anew; needs gaussian or learned noise.
+   * threshold: what it has to beat. 'excluding-self' (Shazeer, default): the (K+1)-th noisy logit for the chosen experts,
+   * the K-th for the others; 'kth' (V-MoE): the K-th for all.
+   */
   load?: number | { coefficient: number; threshold?: 'kth' | 'excluding-self' };
   /** mean (logsumexp of a token's logits)² (ST-MoE). */
   z?: number;

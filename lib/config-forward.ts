@@ -2,7 +2,7 @@
 // it walks the given names once and makes one object.
 import type { NativeForwardOptions } from './binding.js';
 import { checkBoolean, checkInteger, checkNumber, checkOptions, invalid } from './checks.js';
-import type { ResolvedConfig } from './config.js';
+import { checkGroups, checkLoad, type ResolvedConfig } from './config.js';
 import { checkCoefficient } from './config-experts.js';
 import { rejectUnsupportedForward } from './config-unsupported.js';
 import type { DeviceContext } from './context.js';
@@ -13,7 +13,7 @@ export interface ForwardOptions {
   training?: boolean;
   /** [T] int32. Not supported yet, like every router that needs it. */
   tokenIds?: Tensor;
-  /** [T] int32. Not supported yet. */
+  /** [T] int32 from 0: which list of config.router.allowedExperts holds for each token. Needed with that, else unused. */
   tokenTypes?: Tensor;
   /** [T] int32, 0 = padding: takes no slot, counts in no loss and no statistic, gives output, weights and kept 0. */
   mask?: Tensor;
@@ -28,13 +28,19 @@ export interface ForwardOptions {
   logits?: Tensor;
   /** Which gate, when the configuration has several. Not supported yet. */
   gate?: number;
-  /** Not supported yet. */
+  /**
+   * Keys the noise in place of the layer's count of training forwards: to do a forward again, draw for draw. Such a call is
+   * not counted, neither there nor for the selection bias.
+   */
   noiseStep?: number;
-  /** Not supported yet. */
+  /** The number that the first token's noise is drawn for, when the batch is a part of a larger one. Default 0. */
   tokenOffset?: number;
   /** Coefficients of this call in place of the configured ones; a loss that was off is on for this call. */
   losses?: { loadBalance?: number; importance?: number; load?: number; z?: number };
-  /** [T,E] float32. Not supported yet. */
+  /**
+   * [T,E] float32 in place of what would be drawn, in and outside training: added as it is to the logits over the
+   * temperature, or, with gumbel noise, to the logits before that division.
+   */
   noise?: Tensor;
   /** [T,K] float32. Not supported yet. */
   priorities?: Tensor;
@@ -75,11 +81,15 @@ export function forwardCall(
   value: unknown,
 ): NativeForwardOptions {
   const call: NativeForwardOptions = { training: true };
-  if (value === undefined) return call;
+  if (value === undefined) {
+    checkTypes(call, config);
+    return call;
+  }
   const given = checkOptions('options', value, forwardOptions);
   const perToken = [tokens];
   if (given.topK !== undefined)
     call.topK = checkInteger('options.topK', given.topK, 1, config.numExperts, 'numExperts');
+  if (call.topK !== undefined) checkGroups('options.topK', call.topK, config);
   for (const name in given) {
     const option = given[name];
     if (option === undefined) continue;
@@ -100,7 +110,18 @@ export function forwardCall(
         call.logits = checkShaped('options.logits', option, context, 'float32', [tokens, config.numExperts], '[T,E]');
         break;
       case 'losses':
-        addLosses(call, option);
+        addLosses(call, config, option);
+        break;
+      case 'noise':
+        call.noise = checkShaped('options.noise', option, context, 'float32', [tokens, config.numExperts], '[T,E]');
+        rejectUnsupportedForward(name, option, context.device.kind);
+        break;
+      case 'tokenTypes':
+        call.tokenTypes = checkShaped('options.tokenTypes', option, context, 'int32', perToken, '[T]');
+        break;
+      case 'noiseStep':
+      case 'tokenOffset':
+        call[name as 'noiseStep' | 'tokenOffset'] = checkInteger(`options.${name}`, option, 0, Number.MAX_SAFE_INTEGER);
         break;
       case 'capacityFactor':
         if (config.capacity.type !== 'fixed' || config.capacity.factor === undefined)
@@ -118,7 +139,13 @@ export function forwardCall(
   }
   if (call.routingWeights !== undefined && call.logits !== undefined)
     throw invalid('options.logits', 'no logits beside routing.weights: the router does not run', given.logits);
+  checkTypes(call, config);
   return call;
+}
+
+function checkTypes(call: NativeForwardOptions, { router }: ResolvedConfig): void {
+  if (router.allowedExperts && call.tokenTypes === undefined && call.routingWeights === undefined)
+    throw invalid('options.tokenTypes', 'the type of every token, for config.router.allowedExperts', undefined);
 }
 
 function addRouting(call: NativeForwardOptions, context: DeviceContext, shape: number[], value: unknown): void {
@@ -128,27 +155,22 @@ function addRouting(call: NativeForwardOptions, context: DeviceContext, shape: n
     call.routingWeights = checkShaped('options.routing.weights', weights, context, 'float32', shape, '[T,K]');
 }
 
-function addLosses(call: NativeForwardOptions, value: unknown): void {
+function addLosses(call: NativeForwardOptions, config: ResolvedConfig, value: unknown): void {
   const given = checkOptions('options.losses', value, lossOptions);
-  for (const name of ['loadBalance', 'importance', 'z'] as const) {
+  for (const name of ['loadBalance', 'importance', 'load', 'z'] as const) {
     if (given[name] !== undefined) call[name] = checkCoefficient(`options.losses.${name}`, given[name]);
   }
-  if (given.load !== undefined) {
-    checkCoefficient('options.losses.load', given.load);
-    rejectUnsupportedForward('losses.load', given.load);
-  }
+  if (call.load !== undefined) checkLoad('options.losses.load', config);
 }
 
 /** What is not supported yet is still checked, so that a mistake is not mistaken for a missing feature. */
 function checkUnsupported(name: string, value: unknown, context: DeviceContext): void {
   switch (name) {
     case 'gate':
-    case 'noiseStep':
-    case 'tokenOffset':
       checkInteger(`options.${name}`, value, 0, Number.MAX_SAFE_INTEGER);
       break;
     default:
-      checkTensor(`options.${name}`, value, context, name === 'noise' || name === 'priorities' ? 'float32' : 'int32');
+      checkTensor(`options.${name}`, value, context, name === 'priorities' ? 'float32' : 'int32');
   }
-  rejectUnsupportedForward(name, value);
+  rejectUnsupportedForward(name, value, context.device.kind);
 }

@@ -13,11 +13,11 @@ import {
 export interface RouterConfig {
   /** Default 'top-k', the only one this version supports. */
   type?: 'top-k' | 'expert-choice' | 'sinkhorn' | 'hash' | 'random';
-  /** Default 'softmax'. Sigmoid is not supported yet. */
+  /** Default 'softmax'. 'sigmoid': each score by itself (DeepSeek-V3); the losses' P is then s / Σs. */
   scoring?: 'softmax' | 'sigmoid';
   /**
    * 'scores' (default): score all experts, then select the K best. 'logits': select K logits, then score only those
-   * (Shazeer); the losses' mean probability stays the score over all E.
+   * (Shazeer); the losses' mean probability stays the score over all E. A selection bias is added to what is compared.
    */
   selectBy?: 'scores' | 'logits';
   /**
@@ -35,19 +35,29 @@ export interface RouterConfig {
   bias?: boolean;
   /** Divides the logits; `layer.setTemperature` changes it between steps. Default 1. */
   temperature?: number;
-  /** Not supported yet. */
+  /**
+   * Drawn in training, keyed by seed, forward, token and column. 'jitter' multiplies the router's input by U[1-ε, 1+ε]
+   * (Switch Transformer). 'gaussian' adds N(0, std) to the logits over the temperature (V-MoE: std = 1/E); 'learned' adds
+   * N(0, softplus(x·W) + 0.01) with W = 'router.noise' [E,H], at first 0 (Shazeer). 'gumbel': (logits + Gumbel(0, 1)) / τ.
+   */
   noise?:
     | { type: 'jitter'; epsilon: number }
     | { type: 'gaussian'; std: number }
     | { type: 'learned' }
     | { type: 'gumbel' };
-  /** Group-limited selection (DeepSeek). Not supported yet. */
+  /**
+   * Choose within the `keep` best of `count` equal groups of neighbouring experts: groups by their best score
+   * (DeepSeek-V2) or by the sum of their two best, selection bias included (DeepSeek-V3).
+   */
   groups?: { count: number; keep: number; score: 'max' | 'top2-sum' };
-  /** Auxiliary-loss-free balance (DeepSeek-V3). Not supported yet. */
+  /** A bias for the choice alone, 'router.selectionBias' [E], stepped by `layer.updateSelectionBias()` (DeepSeek-V3). */
   selectionBias?: { rate: number };
   /** GShard's random second choice. Default 'always'; the other is not supported yet. */
   secondChoice?: 'always' | { type: 'random'; threshold: number };
-  /** Experts that each token type may use: token type → expert indices. Not supported yet. */
+  /**
+   * Experts that each token type may use: token type → expert indices; options.tokenTypes of a forward has the types. Where
+   * a type has fewer than K, the choices that are left over have index -1 and weight 0.
+   */
   allowedExperts?: readonly (readonly number[])[];
 }
 

@@ -5,20 +5,16 @@ import { unsupported } from './checks.js';
 import type { ResolvedConfig } from './config.js';
 import type { ResolvedCapacity } from './config-capacity.js';
 import type { ResolvedRouter } from './config-router.js';
+import type { DeviceKind } from './device.js';
 
 /** Option → what the resolved options ask of it that is missing, as the message shows it; undefined: nothing. */
 type Table<Options> = Record<string, (options: Options) => string | boolean | undefined>;
 
 const router: Table<ResolvedRouter> = {
   type: ({ type }) => type !== 'top-k' && type,
-  scoring: ({ scoring }) => scoring !== 'softmax' && scoring,
   renormalizeAfterDrop: (options) => options.renormalizeAfterDrop,
   applyWeightTo: ({ applyWeightTo }) => applyWeightTo !== 'output' && applyWeightTo,
-  noise: ({ noise }) => noise !== undefined,
-  groups: ({ groups }) => groups !== undefined,
-  selectionBias: ({ selectionBias }) => selectionBias !== undefined,
   secondChoice: ({ secondChoice }) => secondChoice !== 'always' && secondChoice.type,
-  allowedExperts: ({ allowedExperts }) => allowedExperts !== undefined,
 };
 
 const capacity: Table<ResolvedCapacity> = {
@@ -32,6 +28,25 @@ const capacity: Table<ResolvedCapacity> = {
 const layer: Table<ResolvedConfig> = {
   gates: ({ gates }) => gates !== 1,
   'experts.dropout': ({ experts }) => experts.dropout > 0,
+};
+
+/** What only a layer can do, which has parameters, a count of forwards and calls with options. */
+const routeAlone: Table<ResolvedRouter> = {
+  noise: ({ noise }) => noise !== undefined,
+  selectionBias: ({ selectionBias }) => selectionBias !== undefined,
+  allowedExperts: ({ allowedExperts }) => allowedExperts !== undefined,
+};
+
+/** What the CUDA backend has not yet. */
+const cudaRouter: Table<ResolvedRouter> = {
+  scoring: ({ scoring }) => scoring !== 'softmax' && scoring,
+  noise: ({ noise }) => noise?.type,
+  groups: ({ groups }) => groups !== undefined,
+  selectionBias: ({ selectionBias }) => selectionBias !== undefined,
+  allowedExperts: ({ allowedExperts }) => allowedExperts !== undefined,
+};
+
+const cudaLayer: Table<ResolvedConfig> = {
   'losses.loadBalance.counts': ({ losses }) => losses.loadBalance?.counts === 'unbiased' && 'unbiased',
   'losses.loadBalance.scope': ({ losses }) => losses.loadBalance?.scope === 'device' && 'device',
   'losses.load': ({ losses }) => losses.load !== undefined,
@@ -40,24 +55,26 @@ const layer: Table<ResolvedConfig> = {
 /** Of a forward call's options: the value that asks for nothing. */
 const forward: Record<string, unknown> = {
   tokenIds: undefined,
-  tokenTypes: undefined,
   gate: 0,
-  noiseStep: undefined,
-  tokenOffset: 0,
-  noise: undefined,
   priorities: undefined,
-  'losses.load': undefined,
 };
 
-function reject<Options>(name: string, table: Table<Options>, options: Options): void {
+const cudaForward = new Set(['noise']);
+
+function reject<Options>(name: string, table: Table<Options>, options: Options, where = ''): void {
   for (const [option, asked] of Object.entries(table)) {
     const value = asked(options);
-    if (value) throw unsupported(`${name}.${option}${typeof value === 'string' ? ` '${value}'` : ''}`);
+    if (value) throw unsupported(`${name}.${option}${typeof value === 'string' ? ` '${value}'` : ''}${where}`);
   }
 }
 
-export function rejectUnsupportedRouter(name: string, options: ResolvedRouter): void {
+const onCuda = ' on CUDA';
+
+/** Of a route by itself. */
+export function rejectUnsupportedRouter(name: string, options: ResolvedRouter, device: DeviceKind): void {
   reject(name, router, options);
+  reject(name, routeAlone, options, ' outside a layer');
+  if (device === 'cuda') reject(name, cudaRouter, options, onCuda);
 }
 
 export function rejectUnsupportedCapacity(name: string, options: ResolvedCapacity): void {
@@ -70,7 +87,16 @@ export function rejectUnsupported(name: string, config: ResolvedConfig): void {
   reject(name, layer, config);
 }
 
+/** What a layer asks of the device that it is made on. */
+export function rejectUnsupportedOn(device: DeviceKind, name: string, config: ResolvedConfig): void {
+  if (device !== 'cuda') return;
+  reject(`${name}.router`, cudaRouter, config.router, onCuda);
+  reject(name, cudaLayer, config, onCuda);
+}
+
 /** Throws for an option of a forward call, given with a well-formed value, that asks for what is missing. */
-export function rejectUnsupportedForward(option: string, value: unknown): void {
+export function rejectUnsupportedForward(option: string, value: unknown, device: DeviceKind): void {
   if (option in forward && value !== undefined && value !== forward[option]) throw unsupported(`options.${option}`);
+  if (device === 'cuda' && cudaForward.has(option) && value !== undefined)
+    throw unsupported(`options.${option}${onCuda}`);
 }

@@ -1,6 +1,15 @@
 // A layer's configuration: its type, its defaults, and every check that does not need a device. config-router, -capacity
 // and -experts do their parts; config-forward does a call's options; config-unsupported has what is still missing.
-import { dtypeCode, type NativeCapacity, type NativeLayerConfig, type NativeRouter } from './binding.js';
+import {
+  countsCode,
+  dtypeCode,
+  type NativeCapacity,
+  type NativeLayerConfig,
+  type NativeRouter,
+  noiseCode,
+  scoringCode,
+  type TensorHandle,
+} from './binding.js';
 import { checkInteger, checkOptions, checkSeed, checkSize, invalid, maxSize, orDefault } from './checks.js';
 import { type CapacityConfig, type ResolvedCapacity, resolveCapacity } from './config-capacity.js';
 import {
@@ -92,9 +101,24 @@ export function resolveConfig(value: unknown): ResolvedConfig {
     gates: checkInteger('config.gates', orDefault(given.gates, 1), 1, maxSize),
     seed: given.seed === undefined ? drawSeed() : checkSeed('config.seed', given.seed),
   };
+  checkGroups('config.topK', config.topK, config);
+  if (config.losses.load) checkLoad('config.losses.load', config);
   checkProducts(config);
   rejectUnsupported('config', config);
   return deepFreeze(config);
+}
+
+/** `topK` experts must fit into the groups that are kept. */
+export function checkGroups(name: string, topK: number, { numExperts, router: { groups } }: ResolvedConfig): void {
+  if (!groups) return;
+  const most = (groups.keep * numExperts) / groups.count;
+  if (topK > most) throw invalid(name, `at most the ${most} experts of router.groups.keep groups`, topK);
+}
+
+/** The load loss is about the chance of being chosen, which only noise makes one. */
+export function checkLoad(name: string, { router: { noise } }: ResolvedConfig): void {
+  if (noise?.type === 'learned' || (noise?.type === 'gaussian' && noise.std > 0)) return;
+  throw invalid(`${name}`, "a router.noise of type 'gaussian' with a std above 0, or 'learned'", noise ?? 'no noise');
 }
 
 /** The number of elements of the largest parameter has to be exact. */
@@ -118,7 +142,18 @@ export function nativeRouter(router: ResolvedRouter): NativeRouter {
     normEpsilon: router.renormalize ? router.renormalize.epsilon : 0,
     weightScale: router.weightScale,
     temperature: router.temperature,
+    scoring: scoringCode[router.scoring],
+    noise: noiseCode[router.noise?.type ?? 'none'],
+    noiseScale: noiseScaleOf(router),
+    groupCount: router.groups?.count ?? 0,
+    groupKeep: router.groups?.keep ?? 0,
+    groupsByTop2Sum: router.groups?.score === 'top2-sum',
   };
+}
+
+function noiseScaleOf({ noise }: ResolvedRouter): number {
+  if (noise?.type === 'jitter') return noise.epsilon;
+  return noise?.type === 'gaussian' ? noise.std : 0;
 }
 
 export function nativeCapacity(capacity: ResolvedCapacity): NativeCapacity {
@@ -135,7 +170,7 @@ export function nativeCapacity(capacity: ResolvedCapacity): NativeCapacity {
   };
 }
 
-export function nativeConfig(config: ResolvedConfig): NativeLayerConfig {
+export function nativeConfig(config: ResolvedConfig, allowedExperts: TensorHandle | null): NativeLayerConfig {
   const { losses, experts } = config;
   const clamped = typeof experts.activation === 'object' ? experts.activation : undefined;
   return {
@@ -149,14 +184,19 @@ export function nativeConfig(config: ResolvedConfig): NativeLayerConfig {
     losses: {
       loadBalance: losses.loadBalance?.coefficient ?? Number.NaN,
       importance: losses.importance?.coefficient ?? Number.NaN,
+      load: losses.load?.coefficient ?? Number.NaN,
       z: losses.z ?? Number.NaN,
-      firstChoiceCounts: losses.loadBalance?.counts === 'first-choice',
+      counts: countsCode[losses.loadBalance?.counts ?? 'all'],
       sequenceLength: losses.loadBalance?.sequenceLength ?? 0,
+      expertGroups: losses.loadBalance?.groupsOfExperts ?? 0,
       importanceFromSoftmax: losses.importance?.from === 'softmax',
+      loadThresholdKth: losses.load?.threshold === 'kth',
     },
     activation: activationOf(experts).code,
     activationAlpha: clamped?.alpha ?? 0,
     activationLimit: clamped?.limit ?? 0,
     sharedSize: experts.shared?.ffnSize ?? 0,
+    selectionBiasRate: config.router.selectionBias?.rate ?? 0,
+    allowedExperts,
   };
 }

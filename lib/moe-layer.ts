@@ -1,10 +1,18 @@
 // The MoE layer as users hold it: parameters, forward, and the pass with its backward and statistics. The stages
 // themselves are native; the options are config*.ts.
-import { type LayerHandle, type MoEPassHandle, type NativeMoEForward, native } from './binding.js';
-import { checkNumber, checkOptions, orDefault, unsupported } from './checks.js';
+import {
+  dtypeCode,
+  type LayerHandle,
+  type MoEPassHandle,
+  type NativeMoEForward,
+  native,
+  type TensorHandle,
+} from './binding.js';
+import { checkNumber, checkOptions, invalid, orDefault } from './checks.js';
 import { deepFreeze, type MoEConfig, nativeConfig, type ResolvedConfig, resolveConfig } from './config.js';
 import { activationOf } from './config-experts.js';
 import { type ForwardOptions, forwardCall } from './config-forward.js';
+import { rejectUnsupportedOn } from './config-unsupported.js';
 import { contextOf, type DeviceContext } from './context.js';
 import type { Device } from './device.js';
 import type { FloatDType } from './host-data.js';
@@ -24,7 +32,13 @@ import { checkRows, checkShaped, checkTensor, Tensor } from './tensor.js';
 /** The router decides in float32 whatever the layer's dtype. */
 function* parametersOf(config: ResolvedConfig): Generator<ParameterOptions> {
   for (const [name, shape, initial] of parameterShapes(config))
-    yield { name, shape, initial, dtype: name.startsWith('router.') ? 'float32' : config.dtype };
+    yield {
+      name,
+      shape,
+      initial,
+      dtype: name.startsWith('router.') ? 'float32' : config.dtype,
+      frozen: name === 'router.selectionBias',
+    };
 }
 
 type ParameterShape = readonly [name: string, shape: readonly number[], initial: Initial];
@@ -35,6 +49,8 @@ function* parameterShapes(config: ResolvedConfig): Generator<ParameterShape> {
   const { gated } = activationOf(experts);
   yield ['router.weight', [E, H], scaledNormal(H)];
   if (router.bias) yield ['router.bias', [E], constantInitial(0)];
+  if (router.noise?.type === 'learned') yield ['router.noise', [E, H], constantInitial(0)];
+  if (router.selectionBias) yield ['router.selectionBias', [E], constantInitial(0)];
   if (gated) yield ['experts.gate', [E, F, H], scaledNormal(H)];
   yield ['experts.up', [E, F, H], scaledNormal(H)];
   yield ['experts.down', [E, H, F], scaledNormal(F)];
@@ -49,6 +65,16 @@ function* parameterShapes(config: ResolvedConfig): Generator<ParameterShape> {
   yield ['shared.up', [S, H], scaledNormal(H)];
   yield ['shared.down', [H, S], scaledNormal(S)];
   if (experts.shared.gate === 'sigmoid') yield ['shared.outputGate', [1, H], scaledNormal(H)];
+}
+
+/** int32 [types,E], 1 where a token of the type may use the expert. */
+function allowedTable(context: DeviceContext, { numExperts, router }: ResolvedConfig): TensorHandle | null {
+  const { allowedExperts } = router;
+  if (!allowedExperts) return null;
+  const table = new Int32Array(allowedExperts.length * numExperts);
+  for (const [type, experts] of allowedExperts.entries())
+    for (const expert of experts) table[type * numExperts + expert] = 1;
+  return native.tensorFrom(context.handle('MoELayer'), dtypeCode.int32, table);
 }
 
 /** What a layer has besides its parameters; checkpoints carry it. */
@@ -75,13 +101,15 @@ export class MoELayer implements Module {
     this.#context = contextOf(device);
     this.device = device;
     this.#config = resolveConfig(config);
+    rejectUnsupportedOn(device.kind, 'config', this.#config);
     this.#temperature = this.#config.router.temperature;
     this.#parameters = new ParameterSet(this.#context, 'MoELayer', this.#config.seed, parametersOf(this.#config));
     const handles = [...this.#parameters.map.keys()].map((name) => [name, this.#parameters.handle(name)] as const);
     this.#handle = native.layerCreate(
       this.#context.handle('MoELayer'),
-      nativeConfig(this.#config),
+      nativeConfig(this.#config, allowedTable(this.#context, this.#config)),
       Object.fromEntries(handles),
+      BigInt(this.#config.seed),
     );
   }
 
@@ -92,12 +120,13 @@ export class MoELayer implements Module {
 
   /**
    * Those of these that the configuration calls for, of its dtype but for 'router.*', which are float32:
-   * 'router.weight' [E,H], 'router.bias' [E], 'experts.gate' [E,F,H], 'experts.up' [E,F,H], 'experts.down' [E,H,F],
-   * 'experts.gateBias' [E,F], 'experts.upBias' [E,F], 'experts.downBias' [E,H], 'shared.gate' [S,H], 'shared.up' [S,H],
-   * 'shared.down' [H,S], 'shared.outputGate' [1,H].
+   * 'router.weight' [E,H], 'router.bias' [E], 'router.noise' [E,H], 'router.selectionBias' [E], 'experts.gate' [E,F,H],
+   * 'experts.up' [E,F,H], 'experts.down' [E,H,F], 'experts.gateBias' [E,F], 'experts.upBias' [E,F], 'experts.downBias' [E,H],
+   * 'shared.gate' [S,H], 'shared.up' [S,H], 'shared.down' [H,S], 'shared.outputGate' [1,H].
    *
-   * Matrices start from Normal(0, 1/√in), in being their last dimension, biases from 0; draws are keyed by the layer's
-   * seed and the parameter's name. A parameter with trainable = false costs no gradient work.
+   * Matrices start from Normal(0, 1/√in), in being their last dimension, biases and 'router.noise' from 0; draws are keyed
+   * by the layer's seed and the parameter's name. A parameter with trainable = false costs no gradient work; the selection
+   * bias is never trainable.
    */
   parameters(): ReadonlyMap<string, Parameter> {
     return this.#parameters.map;
@@ -124,6 +153,7 @@ export class MoELayer implements Module {
       training: call.training,
       loadBalance: router && (call.loadBalance ?? losses.loadBalance) !== undefined,
       importance: router && (call.importance ?? losses.importance) !== undefined,
+      load: router && (call.load ?? losses.load) !== undefined,
       z: router && (call.z ?? losses.z) !== undefined,
     });
   }
@@ -134,10 +164,16 @@ export class MoELayer implements Module {
     this.#temperature = checkNumber('value', value, { above: 0 });
   }
 
-  /** Steps the bias of config.router.selectionBias. Not supported yet by this version: ERR_UNSUPPORTED. */
+  /**
+   * Adds config.router.selectionBias.rate to the bias of every expert that got less than the mean of the assignments of all
+   * training forwards since the last call, before drops, and subtracts it from those that got more. Queued like a forward:
+   * passes made before are not stale.
+   */
   updateSelectionBias(): void {
     this.#parameters.open('updateSelectionBias()');
-    throw unsupported('layer.updateSelectionBias');
+    if (!this.#config.router.selectionBias)
+      throw invalid('config.router.selectionBias', '{ rate } for layer.updateSelectionBias()', undefined);
+    native.layerUpdateSelectionBias(this.#handle);
   }
 
   /** Clears the gradients, poisoned ones included; costs no memory traffic. */
@@ -162,9 +198,16 @@ export class MoELayer implements Module {
     return { seed: layer.#config.seed, step: native.layerStep(layer.#handle), temperature: layer.#temperature };
   }
 
+  /** @internal int32 [2E], the assignments that the next step of the selection bias goes by, with one. */
+  static assignedOf(layer: MoELayer): Tensor | undefined {
+    const context = layer.#parameters.open('state');
+    const handle = native.layerAssigned(layer.#handle);
+    return handle ? new Tensor(context, handle, [2 * layer.#config.numExperts], 'int32', 'held') : undefined;
+  }
+
   /** @internal */
   static restore(layer: MoELayer, state: LayerState): void {
-    native.layerSetStep(layer.#handle, state.step);
+    native.layerRestore(layer.#handle, state.step, BigInt(state.seed));
     layer.#temperature = state.temperature;
     layer.#config = deepFreeze({ ...layer.#config, seed: state.seed });
   }
@@ -180,6 +223,7 @@ interface Call {
   readonly training: boolean;
   readonly loadBalance: boolean;
   readonly importance: boolean;
+  readonly load: boolean;
   readonly z: boolean;
 }
 

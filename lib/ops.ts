@@ -23,7 +23,8 @@ function checkRank(name: string, tensor: Tensor, symbols: string, rank: number):
 
 /**
  * input [T,H] of a float dtype and weight [E,H] float32 → indices [T,K] int32, weights [T,K] and logits [T,E] float32.
- * `backward` turns dL/dweights [T,K] into the gradients of both. `config` is a router's, without bias, and topK.
+ * `backward` turns dL/dweights [T,K] into the gradients of both. `config` is topK and a router's options without bias,
+ * noise, selection bias and allowed experts, which need a layer.
  */
 export function route(
   input: Tensor,
@@ -47,7 +48,7 @@ export function route(
   const { topK, ...rest } = checkOptions('config', config, routeOptions);
   const options = resolveRouter('config', rest, numExperts);
   if (options.bias) throw invalid('config.bias', 'false: a route by itself takes no bias', true);
-  rejectUnsupportedRouter('config', options);
+  rejectUnsupportedRouter('config', options, context.device.kind);
   const shape = {
     tokens,
     hiddenSize,

@@ -1,7 +1,7 @@
 // Parameters: a named trainable tensor and its gradient, how they are initialised, and the set of them that a module owns.
 import { randomInt } from 'node:crypto';
 import { dtypeCode, native, type ParameterHandle, type TensorHandle } from './binding.js';
-import { checkBoolean, sizeOf } from './checks.js';
+import { checkBoolean, invalid, sizeOf } from './checks.js';
 import type { DeviceContext } from './context.js';
 import { MoEError } from './errors.js';
 import { bytesOf, type FloatDType } from './host-data.js';
@@ -26,6 +26,8 @@ const purposes: Record<string, number> = {
   'shared.outputGate': 12,
   weight: 13,
   bias: 14,
+  'router.noise': 15,
+  'router.selectionBias': 16,
 };
 
 /** How a parameter starts: Normal(0, std), or `mean` everywhere when std is 0. */
@@ -46,6 +48,8 @@ export interface ParameterOptions {
   readonly shape: readonly number[];
   readonly dtype: FloatDType;
   readonly initial: Initial;
+  /** Never trained: no gradient, and trainable stays false. */
+  readonly frozen?: boolean;
 }
 
 /** A trainable tensor of a module and its gradient; never disposed by tidy or a pass, only with the module. */
@@ -58,10 +62,15 @@ export class Parameter {
   #value: Tensor | undefined;
   #grad: Tensor | undefined;
   #trainable = true;
+  readonly #frozen: boolean;
   #disposed = false;
 
   /** @internal */
-  constructor(context: DeviceContext, { name, shape, dtype, initial }: ParameterOptions, seed: number | bigint) {
+  constructor(
+    context: DeviceContext,
+    { name, shape, dtype, initial, frozen = false }: ParameterOptions,
+    seed: number | bigint,
+  ) {
     this.name = name;
     this.#context = context;
     this.#shape = Object.freeze([...shape]);
@@ -72,6 +81,8 @@ export class Parameter {
       seed: BigInt(seed),
       purpose: purposes[name] ?? 0,
     });
+    if (frozen) this.trainable = false;
+    this.#frozen = frozen;
   }
 
   /** Of the module's dtype; a router's is float32. Writing to it makes passes that used it stale. */
@@ -98,6 +109,7 @@ export class Parameter {
 
   set trainable(value: boolean) {
     const trainable = checkBoolean(`${this.name}.trainable`, value);
+    if (trainable && this.#frozen) throw invalid(`${this.name}.trainable`, 'false: it is never trained', trainable);
     native.parameterSetTrainable(this.#open('trainable'), trainable);
     this.#trainable = trainable;
   }

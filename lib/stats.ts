@@ -27,13 +27,13 @@ export interface MoEStats {
 /** `on` says which losses were taken. */
 export function decodeStats(
   { ints, floats }: NativeStats,
-  on: { numExperts: number; loadBalance: boolean; importance: boolean; z: boolean },
+  on: { numExperts: number; loadBalance: boolean; importance: boolean; load: boolean; z: boolean },
 ): MoEStats {
   const { numExperts } = on;
   const assigned = ints.slice(0, numExperts);
   const kept = ints.slice(numExperts, 2 * numExperts);
   const [tokens, droppedAssignments, droppedTokens, capacity] = ints.subarray(2 * numExperts) as unknown as number[];
-  const [loadBalance, importance, z, entropy, total] = floats as unknown as number[];
+  const [loadBalance, importance, load, z, entropy, total] = floats as unknown as number[];
   let sum = 0;
   let most = 0;
   let used = 0;
@@ -45,6 +45,7 @@ export function decodeStats(
   const losses: MoEStats['losses'] = { total: total! };
   if (on.loadBalance) losses.loadBalance = loadBalance!;
   if (on.importance) losses.importance = importance!;
+  if (on.load) losses.load = load!;
   if (on.z) losses.z = z!;
   return {
     tokens: tokens!,

@@ -35,9 +35,9 @@ describe('a configuration', () => {
     ['ERR_INVALID_ARGUMENT', { experts: { activation: 'swish' } }, /config\.experts\.activation.*swish/],
     ['ERR_INVALID_ARGUMENT', { losses: { z: Number.POSITIVE_INFINITY } }, /config\.losses\.z.*Infinity/],
     ['ERR_INVALID_ARGUMENT', { dtype: 'int32' }, /config\.dtype.*'bfloat16'.*int32/],
-    ['ERR_UNSUPPORTED', { router: { scoring: 'sigmoid' } }, /router\.scoring.*sigmoid/],
+    ['ERR_INVALID_ARGUMENT', { router: { scoring: 'sigmoi' } }, /router\.scoring.*sigmoi/],
     ['ERR_UNSUPPORTED', { router: { type: 'expert-choice' } }, /router\.type.*expert-choice/],
-    ['ERR_UNSUPPORTED', { router: { noise: { type: 'gumbel' } } }, /router\.noise/],
+    ['ERR_INVALID_ARGUMENT', { router: { noise: { type: 'gaussian' } } }, /router\.noise\.std/],
     ['ERR_UNSUPPORTED', { gates: 2 }, /gates/],
     ['ERR_UNSUPPORTED', { experts: { dropout: 0.1 } }, /experts\.dropout/],
     ['ERR_UNSUPPORTED', { capacity: { type: 'fixed', factor: 1, overflow: 'residual' } }, /overflow.*residual/],
@@ -74,7 +74,8 @@ describe('a call', () => {
     expect(codeOf(() => layer.forward(input, { mask: device.zeros([4], 'int32') }))).toBe('ERR_SHAPE');
     expect(codeOf(() => layer.forward(input, { topK: 9 }))).toBe('ERR_INVALID_ARGUMENT');
     expect(codeOf(() => layer.forward(input, { traning: true } as never))).toBe('ERR_INVALID_ARGUMENT');
-    expect(codeOf(() => layer.forward(input, { noise: input }))).toBe('ERR_UNSUPPORTED');
+    expect(codeOf(() => layer.forward(input, { noise: input }))).toBe('ERR_SHAPE');
+    expect(codeOf(() => layer.forward(input, { noiseStep: -1 }))).toBe('ERR_INVALID_ARGUMENT');
     expect(codeOf(() => add(input, device.zeros([6, 3])))).toBe('ERR_SHAPE');
     expect(codeOf(() => device.graph(() => {}))).toBe('ERR_UNSUPPORTED');
     expect(codeOf(() => device.tensor([1, 2, 3], [2]))).toBe('ERR_SHAPE');

@@ -16,6 +16,8 @@ export interface Problem {
   indices?: Int32Array; // [T,K], the caller's
   weights?: Float32Array; // [T,K], the caller's
   logits?: Float32Array; // [T,E], the caller's
+  noise?: Float32Array; // [T,E], the caller's
+  tokenTypes?: Int32Array; // [T]
 }
 
 /** The choices per token of this call. */
@@ -83,6 +85,9 @@ export function makeProblem(testCase: Case, seed = 1): Problem {
     const lean = leanings(testCase);
     problem.logits = normals(1000 * seed + 106, tokens * E).map((l, i) => l + lean[i % E]!);
   }
+  if (testCase.ownNoise) problem.noise = normals(1000 * seed + 109, tokens * E);
+  const types = config.router?.allowedExperts?.length;
+  if (types) problem.tokenTypes = integers(1000 * seed + 110, tokens, 0, types - 1);
   if (testCase.mask) {
     problem.mask = maskOf(testCase.mask, tokens, 1000 * seed + 107);
     poisonMasked(problem, tokens);
@@ -112,6 +117,8 @@ function poisonMasked(problem: Problem, tokens: number): void {
   poison(problem.gradOutput, Number.NaN);
   poison(problem.logits, Number.NaN);
   poison(problem.weights, Number.NaN);
+  poison(problem.noise, Number.NaN);
+  poison(problem.tokenTypes, -7);
   poison(problem.indices, -1);
 }
 
@@ -133,6 +140,8 @@ export function referenceCall(testCase: Case, problem: Problem): Call {
   if (problem.mask) call.mask = problem.mask;
   if (problem.lossMask) call.lossMask = problem.lossMask;
   if (problem.logits) call.logits = Float64Array.from(problem.logits);
+  if (problem.noise) call.noise = Float64Array.from(problem.noise);
+  if (problem.tokenTypes) call.tokenTypes = problem.tokenTypes;
   if (problem.indices) {
     call.routing = { indices: problem.indices };
     if (problem.weights) call.routing.weights = Float64Array.from(problem.weights);

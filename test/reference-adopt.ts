@@ -6,11 +6,11 @@
 
 import { admit, type CapacityOptions, queueKey } from './reference-capacity.js';
 import { row, type Vector } from './reference-math.js';
-import { topK } from './reference-router.js';
+import { comparedValues, type RouterOptions, restrictToGroups, topK } from './reference-router.js';
 
 const NEAR_TIE = 1e-5;
 
-/** Decisions of another implementation, both [T,K]: experts before drops (−1 where masked) and 0/1. */
+/** Decisions of another implementation, both [T,K]: experts before drops (−1 where there is none) and 0/1. */
 export interface Decisions {
   indices: ArrayLike<number>;
   kept: ArrayLike<number>;
@@ -26,28 +26,36 @@ function range(values: Iterable<number>): number {
   return high > low ? high - low : 0;
 }
 
-/** Checks foreign indices [T,K] against u [T,E], the logits over the temperature. */
+/** Checks foreign indices [T,K] against v [T,E], the noisy logits. */
 export function adoptIndices(
   foreign: ArrayLike<number>,
-  u: Vector,
+  v: Vector,
   live: readonly boolean[],
   numExperts: number,
   k: number,
+  router: RouterOptions = {},
+  selectionBias?: Vector,
 ): Int32Array {
-  const liveRows = live.flatMap((isLive, t) => (isLive ? [...row(u, t, numExperts)] : []));
-  const tolerance = NEAR_TIE * range(liveRows);
+  const compared = live.map((isLive, t) => isLive && comparedValues(row(v, t, numExperts), router, selectionBias));
+  const tolerance = NEAR_TIE * range(compared.flatMap((values) => (values ? [...values].filter(Number.isFinite) : [])));
   if (foreign.length !== live.length * k) throw new Error(`adopt: ${foreign.length} indices for ${live.length}×${k}`);
-  live.forEach((isLive, t) => {
+  compared.forEach((all, t) => {
     const theirs = Array.from({ length: k }, (_, i) => foreign[t * k + i]!);
-    if (!isLive) {
+    if (!all) {
       if (theirs.some((e) => e !== -1)) throw new Error(`adopt: masked token ${t} is routed to ${theirs}`);
       return;
     }
-    const scores = row(u, t, numExperts);
-    const ours = topK(scores, k);
-    if (new Set(theirs).size !== k) throw new Error(`adopt: token ${t} chooses an expert twice: ${theirs}`);
+    const chosen = theirs.filter((e) => e >= 0);
+    const values = restrictToGroups(all, router, (scores) => {
+      // Groups that the other implementation used win near-ties.
+      const used = new Set(chosen.map((e) => Math.floor(e / (numExperts / scores.length))));
+      return scores.map((score, g) => (used.has(g) ? score + tolerance : score));
+    });
+    const ours = topK(values, k);
+    if (new Set(chosen).size !== chosen.length) throw new Error(`adopt: token ${t} chooses an expert twice: ${theirs}`);
     theirs.forEach((expert, i) => {
-      const gap = Math.abs(scores[ours[i]!]! - (scores[expert] ?? Number.NaN));
+      if (expert === -1 && ours[i] === -1) return;
+      const gap = Math.abs((values[ours[i]!] ?? Number.NaN) - (values[expert] ?? Number.NaN));
       if (!(gap <= tolerance)) {
         throw new Error(`adopt: token ${t} choice ${i} is expert ${expert}, not ${ours[i]}: scores differ by ${gap}`);
       }

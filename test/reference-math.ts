@@ -64,6 +64,11 @@ export function sigmoid(x: number): number {
   return x >= 0 ? 1 / (1 + Math.exp(-x)) : Math.exp(x) / (1 + Math.exp(x));
 }
 
+/** ln(1 + e^x) */
+export function softplus(x: number): number {
+  return Math.max(x, 0) + Math.log1p(Math.exp(-Math.abs(x)));
+}
+
 /**
  * erf by the series 2/√π · e^(−x²) · Σ 2ⁿ·x^(2n+1)/(1·3·5···(2n+1)) (Abramowitz & Stegun 7.1.6), whose terms all have
  * one sign, so nothing cancels. Past 6 it is ±1 to the last bit.
@@ -77,4 +82,13 @@ export function erf(x: number): number {
     total += term;
   }
   return (2 / Math.sqrt(Math.PI)) * Math.exp(-x * x) * total;
+}
+
+/** Φ, the normal distribution function. Below −6 erf has no digits left; the continued fraction of erfc has them. */
+export function normalCdf(x: number): number {
+  if (x > -5) return 0.5 * (1 + erf(x / Math.SQRT2));
+  // Φ(−x) = φ(x)/(x + 1/(x + 2/(x + 3/(x + …)))) (Abramowitz & Stegun 26.2.14)
+  let tail = -x;
+  for (let n = 60; n > 0; n--) tail = -x + n / tail;
+  return Math.exp(-0.5 * x * x) / (Math.sqrt(2 * Math.PI) * tail);
 }

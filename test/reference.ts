@@ -5,33 +5,17 @@
  *
  * Symbols: T tokens, H hiddenSize, F ffnSize, S shared width, E experts, K choices per token. Every array is row-major;
  * its shape stands in a comment. Split by concern: reference-router (logits → weights), reference-capacity (who gets a
- * slot), reference-experts (one feed-forward network), reference-losses, reference-adopt.
+ * slot), reference-experts (one feed-forward network), reference-losses, reference-noise, reference-adopt; the route stage
+ * of a whole call is reference-route.
  */
 
-import { adoptIndices, adoptKept, type Decisions } from './reference-adopt.js';
+import { adoptKept, type Decisions } from './reference-adopt.js';
 import { admit, type CapacityOptions, capacityOf } from './reference-capacity.js';
 import { type Activation, type Ffn, ffnBackward, ffnForward, isGated } from './reference-experts.js';
 import { balancingLosses, type LossCoefficients, type LossOptions, type LossResult } from './reference-losses.js';
-import {
-  addMatVecInputGrad,
-  addMatVecWeightGrad,
-  addScaled,
-  dot,
-  matVec,
-  row,
-  sigmoid,
-  softmax,
-  sum,
-  type Vector,
-} from './reference-math.js';
-import {
-  type RouterOptions,
-  scoreSelected,
-  scoreSelectedBackward,
-  topK as selectTopK,
-  weigh,
-  weighBackward,
-} from './reference-router.js';
+import { addScaled, dot, row, sigmoid, sum, type Vector } from './reference-math.js';
+import { type Routing, route, routeBackward } from './reference-route.js';
+import { probabilities, type RouterOptions } from './reference-router.js';
 
 export interface LayerConfig {
   hiddenSize: number;
@@ -42,6 +26,8 @@ export interface LayerConfig {
   capacity?: CapacityOptions;
   experts?: { activation?: Activation; bias?: boolean; shared?: { ffnSize: number; gate?: 'none' | 'sigmoid' } };
   losses?: LossOptions;
+  /** Of the noise; default 1. */
+  seed?: number;
 }
 
 /** Parameter name → values; gradients have the same form. */
@@ -54,6 +40,10 @@ export interface Call {
   lossMask?: ArrayLike<number>; // [T], 0 = counted in no loss
   routing?: { indices: ArrayLike<number>; weights?: Vector }; // both [T,K]
   logits?: Vector; // [T,E], in place of the router's GEMM
+  noise?: Vector; // [T,E], in place of what is drawn
+  tokenTypes?: ArrayLike<number>; // [T]
+  noiseStep?: number;
+  tokenOffset?: number;
   losses?: LossCoefficients;
   topK?: number;
   capacityFactor?: number;
@@ -84,9 +74,9 @@ export interface Forward {
   live: boolean[]; // [T]
   output: Vector; // [T,H]
   logits: Vector | undefined; // [T,E], after bias, before temperature; 0 where masked
-  u: Vector; // [T,E], logits over the temperature
+  routing: Routing;
   temperature: number;
-  indices: Int32Array; // [T,K], −1 where masked
+  indices: Int32Array; // [T,K], −1 where masked and where no expert is left
   scores: Vector; // [T,K], before renormalisation
   weights: Vector; // [T,K], 0 where dropped
   kept: Int32Array; // [T,K]
@@ -107,6 +97,8 @@ export function parameterShapes(config: LayerConfig): Record<string, number[]> {
   const gated = isGated(experts.activation ?? 'swiglu');
   const shapes: Record<string, number[]> = { 'router.weight': [E, H] };
   if (config.router?.bias) shapes['router.bias'] = [E];
+  if (config.router?.noise?.type === 'learned') shapes['router.noise'] = [E, H];
+  if (config.router?.selectionBias) shapes['router.selectionBias'] = [E];
   if (gated) shapes['experts.gate'] = [E, F, H];
   shapes['experts.up'] = [E, F, H];
   shapes['experts.down'] = [E, H, F];
@@ -157,25 +149,9 @@ export function forward(config: LayerConfig, parameters: Parameters, call: Call)
   const temperature = call.temperature ?? router.temperature ?? 1;
 
   const routerRuns = call.routing?.weights === undefined;
-  const logits = new Float64Array(tokens * E);
-  if (routerRuns) {
-    live.forEach((isLive, t) => {
-      if (isLive) row(logits, t, E).set(routerLogits(config, parameters, call, t));
-    });
-  }
-  const u = logits.map((l) => l / temperature);
-
-  const indices = chooseExperts(call, u, live, E, topK);
-  const scores = new Float64Array(tokens * topK);
-  const weights = new Float64Array(tokens * topK);
-  live.forEach((isLive, t) => {
-    if (!isLive) return;
-    const selected = [...indices.subarray(t * topK, (t + 1) * topK)];
-    const given = call.routing?.weights && row(call.routing.weights, t, topK);
-    const s = given ?? scoreSelected(row(u, t, E), selected, router);
-    row(scores, t, topK).set(s);
-    row(weights, t, topK).set(given ?? weigh(s, router));
-  });
+  const routing = route(config, parameters, call, { live, topK, temperature });
+  const { indices, scores } = routing;
+  const weights = routing.weights.slice();
 
   const training = call.training ?? true;
   const { capacityFactor } = call;
@@ -190,9 +166,12 @@ export function forward(config: LayerConfig, parameters: Parameters, call: Call)
     numExperts: E,
     topK,
     temperature,
-    logits,
+    router,
+    logits: routing.open,
+    noisy: routing.v,
+    deviations: routing.deviations,
     indices,
-    weights,
+    weights: routing.weights,
     counted,
   });
   weights.forEach((_, assignment) => {
@@ -208,8 +187,8 @@ export function forward(config: LayerConfig, parameters: Parameters, call: Call)
     topK,
     live,
     output,
-    logits: routerRuns ? logits : undefined,
-    u,
+    logits: routerRuns ? routing.logits : undefined,
+    routing,
     temperature,
     indices,
     scores,
@@ -223,26 +202,6 @@ export function forward(config: LayerConfig, parameters: Parameters, call: Call)
   });
   countStats(result);
   return result;
-}
-
-/** x·W_rᵀ, or the caller's logits in its place; plus the router's bias. */
-function routerLogits(config: LayerConfig, parameters: Parameters, call: Call, token: number): Vector {
-  const logits = call.logits
-    ? row(call.logits, token, config.numExperts).slice()
-    : matVec(parameters['router.weight']!, row(call.input, token, config.hiddenSize));
-  if (config.router?.bias) addScaled(logits, 1, parameters['router.bias']!);
-  return logits;
-}
-
-function chooseExperts(call: Call, u: Vector, live: readonly boolean[], E: number, topK: number): Int32Array {
-  if (call.adopt && !call.routing) return adoptIndices(call.adopt.indices, u, live, E, topK);
-  const indices = new Int32Array(live.length * topK).fill(-1);
-  live.forEach((isLive, t) => {
-    if (!isLive) return;
-    const given = call.routing && Array.from({ length: topK }, (_, k) => call.routing!.indices[t * topK + k]!);
-    indices.set(given ?? selectTopK(row(u, t, E), topK), t * topK);
-  });
-  return indices;
 }
 
 /** Σ_k w_k·FFN_k(x) over the kept choices, plus σ(x·w_g)·FFN_shared(x). */
@@ -282,7 +241,7 @@ export function backward(pass: Forward, gradOutput: Vector, lossScale = 1): Grad
     const dWeights = expertsBackward(pass, gradients, t, dy);
     sharedBackward(pass, gradients, t, dy);
     if (gradients.routingWeights) row(gradients.routingWeights, t, pass.topK).set(dWeights);
-    else routerBackward(pass, gradients, t, dWeights, lossScale);
+    else routeBackward(pass, gradients, t, dWeights, lossScale);
   });
   return gradients;
 }
@@ -322,26 +281,6 @@ function sharedBackward(pass: Forward, gradients: Gradients, t: number, dy: Vect
   addScaled(dx, dGateLogit, gate);
 }
 
-/** Weights and losses → logits → router parameters and input (or the caller's logits). */
-function routerBackward(pass: Forward, gradients: Gradients, t: number, dOutput: Vector, lossScale: number): void {
-  const { config, call, topK } = pass;
-  const { hiddenSize: H, numExperts: E, router = {} } = config;
-  const dWeights = dOutput.slice();
-  addScaled(dWeights, lossScale, row(pass.losses.dWeights, t, topK));
-  const dScores = weighBackward(row(pass.scores, t, topK), router, dWeights);
-  const selected = [...pass.indices.subarray(t * topK, (t + 1) * topK)];
-  const dLogits = scoreSelectedBackward(row(pass.u, t, E), selected, router, dScores).map((d) => d / pass.temperature);
-  addScaled(dLogits, lossScale, row(pass.losses.dLogits, t, E));
-
-  if (router.bias) addScaled(gradients.parameters['router.bias']!, 1, dLogits);
-  if (gradients.routingLogits) {
-    row(gradients.routingLogits, t, E).set(dLogits);
-    return;
-  }
-  addMatVecWeightGrad(gradients.parameters['router.weight']!, dLogits, row(call.input, t, H));
-  addMatVecInputGrad(row(gradients.input, t, H), pass.parameters['router.weight']!, dLogits);
-}
-
 // ---------------------------------------------------------------------------------------------------------- statistics
 
 function emptyStats(numExperts: number, capacity: number | null, losses: LossResult): Stats {
@@ -368,13 +307,17 @@ function countStats(pass: Forward): void {
   const probability = new Float64Array(E);
   for (const t of liveTokens) {
     const kept = pass.kept.subarray(t * topK, (t + 1) * topK);
-    pass.indices.subarray(t * topK, (t + 1) * topK).forEach((e, k) => {
+    const chosen = [...pass.indices.subarray(t * topK, (t + 1) * topK)];
+    chosen.forEach((e, k) => {
+      if (e < 0) return;
       stats.assigned[e]! += 1;
       stats.kept[e]! += kept[k]!;
     });
-    stats.droppedAssignments += topK - sum(kept);
-    if (sum(kept) === 0) stats.droppedTokens += 1;
-    if (pass.logits) addScaled(probability, 1 / stats.tokens, softmax(row(pass.u, t, E)));
+    const made = chosen.filter((e) => e >= 0).length;
+    stats.droppedAssignments += made - sum(kept);
+    if (made > 0 && sum(kept) === 0) stats.droppedTokens += 1;
+    const u = row(pass.routing.u, t, E);
+    if (pass.logits) addScaled(probability, 1 / stats.tokens, probabilities(u, pass.config.router ?? {}));
   }
   stats.imbalance = Math.max(...stats.assigned) / (sum(stats.assigned) / E);
   stats.routerEntropy = sum(probability.map((p) => (p > 0 ? -p * Math.log(p) : 0)));

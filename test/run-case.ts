@@ -46,6 +46,8 @@ export function runForward(layer: MoELayer, testCase: Case, problem: Problem): M
   if (problem.mask) options.mask = tensor(problem.mask);
   if (problem.lossMask) options.lossMask = tensor(problem.lossMask);
   if (problem.logits) options.logits = tensor(problem.logits, config.numExperts);
+  if (problem.noise) options.noise = tensor(problem.noise, config.numExperts);
+  if (problem.tokenTypes) options.tokenTypes = tensor(problem.tokenTypes);
   if (problem.indices) {
     options.routing = { indices: tensor(problem.indices, choices(testCase)) };
     if (problem.weights) options.routing.weights = tensor(problem.weights, choices(testCase));

@@ -15,6 +15,12 @@ RouterOptions toRouterOptions(Napi::Object object) {
   router.normEpsilon = real(object.Get("normEpsilon"));
   router.weightScale = real(object.Get("weightScale"));
   router.temperature = real(object.Get("temperature"));
+  router.scoring = static_cast<Scoring>(integer(object.Get("scoring")));
+  router.noise = static_cast<NoiseType>(integer(object.Get("noise")));
+  router.noiseScale = real(object.Get("noiseScale"));
+  router.groupCount = integer(object.Get("groupCount"));
+  router.groupKeep = integer(object.Get("groupKeep"));
+  router.groupScore = boolean(object.Get("groupsByTop2Sum")) ? GroupScore::Top2Sum : GroupScore::Max;
   return router;
 }
 
@@ -42,8 +48,11 @@ LossOptions toLossOptions(Napi::Object object) {
   LossOptions losses;
   setLoss(losses.loadBalanceOn, losses.loadBalance, number(object.Get("loadBalance")));
   setLoss(losses.importanceOn, losses.importance, number(object.Get("importance")));
+  setLoss(losses.loadOn, losses.load, number(object.Get("load")));
   setLoss(losses.zOn, losses.z, number(object.Get("z")));
-  losses.counts = boolean(object.Get("firstChoiceCounts")) ? LossCounts::FirstChoice : LossCounts::All;
+  losses.counts = static_cast<LossCounts>(integer(object.Get("counts")));
+  losses.loadThreshold = boolean(object.Get("loadThresholdKth")) ? LoadThreshold::Kth : LoadThreshold::ExcludingSelf;
+  losses.expertGroups = integer(object.Get("expertGroups"));
   losses.importanceFrom =
       boolean(object.Get("importanceFromSoftmax")) ? ImportanceFrom::Softmax : ImportanceFrom::Gates;
   losses.sequenceLength = count(object.Get("sequenceLength"));
@@ -79,6 +88,8 @@ Napi::Value layerCreate(const Napi::CallbackInfo& info) {
   LayerParameters& p = layer->parameters;
   p.routerWeight = parameter("router.weight", E * H, DType::Float32);
   p.routerBias = parameter("router.bias", E, DType::Float32);
+  p.routerNoise = parameter("router.noise", E * H, DType::Float32);
+  p.selectionBias = parameter("router.selectionBias", E, DType::Float32);
   p.gate = parameter("experts.gate", E * F * H, c.dtype);
   p.up = parameter("experts.up", E * F * H, c.dtype);
   p.down = parameter("experts.down", E * H * F, c.dtype);
@@ -93,6 +104,11 @@ Napi::Value layerCreate(const Napi::CallbackInfo& info) {
   if (!p.routerWeight || !p.up || !p.down || gated != (p.gate != nullptr) || shared != (p.sharedUp != nullptr) ||
       shared != (p.sharedDown != nullptr) || (shared && gated) != (p.sharedGate != nullptr))
     throw Error(ErrorCode::Internal, "the layer's parameters do not match its configuration");
+  layer->seed = seedOf(info[3]);
+  c.selectionBiasRate = real(config.Get("selectionBiasRate"));
+  if (p.selectionBias) layer->assigned = layer->device->zeros(DType::Int32, 2 * E);
+  layer->allowedExperts = unwrapOptional<Tensor>(config.Get("allowedExperts"));
+  if (layer->allowedExperts) checkSameDevice(*layer->device, {layer->allowedExperts});
   return wrap(info.Env(), std::move(layer));
 }
 
@@ -116,8 +132,12 @@ Napi::Value layerForward(const Napi::CallbackInfo& info) {
   call.routingIndices = unwrapOptional<Tensor>(options.Get("routingIndices"));
   call.routingWeights = unwrapOptional<Tensor>(options.Get("routingWeights"));
   call.logits = unwrapOptional<Tensor>(options.Get("logits"));
-  checkSameDevice(*layer->device,
-                  {input, call.mask, call.lossMask, call.routingIndices, call.routingWeights, call.logits});
+  call.noise = unwrapOptional<Tensor>(options.Get("noise"));
+  call.tokenTypes = unwrapOptional<Tensor>(options.Get("tokenTypes"));
+  checkSameDevice(*layer->device, {input, call.mask, call.lossMask, call.routingIndices, call.routingWeights,
+                                   call.logits, call.noise, call.tokenTypes});
+  if (const Napi::Value value = options.Get("noiseStep"); value.IsNumber()) call.noiseStep = count(value);
+  if (const Napi::Value value = options.Get("tokenOffset"); value.IsNumber()) call.tokenOffset = count(value);
   if (const Napi::Value value = options.Get("topK"); value.IsNumber()) call.topK = integer(value);
   if (const Napi::Value value = options.Get("capacityFactor"); value.IsNumber()) {
     call.capacity.factor = call.capacity.evalFactor = number(value);
@@ -126,6 +146,7 @@ Napi::Value layerForward(const Napi::CallbackInfo& info) {
   if (const Napi::Value value = options.Get("temperature"); value.IsNumber()) call.router.temperature = real(value);
   overrideLoss(options, "loadBalance", call.losses.loadBalanceOn, call.losses.loadBalance);
   overrideLoss(options, "importance", call.losses.importanceOn, call.losses.importance);
+  overrideLoss(options, "load", call.losses.loadOn, call.losses.load);
   overrideLoss(options, "z", call.losses.zOn, call.losses.z);
   if (call.topK < 1 || call.topK > layer->config.numExperts)
     throw Error(ErrorCode::InvalidArgument, "topK must be from 1 to numExperts");
@@ -151,8 +172,21 @@ Napi::Value layerStep(const Napi::CallbackInfo& info) {
   return Napi::Number::New(info.Env(), static_cast<double>(unwrap<Layer>(info[0])->step));
 }
 
-Napi::Value layerSetStep(const Napi::CallbackInfo& info) {
-  unwrap<Layer>(info[0])->step = static_cast<uint64_t>(count(info[1]));
+Napi::Value layerRestore(const Napi::CallbackInfo& info) {
+  const auto layer = unwrap<Layer>(info[0]);
+  layer->step = static_cast<uint64_t>(count(info[1]));
+  layer->seed = seedOf(info[2]);
+  return info.Env().Undefined();
+}
+
+Napi::Value layerAssigned(const Napi::CallbackInfo& info) {
+  return wrapTensorOrNull(info.Env(), unwrap<Layer>(info[0])->assigned);
+}
+
+Napi::Value layerUpdateSelectionBias(const Napi::CallbackInfo& info) {
+  const auto layer = unwrap<Layer>(info[0]);
+  if (!layer->assigned) throw Error(ErrorCode::Internal, "the layer has no selection bias");
+  layer->updateSelectionBias();
   return info.Env().Undefined();
 }
 
@@ -189,10 +223,12 @@ Napi::Value moePassStats(const Napi::CallbackInfo& info) {
     for (size_t i = 0; i < counts; ++i) ints[i] = copies->ints[i];
     ints[counts] = static_cast<int32_t>(capacity);
     const std::vector<float>& values = copies->floats;
-    Napi::Float32Array floats = Napi::Float32Array::New(env, 5);
-    for (int i = 0; i <= RouteValue::entropy; ++i) floats[i] = values[i];
-    floats[4] = losses.loadBalance * values[RouteValue::loadBalance] +
-                losses.importance * values[RouteValue::importance] + losses.z * values[RouteValue::z];
+    constexpr int total = RouteValue::entropy + 1;
+    Napi::Float32Array floats = Napi::Float32Array::New(env, total + 1);
+    for (int i = 0; i < total; ++i) floats[i] = values[i];
+    floats[total] = losses.loadBalance * values[RouteValue::loadBalance] +
+                    losses.importance * values[RouteValue::importance] + losses.load * values[RouteValue::load] +
+                    losses.z * values[RouteValue::z];
     Napi::Object stats = Napi::Object::New(env);
     stats.Set("ints", ints);
     stats.Set("floats", floats);
@@ -215,7 +251,9 @@ void exposeLayer(Napi::Object exports) {
   expose<release<Layer>>(exports, "layerRelease");
   expose<layerForward>(exports, "layerForward");
   expose<layerStep>(exports, "layerStep");
-  expose<layerSetStep>(exports, "layerSetStep");
+  expose<layerRestore>(exports, "layerRestore");
+  expose<layerAssigned>(exports, "layerAssigned");
+  expose<layerUpdateSelectionBias>(exports, "layerUpdateSelectionBias");
   expose<moePassBackward>(exports, "moePassBackward");
   expose<moePassStats>(exports, "moePassStats");
   expose<release<MoEPass>>(exports, "moePassRelease");

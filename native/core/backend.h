@@ -57,6 +57,8 @@ class Backend {
 
   virtual void routeForward(const RouteForward&) = 0;
   virtual void routeBackward(const RouteBackward&) = 0;
+  virtual void countAssignments(const CountAssignments&) = 0;
+  virtual void selectionBiasStep(const SelectionBiasStep&) = 0;
 
   virtual void buildPlan(const BuildPlan&) = 0;
   virtual void dispatch(const Dispatch&) = 0;

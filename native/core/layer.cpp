@@ -4,13 +4,15 @@
 
 #include <string>
 
+#include "../shared/noise.h"
+
 namespace moe {
 
 namespace {
 
 /// The float block of what the balancing losses keep for backward. One function both counts and carves.
 struct LossBlock {
-  float *counts = nullptr, *tokens = nullptr, *importance = nullptr;
+  float *counts = nullptr, *tokens = nullptr, *importance = nullptr, *load = nullptr;
 
   int64_t carve(float* block, const LossOptions& losses, int64_t scopes, int experts) {
     int64_t used = 0;
@@ -23,6 +25,7 @@ struct LossBlock {
       take(tokens, scopes);
     }
     if (losses.importanceOn) take(importance, experts);
+    if (losses.loadOn) take(load, experts);
     return used;
   }
 };
@@ -67,6 +70,20 @@ PlanRows planRows(const PlanBlock& block, int64_t tokens, int64_t rows, int expe
 
 }  // namespace
 
+void Layer::updateSelectionBias() {
+  const TensorPtr& bias = parameters.selectionBias->value();
+  const SelectionBiasStep step{.E = config.numExperts,
+                               .rate = config.selectionBiasRate,
+                               .totals = static_cast<int64_t*>(assigned->data()),
+                               .bias = bias->floats()};
+  Operands operands;
+  writes(operands, {bias});
+  reads(operands, {bias});
+  device->enqueue("MoELayer.updateSelectionBias", std::move(operands),
+                  [step](Backend& backend) { backend.selectionBiasStep(step); });
+  ++bias->version;
+}
+
 // ------------------------------------------------------------------------------------------------ forward
 
 MoEPass::MoEPass(std::shared_ptr<Layer> layer, const TensorPtr& input, const ForwardCall& call)
@@ -83,16 +100,24 @@ MoEPass::MoEPass(std::shared_ptr<Layer> layer, const TensorPtr& input, const For
       losses_(call.losses),
       input_(input),
       mask_(call.mask),
-      lossMask_(call.lossMask) {
+      lossMask_(call.lossMask),
+      tokenTypes_(call.tokenTypes) {
   if (input->size() % H_ != 0) throw Error(ErrorCode::Shape, "input must have a whole number of rows");
   T_ = input->size() / H_;
   if (!ranRouter_) losses_ = {};
   checkCall(call);
+  const bool ownNoise =
+      router_.noise == NoiseType::None || call.noise || (router_.noise == NoiseType::Jitter && call.logits);
+  noise_ = {.drawn = training_ && ranRouter_ && !ownNoise,
+            .key = noiseKey(layer_->seed, NoisePurpose::Router,
+                            call.noiseStep < 0 ? layer_->step : static_cast<uint64_t>(call.noiseStep)),
+            .tokenOffset = call.tokenOffset};
   capacity_ = call.capacity.resolve(T_, K_, E_, training_);
   R_ = maxRows(capacity_, T_, K_, E_);
 
   Device& device = *layer_->device;
-  for (const TensorPtr& tensor : {input_, mask_, lossMask_, call.routingIndices, call.routingWeights, call.logits})
+  for (const TensorPtr& tensor :
+       {input_, mask_, lossMask_, tokenTypes_, call.routingIndices, call.routingWeights, call.logits, call.noise})
     if (tensor) device.materialise(tensor);
 
   output_ = device.empty(dtype_, T_ * H_);
@@ -101,11 +126,12 @@ MoEPass::MoEPass(std::shared_ptr<Layer> layer, const TensorPtr& input, const For
   if (layer_->config.sharedSize > 0) queueShared(call);
 
   if (training_) {
-    ++layer_->step;
-    for (const TensorPtr& tensor : {input_, mask_, lossMask_, indices_, weights_, logits_}) watch(tensor);
+    if (call.noiseStep < 0) ++layer_->step;
+    for (const TensorPtr& tensor : {input_, mask_, lossMask_, tokenTypes_, indices_, weights_, logits_}) watch(tensor);
     watchParameters();
   } else {
-    for (TensorPtr* saved : {&input_, &mask_, &lossMask_, &scores_, &lossState_, &sharedPlan_, &sharedGates_})
+    for (TensorPtr* saved : {&input_, &mask_, &lossMask_, &tokenTypes_, &scores_, &noisy_, &noiseLogits_, &lossState_,
+                             &sharedPlan_, &sharedGates_})
       saved->reset();
   }
 }
@@ -117,6 +143,10 @@ void MoEPass::checkCall(const ForwardCall& call) const {
   checkOptional(call.routingIndices, T_ * K_, DType::Int32, "routing.indices");
   checkOptional(call.routingWeights, T_ * K_, DType::Float32, "routing.weights");
   checkOptional(call.logits, T_ * E_, DType::Float32, "logits");
+  checkOptional(call.noise, T_ * E_, DType::Float32, "noise");
+  checkOptional(call.tokenTypes, T_, DType::Int32, "tokenTypes");
+  if (layer_->allowedExperts && ranRouter_ && !call.tokenTypes)
+    throw Error(ErrorCode::InvalidArgument, "tokenTypes must be given to a layer with router.allowedExperts");
   if (T_ * K_ > INT32_MAX) throw Error(ErrorCode::Shape, "input has more tokens times choices than 2^31 - 1");
   if (losses_.sequenceLength > 0 && T_ % losses_.sequenceLength != 0)
     throw Error(ErrorCode::Shape, "input must have a multiple of losses.loadBalance.sequenceLength (" +
@@ -131,6 +161,10 @@ void MoEPass::queueRoute(const ForwardCall& call) {
   weights_ = device.empty(DType::Float32, T_ * K_);
   kept_ = device.empty(DType::Int32, T_ * K_);
   scores_ = device.empty(DType::Float32, T_ * K_);
+  const bool noisy = ranRouter_ && (call.noise || (noise_.drawn && router_.noise != NoiseType::Jitter));
+  if (noisy) noisy_ = device.empty(DType::Float32, T_ * E_);
+  const bool drawsLearned = noise_.drawn && router_.noise == NoiseType::Learned;
+  if (p.routerNoise && (drawsLearned || losses_.loadOn)) noiseLogits_ = device.empty(DType::Float32, T_ * E_);
   statistics_.values = device.empty(DType::Float32, RouteValue::count);
   LossBlock loss;
   const int64_t scopes = losses_.scopes(T_);
@@ -154,21 +188,29 @@ void MoEPass::queueRoute(const ForwardCall& call) {
                      .H = H_,
                      .E = E_,
                      .K = K_,
-                     .input = product ? input_->data() : nullptr,
+                     .input = product || noiseLogits_ ? input_->data() : nullptr,
                      .weight = product ? floatsOf(p.routerWeight) : nullptr,
                      .bias = ranRouter_ ? floatsOf(p.routerBias) : nullptr,
+                     .noiseWeight = noiseLogits_ ? floatsOf(p.routerNoise) : nullptr,
+                     .selectionBias = ranRouter_ ? floatsOf(p.selectionBias) : nullptr,
+                     .givenNoise = ranRouter_ ? floatsOf(call.noise) : nullptr,
+                     .noise = noise_,
+                     .allowed = allowed(),
                      .givenLogits = floatsOf(call.logits),
                      .givenIndices = intsOf(call.routingIndices),
                      .givenWeights = floatsOf(call.routingWeights),
                      .mask = intsOf(mask_),
                      .lossMask = intsOf(lossMask_),
                      .logits = floatsOf(logits_),
+                     .noisy = floatsOf(noisy_),
+                     .noiseLogits = floatsOf(noiseLogits_),
                      .indices = indices_->ints(),
                      .scores = scores_->floats(),
                      .weights = weights_->floats(),
                      .lossCounts = loss.counts,
                      .lossTokens = loss.tokens,
                      .importance = loss.importance,
+                     .load = loss.load,
                      .values = statistics_.values->floats()};
   BuildPlan plan = planInto(statistics_.block, T_, R_, E_, K_);
   plan.capacity = capacity_;
@@ -179,16 +221,35 @@ void MoEPass::queueRoute(const ForwardCall& call) {
   plan.kept = kept_->ints();
   const TensorPtr workspace = device.workspace(route, plan);
   Operands operands;
-  reads(operands, {input_, mask_, lossMask_, call.routingIndices, call.routingWeights, call.logits});
+  reads(operands, {input_, mask_, lossMask_, tokenTypes_, call.routingIndices, call.routingWeights, call.logits,
+                   call.noise, layer_->allowedExperts});
   if (ranRouter_)
-    for (const ParameterPtr& parameter : {p.routerWeight, p.routerBias})
+    for (const ParameterPtr& parameter : {p.routerWeight, p.routerBias, p.routerNoise, p.selectionBias})
       if (parameter) reads(operands, {parameter->value()});
-  writes(operands, {logits_, indices_, weights_, kept_, scores_, lossState_, statistics_.values, statistics_.plan,
-                    statistics_.counts});
+  writes(operands, {logits_, noisy_, noiseLogits_, indices_, weights_, kept_, scores_, lossState_, statistics_.values,
+                    statistics_.plan, statistics_.counts});
   device.enqueue("MoELayer.forward", std::move(operands), [route, plan](Backend& backend) {
     backend.routeForward(route);
     backend.buildPlan(plan);
   });
+  if (p.selectionBias && training_ && ranRouter_ && call.noiseStep < 0) countAssignments();
+}
+
+/// Apart from the forward, so that one that failed adds nothing and poisons nothing.
+void MoEPass::countAssignments() {
+  const CountAssignments count{
+      .E = E_, .counts = statistics_.block.assigned, .totals = static_cast<int64_t*>(layer_->assigned->data())};
+  const HealthPtr counts = statistics_.counts->health();
+  Operands operands;
+  operands.inputs.push_back(counts);
+  layer_->device->enqueue("MoELayer.forward", std::move(operands),
+                          [count](Backend& backend) { backend.countAssignments(count); });
+}
+
+AllowedExperts MoEPass::allowed() const {
+  const TensorPtr& table = layer_->allowedExperts;
+  if (!table || !ranRouter_) return {};
+  return {.table = table->ints(), .types = static_cast<int>(table->size() / E_), .tokenTypes = intsOf(tokenTypes_)};
 }
 
 void MoEPass::queueExperts(const ForwardCall& call) {
@@ -300,8 +361,9 @@ void MoEPass::watch(const TensorPtr& tensor) {
 
 void MoEPass::watchParameters() {
   const LayerParameters& p = layer_->parameters;
-  for (const ParameterPtr& parameter : {p.routerWeight, p.routerBias, p.gate, p.up, p.down, p.gateBias, p.upBias,
-                                        p.downBias, p.sharedGate, p.sharedUp, p.sharedDown, p.sharedOutputGate})
+  for (const ParameterPtr& parameter :
+       {p.routerWeight, p.routerBias, p.routerNoise, p.gate, p.up, p.down, p.gateBias, p.upBias, p.downBias,
+        p.sharedGate, p.sharedUp, p.sharedDown, p.sharedOutputGate})
     if (parameter) watch(parameter->value());
 }
 
@@ -326,15 +388,17 @@ MoEGradients MoEPass::backward(const TensorPtr& gradOutput, float lossScale) {
   const TensorPtr gradWeights = device.empty(DType::Float32, T_ * K_);
   const TensorPtr gradRows = device.empty(dtype_, R_ * H_);
   const TensorPtr gradLogits = ranRouter_ ? device.empty(DType::Float32, T_ * E_) : nullptr;
+  const TensorPtr gradNoiseLogits = noiseLogits_ ? device.empty(DType::Float32, T_ * E_) : nullptr;
   TensorPtr sharedGradRows, sharedGradGates;
   if (S > 0) sharedGradRows = device.empty(dtype_, T_ * H_);
   if (sharedGates_) sharedGradGates = device.empty(DType::Float32, T_);
   if (!ranRouter_) gradients.routingWeights = gradWeights;
 
   Operands operands;
-  reads(operands,
-        {gradOutput, input_, mask_, lossMask_, indices_, weights_, logits_, scores_, lossState_, statistics_.values,
-         statistics_.plan, savedGate_, savedUp_, sharedPlan_, sharedGates_, sharedSavedGate_, sharedSavedUp_});
+  reads(operands, {gradOutput,         input_,           mask_,      lossMask_, tokenTypes_, noisy_,
+                   noiseLogits_,       indices_,         weights_,   logits_,   scores_,     lossState_,
+                   statistics_.values, statistics_.plan, savedGate_, savedUp_,  sharedPlan_, sharedGates_,
+                   sharedSavedGate_,   sharedSavedUp_});
   for (const auto& [tensor, version] : watched_) operands.inputs.push_back(tensor->health());
   writes(operands, {gradients.input, gradWeights});
 
@@ -421,9 +485,11 @@ MoEGradients MoEPass::backward(const TensorPtr& gradOutput, float lossScale) {
     LossOptions losses = losses_;
     losses.loadBalance *= lossScale;
     losses.importance *= lossScale;
+    losses.load *= lossScale;
     losses.z *= lossScale;
     const GradTarget weight = givenLogits_ ? GradTarget{} : gradTarget(p.routerWeight, operands);
     const GradTarget bias = gradTarget(p.routerBias, operands);
+    const GradTarget noise = noiseLogits_ ? gradTarget(p.routerNoise, operands) : GradTarget{};
     writes(operands, {gradLogits});
     if (givenLogits_) gradients.routingLogits = gradLogits;
     route = {.dtype = dtype_,
@@ -433,24 +499,33 @@ MoEGradients MoEPass::backward(const TensorPtr& gradOutput, float lossScale) {
              .H = H_,
              .E = E_,
              .K = K_,
-             .input = givenLogits_ ? nullptr : input_->data(),
+             .input = givenLogits_ && !noiseLogits_ ? nullptr : input_->data(),
              .weight = givenLogits_ ? nullptr : floatsOf(p.routerWeight),
+             .noiseWeight = noiseLogits_ ? floatsOf(p.routerNoise) : nullptr,
+             .noise = noise_,
+             .allowed = allowed(),
              .mask = intsOf(mask_),
              .lossMask = intsOf(lossMask_),
              .logits = logits_->floats(),
+             .noisy = floatsOf(noisy_),
+             .noiseLogits = floatsOf(noiseLogits_),
              .indices = indices_->ints(),
              .scores = scores_->floats(),
              .lossCounts = loss.counts,
              .lossTokens = loss.tokens,
              .importance = loss.importance,
+             .load = loss.load,
              .values = statistics_.values->floats(),
              .gradWeights = gradWeights->floats(),
              .gradLogits = gradLogits->floats(),
-             .gradInput = givenLogits_ ? nullptr : gradients.input->data(),
+             .gradInput = givenLogits_ && !noiseLogits_ ? nullptr : gradients.input->data(),
              .gradWeight = weight.data,
              .gradBias = bias.data,
+             .gradNoiseLogits = floatsOf(gradNoiseLogits),
+             .gradNoiseWeight = noise.data,
              .accumulateWeight = weight.accumulate,
-             .accumulateBias = bias.accumulate};
+             .accumulateBias = bias.accumulate,
+             .accumulateNoiseWeight = noise.accumulate};
   }
 
   const auto combineInto = [&](const PlanRows& plan, const void* rows, bool accumulate) {
@@ -480,11 +555,12 @@ MoEGradients MoEPass::backward(const TensorPtr& gradOutput, float lossScale) {
                     p.sharedOutputGate});
   if (ranRouter_) markGradsWritten({p.routerBias});
   if (ranRouter_ && !givenLogits_) markGradsWritten({p.routerWeight});
+  if (noiseLogits_) markGradsWritten({p.routerNoise});
 
   spent_ = true;
   watched_.clear();
-  for (TensorPtr* saved : {&input_, &mask_, &lossMask_, &scores_, &lossState_, &savedGate_, &savedUp_, &sharedPlan_,
-                           &sharedGates_, &sharedSavedGate_, &sharedSavedUp_})
+  for (TensorPtr* saved : {&input_, &mask_, &lossMask_, &tokenTypes_, &scores_, &noisy_, &noiseLogits_, &lossState_,
+                           &savedGate_, &savedUp_, &sharedPlan_, &sharedGates_, &sharedSavedGate_, &sharedSavedUp_})
     saved->reset();
   return gradients;
 }

@@ -19,11 +19,13 @@ struct LayerConfig {
   LossOptions losses;
   ActivationOptions activation;
   int sharedSize = 0;  // 0: no shared experts
+  float selectionBiasRate = 0;
 };
 
 /// Null where the configuration has none.
 struct LayerParameters {
   ParameterPtr routerWeight, routerBias;                            // [E,H], [E]
+  ParameterPtr routerNoise, selectionBias;                          // [E,H], [E]; the latter is never trained
   ParameterPtr gate, up, down, gateBias, upBias, downBias;          // [E,F,H] ×2, [E,H,F], [E,F] ×2, [E,H]
   ParameterPtr sharedGate, sharedUp, sharedDown, sharedOutputGate;  // [S,H] ×2, [H,S], [1,H]
 };
@@ -38,14 +40,23 @@ struct ForwardCall {
   TensorPtr mask, lossMask;                  // [T] int32 or null
   TensorPtr routingIndices, routingWeights;  // [T,K] or null
   TensorPtr logits;                          // [T,E] or null
+  TensorPtr noise;                           // [T,E] or null
+  TensorPtr tokenTypes;                      // [T] int32 or null
+  int64_t noiseStep = -1;                    // keys the draws in place of the layer's count; below 0: the count does
+  int64_t tokenOffset = 0;
 };
 
 struct Layer {
   std::shared_ptr<Device> device;
   LayerConfig config;
   LayerParameters parameters;
-  /// Training forwards so far; keys noise.
-  uint64_t step = 0;
+  /// Keys noise, with the count of training forwards so far. A recomputation, which names its step, is not counted.
+  uint64_t seed = 0, step = 0;
+  TensorPtr allowedExperts;  // [types,E] 0/1 or null
+  TensorPtr assigned;        // [2·E] as int64 [E]: assignments since the selection bias was last stepped; or null
+
+  /// Queues the step of the selection bias by the imbalance since the last one.
+  void updateSelectionBias();
 };
 
 /// The unscaled losses and statistics of one forward on the device; see RouteValue and PlanTotal.
@@ -81,10 +92,12 @@ class MoEPass {
  private:
   void checkCall(const ForwardCall& call) const;
   void queueRoute(const ForwardCall& call);
+  void countAssignments();
   void queueExperts(const ForwardCall& call);
   void queueShared(const ForwardCall& call);
   void watch(const TensorPtr& tensor);
   void watchParameters();
+  AllowedExperts allowed() const;
   PlanRows rows() const;
   PlanRows sharedRows() const;
 
@@ -95,13 +108,15 @@ class MoEPass {
   bool training_, ranRouter_, givenLogits_;
   bool spent_ = false;
   RouterOptions router_;
+  RouteNoise noise_{};
   LossOptions losses_;
   CapacityOptions capacity_;
 
-  TensorPtr input_, mask_, lossMask_;
+  TensorPtr input_, mask_, lossMask_, tokenTypes_;
   TensorPtr output_, indices_, weights_, kept_, logits_;
-  TensorPtr scores_;     // [T,K]
-  TensorPtr lossState_;  // lossCounts [scopes,E], lossTokens [scopes], importance [E]
+  TensorPtr scores_;               // [T,K]
+  TensorPtr noisy_, noiseLogits_;  // [T,E] or null
+  TensorPtr lossState_;            // lossCounts [scopes,E], lossTokens [scopes], importance [E], load [E]
   LayerStatistics statistics_;
   TensorPtr savedGate_, savedUp_;  // [R,F]
 

@@ -37,6 +37,13 @@ class CpuBackend final : public Backend {
   // route.cpp
   void routeForward(const RouteForward&) override;
   void routeBackward(const RouteBackward&) override;
+  size_t workspaceBytes(const RouteForward&) const override;
+  size_t workspaceBytes(const RouteBackward&) const override;
+  using Backend::workspaceBytes;
+
+  // route-select.cpp
+  void countAssignments(const CountAssignments&) override;
+  void selectionBiasStep(const SelectionBiasStep&) override;
 
   // permute.cpp
   void buildPlan(const BuildPlan&) override;

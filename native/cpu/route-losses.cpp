@@ -2,6 +2,10 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
+
+#include "route-noise.h"
+#include "route-select.h"
 
 namespace moe::cpu {
 
@@ -41,7 +45,28 @@ double entropyOf(const std::vector<double>& sums) {
 }
 
 /// What c counted assignments are divided by to give f.
-double countsPerToken(const LossOptions& losses, int K) { return losses.counts == LossCounts::All ? K : 1; }
+double countsPerToken(const LossOptions& losses, int K) { return losses.counts == LossCounts::FirstChoice ? 1 : K; }
+
+/// What f and P are summed over: the experts, or groups of them.
+int balancedParts(const LossOptions& losses, int E) { return losses.expertGroups > 0 ? losses.expertGroups : E; }
+
+/// Gives every expert the count of its whole group.
+void spreadOverGroups(const LossOptions& losses, std::vector<int64_t>& counts) {
+  if (losses.expertGroups == 0) return;
+  const size_t size = counts.size() / losses.expertGroups;
+  for (auto group = counts.begin(); group != counts.end(); group += size)
+    std::fill_n(group, size, std::accumulate(group, group + size, int64_t{0}));
+}
+
+/// d cv² / dS_e, times the coefficient.
+std::vector<float> variationSlopes(const float* S, int E, double coefficient) {
+  const Variation v = variationOf(S, E);
+  const double power = v.mean * v.mean + variationEpsilon;
+  std::vector<float> slopes(E);
+  for (int e = 0; e < E; ++e)
+    slopes[e] = static_cast<float>(coefficient * 2 * (S[e] - v.mean - v.squared * v.mean) / (E * power));
+  return slopes;
+}
 
 }  // namespace
 
@@ -60,6 +85,49 @@ int64_t RoutePieces::end(int64_t piece) const {
   return std::min(begin(piece) + tokensPerPiece, (scopeOf(piece) + 1) * scopeTokens_);
 }
 
+// ------------------------------------------------------------------------------------------------ load
+
+LoadChances::LoadChances(const RouterOptions& router, const LossOptions& losses, int E, int K)
+    : router_(router), excludingSelf_(losses.loadThreshold == LoadThreshold::ExcludingSelf), E_(E), K_(K) {
+  if (!losses.loadOn) return;
+  ranked_.resize(K + 1);
+  threshold_.resize(E);
+  chances_.resize(E);
+  distance_.resize(E);
+  deviation_.resize(E);
+}
+
+void LoadChances::set(const float* open, const float* noisy, float noisyDivisor, const float* noiseLogits) {
+  selectTopK(noisy, E_, K_ + 1, ranked_.data());
+  const auto chosenEnd = ranked_.begin() + K_;
+  for (int e = 0; e < E_; ++e) {
+    const bool isChosen = excludingSelf_ && std::find(ranked_.begin(), chosenEnd, e) != chosenEnd;
+    threshold_[e] = -1;
+    chances_[e] = 0;
+    if (open[e] == -INFINITY) continue;
+    threshold_[e] = isChosen ? ranked_[K_] : ranked_[K_ - 1];
+    if (threshold_[e] < 0) {
+      chances_[e] = 1;
+      continue;
+    }
+    const double threshold = static_cast<double>(noisy[threshold_[e]]) / noisyDivisor;
+    deviation_[e] = deviationAt(router_, noiseLogits, e);
+    distance_[e] = (static_cast<double>(open[e]) / router_.temperature - threshold) / deviation_[e];
+    chances_[e] = static_cast<float>(0.5 * std::erfc(-distance_[e] * M_SQRT1_2));
+  }
+}
+
+void LoadChances::backward(const float* slopes, float* gradLogits, float* gradNoisy, float* gradDeviations) const {
+  for (int e = 0; e < E_; ++e) {
+    if (threshold_[e] < 0) continue;
+    const double density = std::exp(-0.5 * distance_[e] * distance_[e]) * 0.5 * M_2_SQRTPI * M_SQRT1_2;
+    const double slope = slopes[e] * density / deviation_[e];
+    gradLogits[e] += static_cast<float>(slope / router_.temperature);
+    gradNoisy[threshold_[e]] -= static_cast<float>(slope);
+    gradDeviations[e] -= static_cast<float>(slope * distance_[e]);
+  }
+}
+
 // ------------------------------------------------------------------------------------------------ forward
 
 RouteSums::RouteSums(const RouteForward& route, const RoutePieces& pieces) : route_(route), pieces_(pieces) {
@@ -70,6 +138,7 @@ RouteSums::RouteSums(const RouteForward& route, const RoutePieces& pieces) : rou
     if (route.lossMask) lossP_.resize(elements);
   }
   if (route.losses.importanceOn) importance_.resize(elements);
+  if (route.losses.loadOn) load_.resize(elements);
   live_.resize(count);
   loss_.resize(count);
   z_.resize(count);
@@ -88,14 +157,15 @@ void RouteSums::add(int64_t piece, const RoutedToken& token, bool countsInLosses
   ++loss_[piece];
   if (!lossP_.empty()) addRow(lossP_, token.probabilities);
   if (!counts_.empty()) {
-    const int counted = losses.counts == LossCounts::All ? K : 1;
+    const int counted = losses.counts == LossCounts::FirstChoice ? 1 : K;
     for (int k = 0; k < counted; ++k)
-      if (token.indices[k] >= 0) ++counts_[piece * E + token.indices[k]];
+      if (token.counted[k] >= 0) ++counts_[piece * E + token.counted[k]];
   }
   if (losses.importanceOn && losses.importanceFrom == ImportanceFrom::Softmax) addRow(importance_, token.clean);
   if (losses.importanceOn && losses.importanceFrom == ImportanceFrom::Gates)
     for (int k = 0; k < K; ++k)
       if (token.indices[k] >= 0) importance_[piece * E + token.indices[k]] += token.weights[k];
+  if (losses.loadOn) addRow(load_, token.chances);
   if (losses.zOn) z_[piece] += static_cast<double>(token.logSumExp) * token.logSumExp;
 }
 
@@ -105,7 +175,7 @@ void RouteSums::finish() const {
   const std::vector<float>& lossP = lossP_.empty() ? liveP_ : lossP_;
 
   std::vector<int64_t> scopeTokens(pieces_.scopes);
-  std::vector<double> live(E), importance(E);
+  std::vector<double> live(E), importance(E), load(E);
   int64_t liveCount = 0, lossCount = 0;
   double z = 0;
   for (int64_t piece = 0; piece < pieces; ++piece) {
@@ -116,6 +186,8 @@ void RouteSums::finish() const {
     for (int e = 0; e < E; ++e) live[e] += liveP_[piece * E + e];
     if (!importance_.empty())
       for (int e = 0; e < E; ++e) importance[e] += importance_[piece * E + e];
+    if (!load_.empty())
+      for (int e = 0; e < E; ++e) load[e] += load_[piece * E + e];
   }
 
   double balance = 0, filledScopes = 0;
@@ -132,13 +204,14 @@ void RouteSums::finish() const {
         }
       const double n = static_cast<double>(scopeTokens[scope]);
       route_.lossTokens[scope] = static_cast<float>(n);
+      spreadOverGroups(route_.losses, counts);
       double product = 0;
       for (int e = 0; e < E; ++e) {
         route_.lossCounts[scope * E + e] = static_cast<float>(counts[e]);
         product += static_cast<double>(counts[e]) * P[e];
       }
       if (n == 0) continue;
-      balance += E * product / (n * n * countsPerToken(route_.losses, route_.K));
+      balance += balancedParts(route_.losses, E) * product / (n * n * countsPerToken(route_.losses, route_.K));
       ++filledScopes;
     }
   }
@@ -149,6 +222,10 @@ void RouteSums::finish() const {
   if (route_.losses.importanceOn) {
     for (int e = 0; e < E; ++e) route_.importance[e] = static_cast<float>(importance[e]);
     values[RouteValue::importance] = static_cast<float>(variationOf(route_.importance, E).squared);
+  }
+  if (route_.losses.loadOn) {
+    for (int e = 0; e < E; ++e) route_.load[e] = static_cast<float>(load[e]);
+    values[RouteValue::load] = static_cast<float>(variationOf(route_.load, E).squared);
   }
   if (lossCount > 0) values[RouteValue::z] = static_cast<float>(z / static_cast<double>(lossCount));
   values[RouteValue::entropy] = static_cast<float>(liveCount > 0 ? entropyOf(live) : 0.0);
@@ -163,21 +240,15 @@ RouteSlopes::RouteSlopes(const RouteBackward& route) : route_(route) {
   if (losses.loadBalanceOn)
     for (int64_t scope = 0; scope < losses.scopes(route.T); ++scope) filledScopes_ += route.lossTokens[scope] > 0;
   if (losses.zOn && lossTokens > 0) z_ = static_cast<float>(2.0 * losses.z / lossTokens);
-  if (losses.importanceOn) {
-    const Variation v = variationOf(route.importance, route.E);
-    const double power = v.mean * v.mean + variationEpsilon;
-    for (int e = 0; e < route.E; ++e) {
-      const double slope = 2 * (route.importance[e] - v.mean - v.squared * v.mean) / (route.E * power);
-      importance_.push_back(static_cast<float>(losses.importance * slope));
-    }
-  }
+  if (losses.importanceOn) importance_ = variationSlopes(route.importance, route.E, losses.importance);
+  if (losses.loadOn) load_ = variationSlopes(route.load, route.E, losses.load);
 }
 
 void RouteSlopes::balance(int64_t scope, float* slopes) const {
   const int E = route_.E;
   const double n = route_.lossTokens[scope];
-  const double factor =
-      n > 0 ? route_.losses.loadBalance * E / (n * n * countsPerToken(route_.losses, route_.K) * filledScopes_) : 0.0;
+  const double divisor = n * n * countsPerToken(route_.losses, route_.K) * filledScopes_;
+  const double factor = n > 0 ? route_.losses.loadBalance * balancedParts(route_.losses, E) / divisor : 0.0;
   for (int e = 0; e < E; ++e) slopes[e] = static_cast<float>(factor * route_.lossCounts[scope * E + e]);
 }
 

@@ -1,18 +1,21 @@
-// The route stage: logits, scores, top-K and gate weights, forward and backward. The balancing losses' sums and slopes
-// are in route-losses.cpp, the products with the router's weight in narrow.cpp.
+// The route stage, forward and backward: the order of its parts. Scores are in route-scores.cpp, choices in
+// route-select.cpp, gate weights in route-weights.cpp, noise in route-noise.cpp, the balancing losses' sums and slopes
+// in route-losses.cpp, the products with the router's weight in narrow.cpp.
 #include <algorithm>
-#include <cmath>
 #include <string>
 #include <vector>
 
 #include "../core/error.h"
-#include "../shared/math.h"
+#include "../shared/activation.h"
 #include "backend.h"
 #include "element.h"
 #include "lowest.h"
 #include "narrow.h"
 #include "route-losses.h"
-#include "simd/row.h"
+#include "route-noise.h"
+#include "route-scores.h"
+#include "route-select.h"
+#include "route-weights.h"
 
 namespace moe::cpu {
 
@@ -22,59 +25,9 @@ constexpr int64_t tokensPerPiece = 64;
 
 bool isLive(const int32_t* mask, int64_t t) { return !mask || mask[t] != 0; }
 
-/// The K largest of values [E] in falling order; of equal ones the lower index first.
-void selectTopK(const float* values, int E, int K, int32_t* indices) {
-  int filled = 0;
-  for (int e = 0; e < E; ++e) {
-    if (filled == K && values[e] <= values[indices[K - 1]]) continue;
-    int at = filled < K ? filled++ : K - 1;
-    for (; at > 0 && values[e] > values[indices[at - 1]]; --at) indices[at] = indices[at - 1];
-    indices[at] = e;
-  }
-}
-
-/// scores [K] = softmax over the selected logits alone.
-void softmaxOfSelected(const float* logits, float temperature, const int32_t* indices, int K, float* scores) {
-  float highest = -INFINITY;
-  for (int k = 0; k < K; ++k)
-    if (indices[k] >= 0) highest = std::max(highest, logits[indices[k]] / temperature);
-  float sum = 0;
-  for (int k = 0; k < K; ++k) {
-    scores[k] = indices[k] < 0 ? 0.0f : moe::exp(logits[indices[k]] / temperature - highest);
-    sum += scores[k];
-  }
-  for (int k = 0; k < K; ++k) scores[k] = sum > 0 ? scores[k] / sum : 0.0f;
-}
-
-/// ‖scores‖_p. Powers are those of shares of the largest: those of small scores would all be 0 for a large p.
-double normOf(const RouterOptions& router, const float* scores, int K) {
-  double sum = 0;
-  if (router.normP == 1 || router.normP == 2) {
-    for (int k = 0; k < K; ++k) {
-      const double s = scores[k];
-      sum += router.normP == 1 ? s : s * s;
-    }
-    return router.normP == 1 ? sum : std::sqrt(sum);
-  }
-  const double largest = *std::max_element(scores, scores + K);
-  if (!(largest > 0)) return 0;
-  for (int k = 0; k < K; ++k)
-    if (scores[k] > 0) sum += std::pow(scores[k] / largest, router.normP);
-  return largest * std::pow(sum, 1.0 / router.normP);
-}
-
-/// weights [K] of scores [K].
-void weigh(const RouterOptions& router, const float* scores, int K, float* weights) {
-  double factor = router.weightScale;
-  if (router.renormalize) {
-    const double divisor = normOf(router, scores, K) + router.normEpsilon;
-    factor = divisor > 0 ? factor / divisor : 0.0;
-  }
-  for (int k = 0; k < K; ++k) weights[k] = static_cast<float>(factor * scores[k]);
-}
-
 void clearToken(const RouteForward& f, int64_t t) {
-  if (f.logits) std::fill_n(f.logits + t * f.E, f.E, 0.0f);
+  for (float* rows : {f.logits, f.noisy, f.noiseLogits})
+    if (rows) std::fill_n(rows + t * f.E, f.E, 0.0f);
   std::fill_n(f.indices + t * f.K, f.K, -1);
   std::fill_n(f.scores + t * f.K, f.K, 0.0f);
   std::fill_n(f.weights + t * f.K, f.K, 0.0f);
@@ -125,52 +78,108 @@ void copyLogits(const RouteForward& f, ThreadPool& pool) {
   });
 }
 
-/// Per-worker room for rows of E floats.
-class Rows {
- public:
-  Rows(const ThreadPool& pool, int E, int perWorker)
-      : E_(E), perWorker_(perWorker), floats_(static_cast<size_t>(pool.threads()) * perWorker * E) {}
-  float* of(int worker, int row) { return floats_.data() + (static_cast<size_t>(worker) * perWorker_ + row) * E_; }
+/// [E] of a live token, or null.
+const int32_t* allowedOf(const AllowedExperts& allowed, int64_t t, int E) {
+  return allowed.table ? allowed.table + static_cast<int64_t>(allowed.tokenTypes[t]) * E : nullptr;
+}
 
- private:
-  int E_, perWorker_;
-  std::vector<float> floats_;
+void checkTypes(const AllowedExperts& allowed, const int32_t* mask, int64_t T) {
+  if (!allowed.table) return;
+  for (int64_t t = 0; t < T; ++t) {
+    const int32_t type = allowed.tokenTypes[t];
+    if (!isLive(mask, t) || (type >= 0 && type < allowed.types)) continue;
+    throw Error(ErrorCode::InvalidArgument, "tokenTypes of token " + std::to_string(t) + " must be in [0, " +
+                                                std::to_string(allowed.types) + "), got " + std::to_string(type));
+  }
+}
+
+const float* rowOf(const float* matrix, int64_t t, int E) { return matrix ? matrix + t * E : nullptr; }
+
+/// jittered [T,H] = the input of live tokens times what is drawn.
+template <class Element>
+void jitterInput(const RouterOptions& router, const RouteNoise& noise, const std::vector<int32_t>& live,
+                 const Element* input, int H, float* jittered, ThreadPool& pool) {
+  pool.parallelRanges(static_cast<int64_t>(live.size()), tokensPerPiece, [&](int64_t begin, int64_t end, int) {
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t t = live[i];
+      drawJitter(router, noise, t, H, jittered + t * H);
+      for (int h = 0; h < H; ++h) jittered[t * H + h] *= toFloat(input[t * H + h]);
+    }
+  });
+}
+
+/// What one worker needs for the token it is at.
+struct Worker {
+  Worker(const RowKernels& row, const RouterOptions& router, const LossOptions& losses, int E, int K)
+      : scores(row, router, E),
+        load(router, losses, E, K),
+        counted(K),
+        gradWeights(K),
+        gradScores(K),
+        gradP(E),
+        balance(E),
+        gradNoisy(E),
+        gradDeviations(E),
+        noise(E) {}
+
+  TokenScores scores;
+  LoadChances load;
+  std::vector<int32_t> counted;
+  std::vector<double> gradWeights, gradScores;
+  std::vector<float> gradP, balance, gradNoisy, gradDeviations, noise;
 };
+
+std::vector<Worker> workers(const ThreadPool& pool, const RowKernels& row, const RouterOptions& router,
+                            const LossOptions& losses, int E, int K) {
+  return std::vector<Worker>(pool.threads(), Worker(row, router, losses, E, K));
+}
+
+size_t jitterBytes(const RouterOptions& router, const RouteNoise& noise, const void* input, int64_t T, int H) {
+  return input && hasJitter(router, noise) ? static_cast<size_t>(T) * H * sizeof(float) : 0;
+}
 
 }  // namespace
 
 // ------------------------------------------------------------------------------------------------ forward
 
+size_t CpuBackend::workspaceBytes(const RouteForward& f) const {
+  return f.givenLogits ? 0 : jitterBytes(f.router, f.noise, f.input, f.T, f.H);
+}
+
 void CpuBackend::routeForward(const RouteForward& f) {
   if (f.givenWeights) return copyGiven(f, pool_);
   const int E = f.E, K = f.K;
   const RouterOptions& router = f.router;
+  checkTypes(f.allowed, f.mask, f.T);
 
-  if (f.givenLogits) {
-    copyLogits(f, pool_);
-  } else {
-    const std::vector<int32_t> live = liveTokens(f.mask, f.T);
-    withElement(f.dtype, [&]<class Element>() {
-      const Narrow<Element> product{pool_, row_, live, f.H, E};
-      product.forward(elements<Element>(f.input), f.weight, f.bias, f.logits);
-    });
-  }
+  const std::vector<int32_t> live = liveTokens(f.mask, f.T);
+  if (f.givenLogits) copyLogits(f, pool_);
+  withElement(f.dtype, [&]<class Element>() {
+    const Element* input = elements<Element>(f.input);
+    const Narrow<Element> product{pool_, row_, live, f.H, E};
+    if (f.noiseLogits) product.forward(input, f.noiseWeight, nullptr, f.noiseLogits);
+    if (f.givenLogits) return;
+    if (!hasJitter(router, f.noise)) return product.forward(input, f.weight, f.bias, f.logits);
+    auto* jittered = static_cast<float*>(f.workspace);
+    jitterInput(router, f.noise, live, input, f.H, jittered, pool_);
+    Narrow<float>{pool_, row_, live, f.H, E}.forward(jittered, f.weight, f.bias, f.logits);
+  });
 
-  const bool cleanSoftmax = f.losses.importanceOn && f.losses.importanceFrom == ImportanceFrom::Softmax;
-  const bool tempered = router.temperature != 1;
-  const RoutePieces pieces(f.losses, f.T);
+  const LossOptions& losses = f.losses;
+  const bool cleanSoftmax = losses.importanceOn && losses.importanceFrom == ImportanceFrom::Softmax;
+  const bool countsUnbiased = losses.loadBalanceOn && losses.counts == LossCounts::Unbiased;
+  const RoutePieces pieces(losses, f.T);
   RouteSums sums(f, pieces);
-  Rows scratch(pool_, E, 2);
+  std::vector<Worker> perWorker = workers(pool_, row_, router, losses, E, K);
   Lowest badIndex, notFinite;
   pool_.parallelFor(pieces.count(), [&](int64_t piece, int worker) {
-    float* probabilities = scratch.of(worker, 0);
-    float* clean = tempered ? scratch.of(worker, 1) : probabilities;
+    Worker& own = perWorker[worker];
+    TokenScores& token = own.scores;
     for (int64_t t = pieces.begin(piece); t < pieces.end(piece); ++t) {
       if (!isLive(f.mask, t)) {
         clearToken(f, t);
         continue;
       }
-      const float* logits = f.logits + t * E;
       int32_t* indices = f.indices + t * K;
       float* scores = f.scores + t * K;
       float* weights = f.weights + t * K;
@@ -178,21 +187,36 @@ void CpuBackend::routeForward(const RouteForward& f) {
         badIndex.note(t);
         continue;
       }
-      ExpSum sum = row_.softmax(logits, router.temperature, E, probabilities);
-      if (!sum.finite) {
+      const int32_t* allowed = allowedOf(f.allowed, t, E);
+      if (f.noisy) addNoise(f, t, allowed);
+      if (!token.set(f.logits + t * E, allowed, rowOf(f.noisy, t, E))) {
         notFinite.note(t);
         continue;
       }
-      if (tempered && (cleanSoftmax || f.losses.zOn)) sum = row_.softmax(logits, 1.0f, E, clean);
 
-      if (!f.givenIndices) selectTopK(logits, E, K, indices);
-      if (router.selectBy == SelectBy::Logits)
-        softmaxOfSelected(logits, router.temperature, indices, K, scores);
+      if (!f.givenIndices) selectTopK(token.compared(f.selectionBias), E, K, indices);
+      if (router.selectBy == SelectBy::Logits && router.scoring == Scoring::Softmax)
+        softmaxOfSelected(token.noisy(), token.noisyDivisor(), indices, K, scores);
       else
-        for (int k = 0; k < K; ++k) scores[k] = indices[k] < 0 ? 0.0f : probabilities[indices[k]];
+        for (int k = 0; k < K; ++k) scores[k] = indices[k] < 0 ? 0.0f : token.scores()[indices[k]];
       weigh(router, scores, K, weights);
 
-      sums.add(piece, {probabilities, clean, sum.maximum + moe::log(sum.sum), indices, weights}, isLive(f.lossMask, t));
+      if (countsUnbiased) selectTopK(token.noisy(), E, K, own.counted.data());
+      if (losses.loadOn) own.load.set(token.open(), token.noisy(), token.noisyDivisor(), rowOf(f.noiseLogits, t, E));
+      float logSumExp = 0;
+      if (cleanSoftmax || losses.zOn) {
+        const ExpSum sum = token.cleanSum();
+        logSumExp = sum.maximum + moe::log(sum.sum);
+      }
+      sums.add(piece,
+               {.probabilities = token.probabilities(),
+                .clean = token.clean(),
+                .logSumExp = logSumExp,
+                .indices = indices,
+                .counted = countsUnbiased ? own.counted.data() : indices,
+                .weights = weights,
+                .chances = losses.loadOn ? own.load.chances() : nullptr},
+               isLive(f.lossMask, t));
     }
   });
   throwIfBadIndex(f, badIndex);
@@ -204,37 +228,47 @@ void CpuBackend::routeForward(const RouteForward& f) {
 
 // ------------------------------------------------------------------------------------------------ backward
 
-namespace {
-
-/// gradScores [K]: back through scale and renormalisation.
-void weighBackward(const RouterOptions& router, const float* scores, const double* gradWeights, int K,
-                   double* gradScores) {
-  const double scale = router.weightScale;
-  if (!router.renormalize) {
-    for (int k = 0; k < K; ++k) gradScores[k] = scale * gradWeights[k];
-    return;
-  }
-  const double norm = normOf(router, scores, K), divisor = norm + router.normEpsilon;
-  double projection = 0;
-  for (int k = 0; k < K; ++k) projection += gradWeights[k] * scores[k];
-  for (int k = 0; k < K; ++k) {
-    const double s = scores[k];
-    // d‖s‖_p / ds_k = (s_k/‖s‖_p)^(p-1)
-    const double slope = router.normP == 1 ? 1.0 : s > 0 ? std::pow(s / norm, router.normP - 1.0) : 0.0;
-    gradScores[k] = divisor > 0 ? scale / divisor * (gradWeights[k] - projection / divisor * slope) : 0.0;
-  }
+size_t CpuBackend::workspaceBytes(const RouteBackward& b) const {
+  return jitterBytes(b.router, b.noise, b.input, b.T, b.H);
 }
 
-/// gradLogits += back through the softmax over the selected logits alone.
-void softmaxOfSelectedBackward(const float* scores, const int32_t* indices, const double* gradScores, int K,
-                               double temperature, float* gradLogits) {
-  // Against the gradient of the largest score nothing cancels when that score is close to 1.
-  const double shift = gradScores[std::max_element(scores, scores + K) - scores];
-  double mean = 0;
-  for (int k = 0; k < K; ++k) mean += scores[k] * (gradScores[k] - shift);
-  for (int k = 0; k < K; ++k)
-    if (indices[k] >= 0)
-      gradLogits[indices[k]] += static_cast<float>(scores[k] * (gradScores[k] - shift - mean) / temperature);
+namespace {
+
+/// gradInput += gradLogits · weight and gradWeight (+)= gradLogitsᵀ · input, the input as forward jittered it.
+template <class Element>
+void productBackward(const RouteBackward& b, const std::vector<int32_t>& live, ThreadPool& pool,
+                     const RowKernels& row) {
+  const Element* input = elements<Element>(b.input);
+  Element* gradInput = elements<Element>(b.gradInput);
+  const int64_t H = b.H;
+  if (!hasJitter(b.router, b.noise)) {
+    const Narrow<Element> product{pool, row, live, b.H, b.E};
+    if (gradInput) product.backwardInput(b.gradLogits, b.weight, gradInput);
+    if (b.gradWeight) product.backwardWeight(b.gradLogits, input, b.gradWeight, b.accumulateWeight);
+    return;
+  }
+  auto* rows = static_cast<float*>(b.workspace);  // [T,H] the jittered input, then its gradient
+  const Narrow<float> product{pool, row, live, b.H, b.E};
+  if (b.gradWeight) {
+    jitterInput(b.router, b.noise, live, input, b.H, rows, pool);
+    product.backwardWeight(b.gradLogits, rows, b.gradWeight, b.accumulateWeight);
+  }
+  if (!gradInput) return;
+  pool.parallelRanges(b.T, tokensPerPiece,
+                      [&](int64_t begin, int64_t end, int) { std::fill(rows + begin * H, rows + end * H, 0.0f); });
+  product.backwardInput(b.gradLogits, b.weight, rows);
+  std::vector<float> factors(static_cast<size_t>(pool.threads()) * H);
+  pool.parallelRanges(static_cast<int64_t>(live.size()), tokensPerPiece, [&](int64_t begin, int64_t end, int worker) {
+    float* own = factors.data() + worker * H;
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t t = live[i];
+      drawJitter(b.router, b.noise, t, b.H, own);
+      for (int h = 0; h < H; ++h) {
+        Element& grad = gradInput[t * H + h];
+        grad = roundTo<Element>(toFloat(grad) + own[h] * rows[t * H + h]);
+      }
+    }
+  });
 }
 
 }  // namespace
@@ -244,58 +278,78 @@ void CpuBackend::routeBackward(const RouteBackward& b) {
   const RouterOptions& router = b.router;
   const LossOptions& losses = b.losses;
   const bool cleanSoftmax = losses.importanceOn && losses.importanceFrom == ImportanceFrom::Softmax;
-  const bool tempered = router.temperature != 1;
+  const bool overSelected = router.selectBy == SelectBy::Logits && router.scoring == Scoring::Softmax;
+  // Without noise a softmax over all experts serves weights and losses at once.
+  const bool scoresAreP = router.scoring == Scoring::Softmax && !overSelected && !b.noisy;
   const RoutePieces pieces(losses, b.T);
   const RouteSlopes slopes(b);
   std::vector<float> biasSums(b.gradBias ? static_cast<size_t>(pieces.count()) * E : 0);  // [pieces,E]
-  std::vector<double> scratchK(static_cast<size_t>(pool_.threads()) * 2 * K);
-  Rows scratch(pool_, E, 4);
+  std::vector<Worker> perWorker = workers(pool_, row_, router, losses, E, K);
 
   pool_.parallelFor(pieces.count(), [&](int64_t piece, int worker) {
-    double* gradWeights = scratchK.data() + static_cast<size_t>(worker) * 2 * K;
-    double* gradScores = gradWeights + K;
-    float* probabilities = scratch.of(worker, 0);
-    float* clean = tempered ? scratch.of(worker, 1) : probabilities;
-    float* gradP = scratch.of(worker, 2);
-    float* balance = scratch.of(worker, 3);
-    if (losses.loadBalanceOn) slopes.balance(pieces.scopeOf(piece), balance);
+    Worker& own = perWorker[worker];
+    TokenScores& token = own.scores;
+    float *gradP = own.gradP.data(), *gradNoisy = own.gradNoisy.data(), *gradDeviations = own.gradDeviations.data();
+    if (losses.loadBalanceOn) slopes.balance(pieces.scopeOf(piece), own.balance.data());
 
     for (int64_t t = pieces.begin(piece); t < pieces.end(piece); ++t) {
       float* gradLogits = b.gradLogits + t * E;
       std::fill_n(gradLogits, E, 0.0f);
+      if (b.gradNoiseLogits) std::fill_n(b.gradNoiseLogits + t * E, E, 0.0f);
       if (!isLive(b.mask, t)) continue;
       const bool inLosses = isLive(b.lossMask, t);
-      const float* logits = b.logits + t * E;
       const int32_t* indices = b.indices + t * K;
       const float* scores = b.scores + t * K;
-      const int64_t top = std::max_element(logits, logits + E) - logits;
+      const float* noiseLogits = rowOf(b.noiseLogits, t, E);
+      token.set(b.logits + t * E, allowedOf(b.allowed, t, E), rowOf(b.noisy, t, E));
 
       for (int k = 0; k < K; ++k) {
-        gradWeights[k] = indices[k] < 0 ? 0.0 : b.gradWeights[t * K + k];
+        own.gradWeights[k] = indices[k] < 0 ? 0.0 : b.gradWeights[t * K + k];
         if (losses.importanceOn && !cleanSoftmax && inLosses && indices[k] >= 0)
-          gradWeights[k] += slopes.importance()[indices[k]];
+          own.gradWeights[k] += slopes.importance()[indices[k]];
       }
-      weighBackward(router, scores, gradWeights, K, gradScores);
+      weighBackward(router, scores, own.gradWeights.data(), K, own.gradScores.data());
 
-      // By the probabilities: the load balance, and the scores picked from them.
-      ExpSum sum = row_.softmax(logits, router.temperature, E, probabilities);
+      // By P: the load balance, and scores that are picked from it.
       if (losses.loadBalanceOn && inLosses)
-        std::copy_n(balance, E, gradP);
+        std::copy_n(own.balance.data(), E, gradP);
       else
         std::fill_n(gradP, E, 0.0f);
-      if (router.selectBy == SelectBy::Scores)
+      if (scoresAreP)
         for (int k = 0; k < K; ++k)
-          if (indices[k] >= 0) gradP[indices[k]] += static_cast<float>(gradScores[k]);
-      row_.softmaxBackward(probabilities, gradP, gradP[top], 1.0f / router.temperature, E, gradLogits, true);
-      if (router.selectBy == SelectBy::Logits)
-        softmaxOfSelectedBackward(scores, indices, gradScores, K, router.temperature, gradLogits);
+          if (indices[k] >= 0) gradP[indices[k]] += static_cast<float>(own.gradScores[k]);
+      if (scoresAreP || losses.loadBalanceOn) token.probabilitiesBackward(gradP, gradLogits);
+
+      // By the logits with noise, and by the noise's deviation.
+      std::fill_n(gradNoisy, E, 0.0f);
+      std::fill_n(gradDeviations, E, 0.0f);
+      if (overSelected)
+        softmaxOfSelectedBackward(scores, indices, own.gradScores.data(), K, 1.0, gradNoisy);
+      else if (!scoresAreP)
+        token.scoresBackward(indices, own.gradScores.data(), K, gradNoisy);
+      if (losses.loadOn && inLosses) {
+        own.load.set(token.open(), token.noisy(), token.noisyDivisor(), noiseLogits);
+        own.load.backward(slopes.load(), gradLogits, gradNoisy, gradDeviations);
+      }
+      if (!scoresAreP || losses.loadOn)
+        for (int e = 0; e < E; ++e) gradLogits[e] += gradNoisy[e] / router.temperature;
+      if (b.gradNoiseLogits) {
+        if (b.noise.drawn) drawLogitNoise(router, b.noise, t, E, own.noise.data());
+        for (int e = 0; e < E; ++e) {
+          if (b.noise.drawn) gradDeviations[e] += gradNoisy[e] * own.noise[e];
+          b.gradNoiseLogits[t * E + e] = gradDeviations[e] * moe::sigmoid(noiseLogits[e]);
+        }
+      }
 
       // By the softmax without temperature: importance and z.
       if (inLosses && (cleanSoftmax || losses.zOn)) {
-        if (tempered) sum = row_.softmax(logits, 1.0f, E, clean);
-        if (cleanSoftmax)
-          row_.softmaxBackward(clean, slopes.importance(), slopes.importance()[top], 1.0f, E, gradLogits, true);
-        if (losses.zOn) row_.float32.addScaled(slopes.z() * (sum.maximum + moe::log(sum.sum)), clean, E, gradLogits);
+        const ExpSum sum = token.cleanSum();
+        if (cleanSoftmax) {
+          const int64_t top = std::max_element(token.open(), token.open() + E) - token.open();
+          row_.softmaxBackward(token.clean(), slopes.importance(), slopes.importance()[top], 1.0f, E, gradLogits, true);
+        }
+        if (losses.zOn)
+          row_.float32.addScaled(slopes.z() * (sum.maximum + moe::log(sum.sum)), token.clean(), E, gradLogits);
       }
       if (b.gradBias) row_.float32.addScaled(1.0f, gradLogits, E, biasSums.data() + piece * E);
     }
@@ -307,13 +361,14 @@ void CpuBackend::routeBackward(const RouteBackward& b) {
       for (int64_t piece = 0; piece < pieces.count(); ++piece) sum += biasSums[piece * E + e];
       b.gradBias[e] = static_cast<float>(sum) + (b.accumulateBias ? b.gradBias[e] : 0.0f);
     }
-  if (!b.input || (!b.gradInput && !b.gradWeight)) return;
   const std::vector<int32_t> live = liveTokens(b.mask, b.T);
   withElement(b.dtype, [&]<class Element>() {
+    if (b.weight && (b.gradInput || b.gradWeight)) productBackward<Element>(b, live, pool_, row_);
+    if (!b.gradNoiseLogits) return;
     const Narrow<Element> product{pool_, row_, live, b.H, E};
-    if (b.gradInput) product.backwardInput(b.gradLogits, b.weight, elements<Element>(b.gradInput));
-    if (b.gradWeight)
-      product.backwardWeight(b.gradLogits, elements<Element>(b.input), b.gradWeight, b.accumulateWeight);
+    if (b.gradInput) product.backwardInput(b.gradNoiseLogits, b.noiseWeight, elements<Element>(b.gradInput));
+    if (b.gradNoiseWeight)
+      product.backwardWeight(b.gradNoiseLogits, elements<Element>(b.input), b.gradNoiseWeight, b.accumulateNoiseWeight);
   });
 }
 

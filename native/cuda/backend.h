@@ -95,6 +95,13 @@ class CudaBackend final : public Backend {
   // route.cpp
   void routeForward(const RouteForward&) override;
   void routeBackward(const RouteBackward&) override;
+  // lib/config-unsupported.ts refuses, by name, what would call these.
+  void countAssignments(const CountAssignments&) override {
+    throw Error(ErrorCode::Unsupported, "router.selectionBias is not supported yet on CUDA");
+  }
+  void selectionBiasStep(const SelectionBiasStep&) override {
+    throw Error(ErrorCode::Unsupported, "router.selectionBias is not supported yet on CUDA");
+  }
   size_t workspaceBytes(const RouteForward&) const override;
   size_t workspaceBytes(const RouteBackward&) const override;
 

@@ -19,28 +19,50 @@ namespace moe {
 
 // ------------------------------------------------------------------------------------------------ route
 
+/// What the forward draws: nothing in evaluation, and where the caller brings the noise.
+struct RouteNoise {
+  bool drawn;
+  uint64_t key;         // noiseKey() of this forward
+  int64_t tokenOffset;  // number of the first token
+};
+
+/// Experts each type of token may use; null table: all.
+struct AllowedExperts {
+  const int32_t* table;  // [types,E] 0/1
+  int types;
+  const int32_t* tokenTypes;  // [T]; outside [0,types) is an error naming the token
+};
+
 struct RouteForward {
   DType dtype;
   RouterOptions router;
   LossOptions losses;
   int64_t T;
   int H, E, K;
-  const void* input;            // [T,H]; null with givenLogits or givenWeights
-  const float* weight;          // [E,H]; null likewise
-  const float* bias;            // [E] or null
+  const void* input;           // [T,H]; null with givenLogits or givenWeights
+  const float* weight;         // [E,H]; null likewise
+  const float* bias;           // [E] or null
+  const float* noiseWeight;    // [E,H] of learned noise, which needs the input whatever else is given; or null
+  const float* selectionBias;  // [E] or null
+  const float* givenNoise;     // [T,E] in place of what is drawn, or null
+  RouteNoise noise;
+  AllowedExperts allowed;
   const float* givenLogits;     // [T,E] in place of the product, or null
   const int32_t* givenIndices;  // [T,K] the caller's choice of experts, or null
   const float* givenWeights;    // [T,K] with givenIndices: nothing is scored and no loss is taken; or null
   const int32_t* mask;          // [T] or null; 0 = padding
   const int32_t* lossMask;      // [T] or null; 0 = counts in no loss
 
-  float* logits;      // [T,E] after bias, before temperature; rows of masked tokens 0; null with givenWeights
-  int32_t* indices;   // [T,K] in falling order of the score; -1 for masked tokens
-  float* scores;      // [T,K] the selected scores, before renormalisation and scale (the 'score' queue priority)
-  float* weights;     // [T,K] the final gate weights, before drops
+  float* logits;  // [T,E] after bias, before temperature; rows of masked tokens 0; null with givenWeights
+  float* noisy;   // [T,E] logits over the temperature, with noise; -inf for experts not allowed; null without noise
+  float* noiseLogits;  // [T,E] input·noiseWeight; null without learned noise
+  int32_t* indices;    // [T,K] in falling order of the score; -1 for masked tokens, and where no expert is left
+  float* scores;       // [T,K] the selected scores, before renormalisation and scale (the 'score' queue priority)
+  float* weights;      // [T,K] the final gate weights, before drops
   float* lossCounts;  // [scopes,E] assignments per expert that the load-balance loss counts; null when that loss is off
   float* lossTokens;  // [scopes] tokens that count in it; likewise
   float* importance;  // [E] Σ_t of what the importance loss is taken from; null when it is off
+  float* load;        // [E] Σ_t of the chance that the expert is chosen; null when the load loss is off
   float* values;      // [RouteValue::count] the unscaled losses and statistics
 
   void* workspace;
@@ -48,7 +70,7 @@ struct RouteForward {
 
 /// Layout of RouteForward::values.
 struct RouteValue {
-  enum { loadBalance, importance, z, entropy, lossTokenCount, count };
+  enum { loadBalance, importance, load, z, entropy, lossTokenCount, count };
 };
 
 struct RouteBackward {
@@ -57,26 +79,49 @@ struct RouteBackward {
   LossOptions losses;  // coefficients already multiplied by lossScale
   int64_t T;
   int H, E, K;
-  const void* input;    // [T,H]; null with given logits
-  const float* weight;  // [E,H]; null with given logits
+  const void* input;         // [T,H]; null with given logits
+  const float* weight;       // [E,H]; null with given logits
+  const float* noiseWeight;  // [E,H] or null
+  RouteNoise noise;
+  AllowedExperts allowed;
   const int32_t* mask;
   const int32_t* lossMask;
   const float* logits;       // [T,E] what forward wrote
+  const float* noisy;        // [T,E] or null
+  const float* noiseLogits;  // [T,E] or null
   const int32_t* indices;    // [T,K]
   const float* scores;       // [T,K]
   const float* lossCounts;   // [scopes,E] or null
   const float* lossTokens;   // [scopes] or null
   const float* importance;   // [E] or null
+  const float* load;         // [E] or null
   const float* values;       // forward's
   const float* gradWeights;  // [T,K] dL/d(weight before drops): 0 where dropped
 
-  float* gradLogits;  // [T,E], always written
-  void* gradInput;    // [T,H] += the router's share; null to skip
-  float* gradWeight;  // [E,H] or null when frozen or logits were given
-  float* gradBias;    // [E] or null
-  bool accumulateWeight, accumulateBias;
+  float* gradLogits;       // [T,E], always written
+  void* gradInput;         // [T,H] += the router's share; null to skip
+  float* gradWeight;       // [E,H] or null when frozen or logits were given
+  float* gradBias;         // [E] or null
+  float* gradNoiseLogits;  // [T,E] written with learned noise; null without
+  float* gradNoiseWeight;  // [E,H] or null
+  bool accumulateWeight, accumulateBias, accumulateNoiseWeight;
 
   void* workspace;
+};
+
+/// totals[e] += counts[e]: the assignments of all forwards since the selection bias was last stepped.
+struct CountAssignments {
+  int E;
+  const int32_t* counts;  // [E]
+  int64_t* totals;        // [E]
+};
+
+/// bias_e += rate · sign(mean(totals) - totals_e); then totals = 0.
+struct SelectionBiasStep {
+  int E;
+  float rate;
+  int64_t* totals;  // [E]
+  float* bias;      // [E]
 };
 
 // ------------------------------------------------------------------------------------------------ permute

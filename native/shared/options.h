@@ -8,26 +8,40 @@
 
 namespace moe {
 
+enum class Scoring : int32_t { Softmax, Sigmoid };
 enum class SelectBy : int32_t { Scores, Logits };
+enum class NoiseType : int32_t { None, Jitter, Gaussian, Learned, Gumbel };
+enum class GroupScore : int32_t { Max, Top2Sum };
 
 struct RouterOptions {
+  Scoring scoring = Scoring::Softmax;
   SelectBy selectBy = SelectBy::Scores;
   bool renormalize = false;
   float normP = 1, normEpsilon = 1e-20f;  // weights / (‖selected‖_p + epsilon)
   float weightScale = 1;
   float temperature = 1;
+  NoiseType noise = NoiseType::None;
+  float noiseScale = 0;                   // Jitter: epsilon; Gaussian: the standard deviation
+  int32_t groupCount = 0, groupKeep = 0;  // 0: no groups
+  GroupScore groupScore = GroupScore::Max;
+
+  /// Added to learned noise's softplus, so that its deviation stays away from 0 (Shazeer et al. 2017).
+  static constexpr float minDeviation = 0.01f;
 };
 
-enum class LossCounts : int32_t { All, FirstChoice };
+enum class LossCounts : int32_t { All, FirstChoice, Unbiased };
+enum class LoadThreshold : int32_t { ExcludingSelf, Kth };
 enum class ImportanceFrom : int32_t { Gates, Softmax };
 
 /// A loss is taken when its `on` is set; the coefficient may be 0.
 struct LossOptions {
-  bool loadBalanceOn = false, importanceOn = false, zOn = false;
-  float loadBalance = 0, importance = 0, z = 0;
+  bool loadBalanceOn = false, importanceOn = false, loadOn = false, zOn = false;
+  float loadBalance = 0, importance = 0, load = 0, z = 0;
   LossCounts counts = LossCounts::All;
   ImportanceFrom importanceFrom = ImportanceFrom::Gates;
+  LoadThreshold loadThreshold = LoadThreshold::ExcludingSelf;
   int64_t sequenceLength = 0;  // tokens of one load-balance scope; 0: the whole batch
+  int32_t expertGroups = 0;    // the load balance is taken over this many groups of experts; 0: over the experts
 
   int64_t scopes(int64_t tokens) const { return sequenceLength > 0 ? tokens / sequenceLength : 1; }
 };

@@ -34,9 +34,8 @@ MOE_HD Philox4 randomBits(uint64_t seed, uint32_t purpose, uint64_t block) {
                     {{static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32)}});
 }
 
-/// √(-2 ln u) for u = (bits + ½)·2^-32, never 0.
-MOE_HD float rayleigh(uint32_t bits) {
-  const float u = (static_cast<float>(bits) + 0.5f) * 0x1p-32f;
+/// ln u for positive normal u.
+MOE_HD float exactLog(float u) {
   // u = 2^e·(1 + f) with 1 + f in [√½, √2): 0x3f3504f3 is √½.
   const uint32_t shifted = __builtin_bit_cast(uint32_t, u) - 0x3f3504f3u;
   const float e = static_cast<float>(static_cast<int32_t>(shifted) >> 23);
@@ -52,8 +51,14 @@ MOE_HD float rayleigh(uint32_t bits) {
   p = multiplyAdd(p, f, 3.3333331174e-1f);
   p = multiplyAdd(p, f, -0.5f);
   p = multiplyAdd(multiplyAdd(p, f, 1.0f), f, e * -2.12194440e-4f);
-  return exactSqrt(-2.0f * multiplyAdd(e, 0.693359375f, p));
+  return multiplyAdd(e, 0.693359375f, p);
 }
+
+/// (bits + ½)·2^-32, never 0; the highest are rounded to 1.
+MOE_HD float unitInterval(uint32_t bits) { return (static_cast<float>(bits) + 0.5f) * 0x1p-32f; }
+
+/// √(-2 ln u)
+MOE_HD float rayleigh(uint32_t bits) { return exactSqrt(-2.0f * exactLog(unitInterval(bits))); }
 
 struct Direction {
   float cosine, sine;
@@ -81,12 +86,16 @@ struct Normal4 {
   float value[4];
 };
 
-/// Normal(0, 1) for elements [4·block, 4·block + 4) (Box and Muller 1958); |value| stays below 6.8.
-MOE_HD Normal4 randomNormals(uint64_t seed, uint32_t purpose, uint64_t block) {
-  const Philox4 bits = randomBits(seed, purpose, block);
+/// Normal(0, 1) (Box and Muller 1958); |value| stays below 6.8.
+MOE_HD Normal4 normalsOf(Philox4 bits) {
   const float r0 = rayleigh(bits.word[0]), r1 = rayleigh(bits.word[2]);
   const Direction d0 = direction(bits.word[1]), d1 = direction(bits.word[3]);
   return {{r0 * d0.cosine, r0 * d0.sine, r1 * d1.cosine, r1 * d1.sine}};
+}
+
+/// Normal(0, 1) for elements [4·block, 4·block + 4).
+MOE_HD Normal4 randomNormals(uint64_t seed, uint32_t purpose, uint64_t block) {
+  return normalsOf(randomBits(seed, purpose, block));
 }
 
 }  // namespace moe

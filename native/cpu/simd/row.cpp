@@ -81,6 +81,10 @@ ExpSum softmax(const float* x, float divisor, int64_t n, float* p) {
   return result;
 }
 
+void sigmoid(const float* x, float divisor, int64_t n, float* s) {
+  for (int64_t i = 0; i < n; ++i) s[i] = 1.0f / (1.0f + exp(-(x[i] / divisor)));
+}
+
 void softmaxBackward(const float* p, const float* g, float shift, float scale, int64_t n, float* gradX,
                      bool accumulate) {
   const float mean = sumOver(n, [=](auto&& at) { return at(p) * (at(g) - shift); });
@@ -232,6 +236,7 @@ constinit const RowKernels MOE_TABLE(rowKernels) = {elementKernels<float>,
                                                     elementKernels<Float16>,
                                                     stripColumns,
                                                     softmax,
+                                                    sigmoid,
                                                     softmaxBackward,
                                                     adamw};
 

@@ -88,6 +88,8 @@ struct RowKernels {
 
   /// p = softmax(x / divisor); the sum is that of x / divisor.
   ExpSum (*softmax)(const float* x, float divisor, int64_t n, float* p);
+  /// s = σ(x / divisor).
+  void (*sigmoid)(const float* x, float divisor, int64_t n, float* s);
   /// gradX = or += scale · p·((g - shift) - Σ p·(g - shift)). The result does not depend on shift, its rounding does:
   /// with the g of the largest p nothing cancels when that p is close to 1.
   void (*softmaxBackward)(const float* p, const float* g, float shift, float scale, int64_t n, float* gradX,

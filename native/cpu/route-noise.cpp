@@ -1,0 +1,41 @@
+#include "route-noise.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace moe::cpu {
+
+void drawJitter(const RouterOptions& router, const RouteNoise& noise, int64_t token, int H, float* factors) {
+  for (int h = 0; h < H; h += 4) {
+    const Philox4 bits = noiseBits(noise.key, noise.tokenOffset + token, static_cast<uint32_t>(h / 4));
+    for (int i = 0; i < std::min(4, H - h); ++i) factors[h + i] = jitterOf(bits.word[i], router.noiseScale);
+  }
+}
+
+void drawLogitNoise(const RouterOptions& router, const RouteNoise& noise, int64_t token, int E, float* values) {
+  for (int e = 0; e < E; e += 4) {
+    const Philox4 bits = noiseBits(noise.key, noise.tokenOffset + token, static_cast<uint32_t>(e / 4));
+    const Normal4 drawn = logitNoise(router.noise, bits);
+    for (int i = 0; i < std::min(4, E - e); ++i) values[e + i] = drawn.value[i];
+  }
+}
+
+void addNoise(const RouteForward& f, int64_t t, const int32_t* allowed) {
+  const RouterOptions& router = f.router;
+  const float tau = router.temperature;
+  const float* logits = f.logits + t * f.E;
+  const float* noiseLogits = f.noiseLogits ? f.noiseLogits + t * f.E : nullptr;
+  float* noisy = f.noisy + t * f.E;
+  if (!f.givenNoise) drawLogitNoise(router, f.noise, t, f.E, noisy);
+  for (int e = 0; e < f.E; ++e) {
+    const float noise = f.givenNoise ? f.givenNoise[t * f.E + e] : noisy[e];
+    if (allowed && !allowed[e])
+      noisy[e] = -INFINITY;
+    else if (router.noise == NoiseType::Gumbel)
+      noisy[e] = (logits[e] + noise) / tau;
+    else
+      noisy[e] = logits[e] / tau + noise * (f.givenNoise ? 1.0f : deviationAt(router, noiseLogits, e));
+  }
+}
+
+}  // namespace moe::cpu

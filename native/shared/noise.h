@@ -1,0 +1,51 @@
+// The draws of a forward call, keyed by (seed, purpose, the layer's count of training forwards, token, column): any of
+// them can be drawn by itself, again in the backward, and on every device with the same bits.
+#pragma once
+
+#include "math.h"
+#include "options.h"
+#include "random.h"
+
+namespace moe {
+
+/// What draws are for. The numbers are part of what a seed means and never change.
+enum class NoisePurpose : uint32_t { Router = 1 };
+
+/// The key of one purpose in one forward.
+MOE_HD uint64_t noiseKey(uint64_t seed, NoisePurpose purpose, uint64_t step) {
+  const Philox4 bits =
+      philox4x32({{static_cast<uint32_t>(step), static_cast<uint32_t>(step >> 32), static_cast<uint32_t>(purpose), 1}},
+                 {{static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32)}});
+  return uint64_t{bits.word[1]} << 32 | bits.word[0];
+}
+
+/// The bits of columns [4·block, 4·block + 4) of a token. Parameters are drawn with 0 where this has 2.
+MOE_HD Philox4 noiseBits(uint64_t key, int64_t token, uint32_t block) {
+  return philox4x32(
+      {{static_cast<uint32_t>(token), static_cast<uint32_t>(static_cast<uint64_t>(token) >> 32), block, 2}},
+      {{static_cast<uint32_t>(key), static_cast<uint32_t>(key >> 32)}});
+}
+
+/// U[1-ε, 1+ε]
+MOE_HD float jitterOf(uint32_t bits, float epsilon) {
+  return multiplyAdd(2.0f * epsilon, unitInterval(bits), 1.0f - epsilon);
+}
+
+/// Gumbel(0, 1) = -ln(-ln u), u = (b + ½)·2^-23 of the 23 highest bits b, which is exact and neither 0 nor 1.
+MOE_HD float gumbelOf(uint32_t bits) { return -exactLog(-exactLog((static_cast<float>(bits >> 9) + 0.5f) * 0x1p-23f)); }
+
+/// Four neighbouring columns of the noise on logits, before its deviation.
+MOE_HD Normal4 logitNoise(NoiseType type, Philox4 bits) {
+  if (type != NoiseType::Gumbel) return normalsOf(bits);
+  return {{gumbelOf(bits.word[0]), gumbelOf(bits.word[1]), gumbelOf(bits.word[2]), gumbelOf(bits.word[3])}};
+}
+
+/// The standard deviation of learned noise, softplus(n) + 0.01 (Shazeer et al. 2017).
+MOE_HD float deviationOf(float n) {
+  const float tail = exp(n < 0.0f ? n : -n), sum = 1.0f + tail;
+  // log(1 + tail), to the last digits of a small tail.
+  const float logarithm = sum > 1.0f ? log(sum) * (tail / (sum - 1.0f)) : tail;
+  return (n > 0.0f ? n : 0.0f) + logarithm + RouterOptions::minDeviation;
+}
+
+}  // namespace moe

@@ -1,0 +1,168 @@
+/**
+ * The float64 reference of the route stage over a whole call: logits, noise, choices, weights, and the way back to the
+ * router's parameters and the input. One token's arithmetic is reference-router, the draws are reference-noise.
+ */
+
+import type { Call, Forward, Gradients, LayerConfig, Parameters } from './reference.js';
+import { adoptIndices } from './reference-adopt.js';
+import {
+  addMatVecInputGrad,
+  addMatVecWeightGrad,
+  addScaled,
+  matVec,
+  row,
+  sigmoid,
+  softplus,
+  type Vector,
+} from './reference-math.js';
+import { draws, gumbels, jitters, type NoiseKey, normals } from './reference-noise.js';
+import { scoreSelected, scoreSelectedBackward, selectExperts, weigh, weighBackward } from './reference-router.js';
+
+export interface Routing {
+  input: Vector; // [T,H] as the router sees it, with jitter
+  jitter: Vector | undefined; // [T,H]
+  logits: Vector; // [T,E], after bias, before temperature and noise; 0 where masked
+  open: Vector; // [T,E], the same with −∞ for experts that the token may not use
+  u: Vector; // [T,E], open logits over the temperature
+  v: Vector; // [T,E], u with noise
+  noise: Vector | undefined; // [T,E], what was drawn, before its deviation
+  noiseLogits: Vector | undefined; // [T,E], x·W_nᵀ of learned noise
+  deviations: Vector | undefined; // [T,E], of gaussian and learned noise
+  indices: Int32Array; // [T,K], −1 where masked and where no expert is left
+  scores: Vector; // [T,K], before renormalisation
+  weights: Vector; // [T,K], before drops
+}
+
+export function route(
+  config: LayerConfig,
+  parameters: Parameters,
+  call: Call,
+  { live, topK, temperature }: { live: readonly boolean[]; topK: number; temperature: number },
+): Routing {
+  const { hiddenSize: H, numExperts: E, router = {} } = config;
+  const T = live.length;
+  const training = call.training ?? true;
+  const key: NoiseKey = {
+    seed: config.seed ?? 1,
+    step: call.noiseStep ?? 0,
+    purpose: 'router noise',
+    tokenOffset: call.tokenOffset ?? 0,
+  };
+  const drawn = training && call.noise === undefined ? router.noise : undefined;
+  const routerRuns = call.routing?.weights === undefined;
+
+  const jitter = drawn?.type === 'jitter' ? jitters(draws(T, H, key), drawn.epsilon) : undefined;
+  const input = jitter ? call.input.map((x, i) => x * jitter[i]!) : call.input;
+  const logits = new Float64Array(T * E);
+  const noiseLogits = router.noise?.type === 'learned' ? new Float64Array(T * E) : undefined;
+  live.forEach((isLive, t) => {
+    if (!isLive || !routerRuns) return;
+    const clean = call.logits ? row(call.logits, t, E).slice() : matVec(parameters['router.weight']!, row(input, t, H));
+    if (router.bias) addScaled(clean, 1, parameters['router.bias']!);
+    row(logits, t, E).set(clean);
+    if (noiseLogits) row(noiseLogits, t, E).set(matVec(parameters['router.noise']!, row(call.input, t, H)));
+  });
+
+  const allowed = router.allowedExperts?.map((experts) => new Set(experts));
+  const open = logits.map((l, i) => {
+    const t = Math.floor(i / E);
+    return !live[t] || !allowed || allowed[call.tokenTypes![t]!]!.has(i % E) ? l : -Infinity;
+  });
+  const u = open.map((l) => l / temperature);
+
+  const isNormal = drawn?.type === 'gaussian' || drawn?.type === 'learned';
+  let noise = isNormal ? normals(T, E, key) : undefined;
+  if (drawn?.type === 'gumbel') noise = gumbels(draws(T, E, key));
+  let deviations: Vector | undefined;
+  if (router.noise?.type === 'gaussian') deviations = new Float64Array(T * E).fill(router.noise.std);
+  if (noiseLogits) deviations = noiseLogits.map((n) => softplus(n) + 0.01);
+  const v = u.map((value, i) => {
+    const divisor = router.noise?.type === 'gumbel' ? temperature : 1;
+    if (call.noise) return live[Math.floor(i / E)] ? value + call.noise[i]! / divisor : value;
+    return noise ? value + (noise[i]! * (deviations?.[i] ?? 1)) / divisor : value;
+  });
+
+  const routing: Routing = {
+    input,
+    jitter,
+    logits,
+    open,
+    u,
+    v,
+    noise,
+    noiseLogits,
+    deviations,
+    indices: new Int32Array(T * topK).fill(-1),
+    scores: new Float64Array(T * topK),
+    weights: new Float64Array(T * topK),
+  };
+  choose(routing, config, parameters['router.selectionBias'], call, live, topK);
+  return routing;
+}
+
+function choose(
+  routing: Routing,
+  { numExperts: E, router = {} }: LayerConfig,
+  selectionBias: Vector | undefined,
+  call: Call,
+  live: readonly boolean[],
+  topK: number,
+): void {
+  const { v, indices } = routing;
+  if (call.adopt && !call.routing) {
+    indices.set(adoptIndices(call.adopt.indices, v, live, E, topK, router, selectionBias));
+  } else {
+    live.forEach((isLive, t) => {
+      const given = call.routing && Array.from({ length: topK }, (_, k) => call.routing!.indices[t * topK + k]!);
+      if (isLive) indices.set(given ?? selectExperts(row(v, t, E), topK, router, selectionBias), t * topK);
+    });
+  }
+  live.forEach((isLive, t) => {
+    if (!isLive) return;
+    const given = call.routing?.weights && row(call.routing.weights, t, topK);
+    const s = given ?? scoreSelected(row(v, t, E), [...indices.subarray(t * topK, (t + 1) * topK)], router);
+    row(routing.scores, t, topK).set(s);
+    row(routing.weights, t, topK).set(given ?? weigh(s, router));
+  });
+}
+
+/** Weights and losses → logits → router parameters and input (or the caller's logits), for one token. */
+export function routeBackward(
+  pass: Forward,
+  gradients: Gradients,
+  t: number,
+  dOutput: Vector,
+  lossScale: number,
+): void {
+  const { config, call, topK, routing, losses, temperature } = pass;
+  const { hiddenSize: H, numExperts: E, router = {} } = config;
+  const dWeights = dOutput.slice();
+  addScaled(dWeights, lossScale, row(losses.dWeights, t, topK));
+  const dScores = weighBackward(row(routing.scores, t, topK), router, dWeights);
+  const selected = [...routing.indices.subarray(t * topK, (t + 1) * topK)];
+  const dNoisy = scoreSelectedBackward(row(routing.v, t, E), selected, router, dScores);
+  addScaled(dNoisy, lossScale, row(losses.dNoisy, t, E));
+  const dLogits = dNoisy.map((d) => d / temperature);
+  addScaled(dLogits, lossScale, row(losses.dLogits, t, E));
+  const dx = row(gradients.input, t, H);
+
+  if (routing.noiseLogits) {
+    const dNoiseLogits = row(routing.noiseLogits, t, E).map((n, e) => {
+      const drawn = routing.noise ? dNoisy[e]! * routing.noise[t * E + e]! : 0;
+      return (drawn + lossScale * losses.dDeviations[t * E + e]!) * sigmoid(n);
+    });
+    addMatVecWeightGrad(gradients.parameters['router.noise']!, dNoiseLogits, row(call.input, t, H));
+    addMatVecInputGrad(dx, pass.parameters['router.noise']!, dNoiseLogits);
+  }
+  if (router.bias) addScaled(gradients.parameters['router.bias']!, 1, dLogits);
+  if (gradients.routingLogits) {
+    row(gradients.routingLogits, t, E).set(dLogits);
+    return;
+  }
+  addMatVecWeightGrad(gradients.parameters['router.weight']!, dLogits, row(routing.input, t, H));
+  const dInput = new Float64Array(H);
+  addMatVecInputGrad(dInput, pass.parameters['router.weight']!, dLogits);
+  dx.forEach((_, h) => {
+    dx[h]! += dInput[h]! * (routing.jitter?.[t * H + h] ?? 1);
+  });
+}

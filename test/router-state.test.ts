@@ -1,0 +1,341 @@
+/**
+ * What a router keeps between calls and what it draws: the selection bias and its counts, the keys of the noise, token
+ * types. Values of single calls are the table's (moe-layer.test.ts).
+ */
+
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { describe, expect, it } from 'vitest';
+import { type Device, loadCheckpoint, type MoEConfig, MoELayer, saveCheckpoint } from '../lib/index.js';
+import { writeSafetensors } from '../lib/safetensors.js';
+import type { Case } from './cases.js';
+import { expectClose, expectSame } from './compare.js';
+import { referenceFor, referenceGradients } from './compare-case.js';
+import { onEachDevice } from './devices.js';
+import { failure } from './failure.js';
+import { makeProblem } from './problem.js';
+import { integers, normals as testNormals } from './random.js';
+import { draws, gumbels, normals, philox } from './reference-noise.js';
+import { rounded } from './rounding.js';
+
+const NOISES_OF_16_BITS = [
+  { noise: { type: 'jitter', epsilon: 0.2 } },
+  { noise: { type: 'learned' }, scoring: 'sigmoid' },
+  { groups: { count: 4, keep: 2, score: 'top2-sum' }, selectionBias: { rate: 1 } },
+] as const;
+
+const sizes = { hiddenSize: 5, ffnSize: 3, numExperts: 4, topK: 2, seed: 7 };
+const T = 40;
+
+const inputOf = (device: Device, seed = 1) => device.tensor(testNormals(seed, T * 5), [T, 5]);
+
+describe('the reference draws', () => {
+  it('Philox4x32-10, at the known answers of its authors', () => {
+    // kat_vectors of Random123, https://github.com/DEShawResearch/random123
+    expect(philox([0n, 0n, 0n, 0n], [0n, 0n])).toEqual([0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8]);
+    const ones = 0xffffffffn;
+    expect(philox([ones, ones, ones, ones], [ones, ones])).toEqual([0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd]);
+  });
+
+  it('have the moments of their distributions', () => {
+    const key = { seed: 3, step: 0, purpose: 'router noise', tokenOffset: 0 } as const;
+    const moments = (values: Float64Array) => {
+      const mean = values.reduce((a, b) => a + b, 0) / values.length;
+      return [mean, values.reduce((a, b) => a + (b - mean) ** 2, 0) / values.length] as const;
+    };
+    const [normalMean, normalVariance] = moments(normals(4000, 8, key));
+    expect(Math.abs(normalMean)).toBeLessThan(0.03);
+    expect(Math.abs(normalVariance - 1)).toBeLessThan(0.05);
+    const [gumbelMean, gumbelVariance] = moments(gumbels(draws(4000, 8, key)));
+    expect(Math.abs(gumbelMean - 0.5772)).toBeLessThan(0.04);
+    expect(Math.abs(gumbelVariance - Math.PI ** 2 / 6)).toBeLessThan(0.1);
+  });
+});
+
+onEachDevice((device) => {
+  const isCuda = (): boolean => device().kind === 'cuda';
+
+  it('refuses by name what the device does not compute yet', () => {
+    if (!isCuda()) return;
+    const refused: [string, MoEConfig['router']][] = [
+      ["router.scoring 'sigmoid'", { scoring: 'sigmoid' }],
+      ["router.noise 'gumbel'", { noise: { type: 'gumbel' } }],
+      ['router.groups', { groups: { count: 2, keep: 1, score: 'max' } }],
+      ['router.selectionBias', { selectionBias: { rate: 1 } }],
+      ['router.allowedExperts', { allowedExperts: [[0]] }],
+    ];
+    for (const [name, router] of refused) {
+      const error = failure(() => new MoELayer(device(), { ...sizes, router: router! }));
+      expect([error.code, error.message]).toEqual([
+        'ERR_UNSUPPORTED',
+        `config.${name} on CUDA is not supported yet by this version`,
+      ]);
+    }
+  });
+
+  describe('the selection bias', () => {
+    const config: MoEConfig = { ...sizes, router: { scoring: 'sigmoid', selectionBias: { rate: 0.125 } } };
+
+    it('goes by the sign of the imbalance of all training forwards since its last step', async () => {
+      if (isCuda()) return;
+      using layer = new MoELayer(device(), config);
+      const bias = layer.parameters().get('router.selectionBias')!;
+      const expected = new Float32Array(4);
+      for (const forwards of [1, 3, 0, 2]) {
+        const counts = [0, 0, 0, 0];
+        for (let i = 0; i < forwards; i++) {
+          using pass = layer.forward(inputOf(device(), 10 * forwards + i));
+          const { assigned } = await pass.stats();
+          assigned.forEach((n, e) => {
+            counts[e]! += n;
+          });
+        }
+        // Neither of these is a training forward of its own.
+        using _evaluation = layer.forward(inputOf(device(), 99), { training: false });
+        using _again = layer.forward(inputOf(device(), 98), { noiseStep: 0 });
+        layer.updateSelectionBias();
+        const mean = (forwards * T * 2) / 4;
+        counts.forEach((n, e) => {
+          expected[e]! += 0.125 * Math.sign(mean - n);
+        });
+        expectSame(`bias after ${forwards}`, await bias.value.data(), expected);
+      }
+      expect(expected.some((b) => b !== 0)).toBe(true);
+    });
+
+    it('balances a skewed router without touching the weights of the chosen', async () => {
+      if (isCuda()) return;
+      using layer = new MoELayer(device(), {
+        ...config,
+        router: { scoring: 'sigmoid', selectionBias: { rate: 0.02 } },
+      });
+      layer
+        .parameters()
+        .get('router.weight')!
+        .value.write(
+          Float32Array.from({ length: 20 }, (_, i) =>
+            i % 5 === 0 ? 0.5 - 0.4 * Math.floor(i / 5) : 0.3 * Math.sin(i),
+          ),
+        );
+      const data = testNormals(1, T * 5).map((x, i) => (i % 5 === 0 ? 1 : x));
+      const imbalances: number[] = [];
+      for (let step = 0; step < 60; step++) {
+        using pass = layer.forward(device().tensor(data, [T, 5]));
+        imbalances.push((await pass.stats()).imbalance);
+        layer.updateSelectionBias();
+      }
+      expect(imbalances[0]).toBeGreaterThan(1.5);
+      expect(imbalances.at(-1)).toBeLessThan(1.2);
+      using pass = layer.forward(device().tensor(data, [T, 5]));
+      const logits = await pass.routing.logits!.data();
+      const weights = await pass.routing.weights.data();
+      (await pass.routing.indices.data()).forEach((e, a) => {
+        expect(weights[a]).toBeCloseTo(1 / (1 + Math.exp(-logits[Math.floor(a / 2) * 4 + e]!)), 6);
+      });
+    });
+
+    it('is never trained, and steps of it make no pass stale', async () => {
+      if (isCuda()) return;
+      using layer = new MoELayer(device(), config);
+      const bias = layer.parameters().get('router.selectionBias')!;
+      expect(
+        failure(() => {
+          bias.trainable = true;
+        }).message,
+      ).toBe('router.selectionBias.trainable: expected false: it is never trained, got true');
+      using pass = layer.forward(inputOf(device()));
+      layer.updateSelectionBias();
+      using gradient = pass.backward(pass.output);
+      expect(gradient.shape).toEqual([T, 5]);
+      expectSame('gradient', await bias.grad.data(), new Float32Array(4));
+    });
+
+    it('is asked for a layer that has one', () => {
+      using layer = new MoELayer(device(), sizes);
+      expect(failure(() => layer.updateSelectionBias())).toMatchObject({
+        code: 'ERR_INVALID_ARGUMENT',
+        message: expect.stringMatching(/^config\.router\.selectionBias: expected \{ rate \}/),
+      });
+    });
+
+    it('continues from a checkpoint, and from a file that knows nothing of counts', async () => {
+      if (isCuda()) return;
+      const folder = await mkdtemp(join(tmpdir(), 'switchyard-'));
+      try {
+        const path = join(folder, 'layer.safetensors');
+        using layer = new MoELayer(device(), config);
+        layer.forward(inputOf(device())).dispose();
+        await saveCheckpoint(path, { modules: { layer } });
+        using resumed = new MoELayer(device(), { ...config, seed: 8 });
+        resumed.forward(inputOf(device(), 5)).dispose();
+        await loadCheckpoint(path, { modules: { layer: resumed } });
+        for (const each of [layer, resumed]) {
+          each.forward(inputOf(device(), 2)).dispose();
+          each.updateSelectionBias();
+        }
+        const biasOf = (each: MoELayer) => each.parameters().get('router.selectionBias')!.value.data();
+        expectSame('bias', await biasOf(resumed), await biasOf(layer));
+        expect((await biasOf(layer)).some((b) => b !== 0)).toBe(true);
+
+        // The parameters alone, as another tool would write them: counts start from 0.
+        const tensors = [...layer.parameters()].map(async ([name, { value }]) => {
+          const data = (await value.data()) as Float32Array;
+          return [`layer.${name}`, { dtype: 'F32', shape: value.shape, data }] as const;
+        });
+        await writeSafetensors(path, new Map(await Promise.all(tensors)), {});
+        await loadCheckpoint(path, { modules: { layer: resumed } });
+        layer.forward(inputOf(device(), 3)).dispose();
+        resumed.forward(inputOf(device(), 4)).dispose();
+        await loadCheckpoint(path, { modules: { layer: resumed } });
+        resumed.forward(inputOf(device(), 3)).dispose();
+        for (const each of [layer, resumed]) each.updateSelectionBias();
+        expectSame('bias', await biasOf(resumed), await biasOf(layer));
+      } finally {
+        await rm(folder, { recursive: true });
+      }
+    });
+  });
+
+  describe('noise', () => {
+    const config: MoEConfig = { ...sizes, router: { noise: { type: 'gaussian', std: 1 } } };
+    const weightsOf = async (layer: MoELayer, options?: object, input = inputOf(device())) => {
+      using pass = layer.forward(input, options);
+      return [...(await pass.routing.indices.data()), ...(await pass.routing.weights.data())];
+    };
+
+    it('is another one in every training forward, and the same for the same seed and forward', async () => {
+      if (isCuda()) return;
+      using layer = new MoELayer(device(), config);
+      const first = await weightsOf(layer);
+      const second = await weightsOf(layer);
+      expect(second).not.toEqual(first);
+      expect(await weightsOf(layer, { noiseStep: 0 })).toEqual(first);
+      expect(await weightsOf(layer, { noiseStep: 1 })).toEqual(second);
+      using same = new MoELayer(device(), config);
+      await weightsOf(same, { training: false });
+      expect(await weightsOf(same)).toEqual(first);
+      using other = new MoELayer(device(), { ...config, seed: 8 });
+      other
+        .parameters()
+        .get('router.weight')!
+        .value.write(Float32Array.from(await layer.parameters().get('router.weight')!.value.data()));
+      expect(await weightsOf(other)).not.toEqual(first);
+    });
+
+    it('follows the number of the token, so that a batch may be cut', async () => {
+      if (isCuda()) return;
+      using layer = new MoELayer(device(), config);
+      const data = testNormals(4, T * 5);
+      const whole = await weightsOf(layer, { noiseStep: 3 }, device().tensor(data, [T, 5]));
+      const tail = device().tensor(data.slice(25 * 5), [T - 25, 5]);
+      const part = await weightsOf(layer, { noiseStep: 3, tokenOffset: 25 }, tail);
+      expect(part).toEqual([...whole.slice(50, 2 * T), ...whole.slice(2 * T + 50)]);
+    });
+
+    it('is refused where it is not finite', async () => {
+      if (isCuda()) return;
+      using layer = new MoELayer(device(), config);
+      const noise = device().tensor(new Float32Array(T * 4).fill(Number.NaN, 4 * 17, 4 * 17 + 1), [T, 4]);
+      using pass = layer.forward(inputOf(device()), { noise });
+      await expect(pass.output.data()).rejects.toMatchObject({
+        code: 'ERR_NON_FINITE',
+        message: expect.stringContaining('token 17'),
+      });
+      await device()
+        .synchronize()
+        .catch(() => {});
+    });
+  });
+
+  describe('token types', () => {
+    const config: MoEConfig = { ...sizes, router: { allowedExperts: [[0, 1], [2, 3], [3]] } };
+
+    it('are needed, and name the token that has none of them', async () => {
+      if (isCuda()) return;
+      using layer = new MoELayer(device(), config);
+      expect(failure(() => layer.forward(inputOf(device())))).toMatchObject({
+        code: 'ERR_INVALID_ARGUMENT',
+        message: expect.stringMatching(/^options\.tokenTypes: expected the type of every token/),
+      });
+      for (const bad of [3, -1]) {
+        const tokenTypes = device().tensor(new Int32Array(T).fill(bad, 12, 13), [T]);
+        using pass = layer.forward(inputOf(device()), { tokenTypes });
+        await expect(pass.output.data()).rejects.toMatchObject({
+          code: 'ERR_INVALID_ARGUMENT',
+          message: expect.stringContaining(`tokenTypes of token 12 must be in [0, 3), got ${bad}`),
+        });
+      }
+      await device()
+        .synchronize()
+        .catch(() => {});
+    });
+
+    it('keep each token to its experts', async () => {
+      if (isCuda()) return;
+      using layer = new MoELayer(device(), config);
+      const types = integers(5, T, 0, 2);
+      using pass = layer.forward(inputOf(device()), { tokenTypes: device().tensor(types, [T]) });
+      const indices = await pass.routing.indices.data();
+      const allowed = [
+        [0, 1],
+        [2, 3],
+        [3, -1],
+      ];
+      types.forEach((type, t) => {
+        const chosen = [...indices.subarray(2 * t, 2 * t + 2)];
+        expect(type === 2 ? chosen : chosen.sort(), `token ${t}`).toEqual(allowed[type]);
+      });
+      const { assigned, droppedAssignments } = await pass.stats();
+      expect(assigned.reduce((a, b) => a + b)).toBe(indices.filter((e) => e >= 0).length);
+      expect(droppedAssignments).toBe(0);
+    });
+  });
+
+  // The gradient of the output is 0: what comes back is the losses', through float32 alone until the input's own rounding.
+  it.each(
+    (['bfloat16', 'float16'] as const).flatMap((dtype) => NOISES_OF_16_BITS.map((router) => ({ dtype, router }))),
+  )('routes 16-bit tokens in float32: $dtype, $router', async ({ dtype, router }) => {
+    if (isCuda()) return;
+    const testCase: Case = {
+      name: '16 bits',
+      tokens: 21,
+      config: {
+        hiddenSize: 17,
+        ffnSize: 3,
+        numExperts: 8,
+        topK: 2,
+        router,
+        losses: {
+          loadBalance: 1,
+          importance: 1,
+          z: 0.3,
+          ...('noise' in router && router.noise.type === 'learned' && { load: 1 }),
+        },
+      },
+    };
+    const problem = makeProblem(testCase);
+    problem.input = problem.input.map((x) => rounded(dtype, x));
+    problem.gradOutput.fill(0);
+    using layer = new MoELayer(device(), { ...testCase.config, dtype, seed: 1 } as MoEConfig);
+    for (const [name, { value }] of layer.parameters()) value.write(problem.parameters[name]!);
+    using input = device().tensor(problem.input, [21, 17], dtype);
+    using pass = layer.forward(input);
+    using gradInput = pass.backward(device().zeros([21, 17], dtype));
+    const read = { indices: await pass.routing.indices.data(), kept: await pass.routing.kept.data() };
+    const reference = referenceFor(testCase, problem, read);
+    const gradients = referenceGradients(reference, testCase, problem);
+    expectClose('logits', await pass.routing.logits!.data(), reference.logits!, 8);
+    expectClose('weights', await pass.routing.weights.data(), reference.weights, 2);
+    for (const name of ['router.weight', 'router.noise']) {
+      const parameter = layer.parameters().get(name);
+      if (parameter) expectClose(name, await parameter.grad.data(), gradients.parameters[name]!, 17);
+    }
+    // Two roundings at most: the product with the router's weight, and that with the noise's.
+    const unit = dtype === 'bfloat16' ? 2 ** -8 : 2 ** -11;
+    const largest = gradients.input.reduce((max, g) => Math.max(max, Math.abs(g)), 0);
+    (await gradInput.data()).forEach((g, i) => {
+      expect(Math.abs(g - gradients.input[i]!), `gradient ${i}`).toBeLessThan(2 * unit * largest);
+    });
+  });
+});
