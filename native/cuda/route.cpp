@@ -1,4 +1,4 @@
-// The route stage: grids and workspaces of cuda/route.cu.
+// The route stage: grids and workspaces of cuda/route.cu and cuda/route-backward.cu.
 #include <algorithm>
 
 #include "../shared/route-sums.h"

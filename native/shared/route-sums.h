@@ -1,5 +1,5 @@
 // How the CUDA backend cuts a route into pieces of tokens, and the memory in which it sums over them: shared by the
-// kernels of cuda/route.cu and the host that sizes their workspace.
+// kernels of cuda/route*.cu and the host that sizes their workspace.
 #pragma once
 
 #include <type_traits>
