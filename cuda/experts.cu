@@ -34,6 +34,20 @@ __device__ __forceinline__ void withActivation(Activation kind, Visit visit) {
   }
 }
 
+/// Of both operands, the next stage; `remaining` is what is left of the depth from there on.
+template <class Tile, class Left, class Right>
+__device__ __forceinline__ void loadStage(bool chunked, uint32_t stage, int& remaining, int rows, Left& left,
+                                          Right& right) {
+  if (chunked) {
+    left.template load<true>(stage, remaining, rows);
+    right.template load<true>(stage, remaining);
+  } else {
+    left.template load<false>(stage, remaining, rows);
+    right.template load<false>(stage, remaining);
+  }
+  remaining -= Tile::depth;
+}
+
 /// Both operands K-major: left·rightᵀ.
 template <class Tile, int parts>
 struct FeedNT {
@@ -43,14 +57,7 @@ struct FeedNT {
   KMajorLoader<Tile, Tile::columns, parts> right;
 
   __device__ __forceinline__ void load(uint32_t stage, int rows) {
-    if (chunked) {
-      left.template load<true>(stage, remaining, rows);
-      right.template load<true>(stage, remaining);
-    } else {
-      left.template load<false>(stage, remaining, rows);
-      right.template load<false>(stage, remaining);
-    }
-    remaining -= Tile::depth;
+    loadStage<Tile>(chunked, stage, remaining, rows, left, right);
   }
 };
 
@@ -71,14 +78,7 @@ struct FeedNN {
       right.restart(stages, distance(rights));
       remaining = depth;
     }
-    if (chunked) {
-      left.template load<true>(stage, remaining, rows);
-      right.template load<true>(stage, remaining);
-    } else {
-      left.template load<false>(stage, remaining, rows);
-      right.template load<false>(stage, remaining);
-    }
-    remaining -= Tile::depth;
+    loadStage<Tile>(chunked, stage, remaining, rows, left, right);
   }
 
  private:

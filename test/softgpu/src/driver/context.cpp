@@ -57,6 +57,17 @@ std::map<CUlimit, size_t>& limitValues() {
   return *values;
 }
 
+/// Ends it: not allowed to the device's own thread, which runs host callbacks.
+template <class End>
+CUresult endPrimaryContext(CUdevice ordinal, End end) {
+  Device& d = device();
+  if (d.isOwnThread()) return CUDA_ERROR_NOT_PERMITTED;
+  std::lock_guard lock(d.mutex);
+  if (!d.initialised) return CUDA_ERROR_NOT_INITIALIZED;
+  if (ordinal != 0) return CUDA_ERROR_INVALID_DEVICE;
+  return end(d);
+}
+
 }  // namespace
 
 bool softgpu::isCurrent() { return !current.empty() && current.back() != nullptr; }
@@ -76,25 +87,19 @@ SOFTGPU_API cuDevicePrimaryCtxRetain(CUcontext* context, CUdevice ordinal) {
 
 SOFTGPU_API cuDevicePrimaryCtxRelease(CUdevice ordinal) {
   SOFTGPU_CALL(kOther);
-  Device& d = device();
-  if (d.isOwnThread()) return CUDA_ERROR_NOT_PERMITTED;
-  std::lock_guard lock(d.mutex);
-  if (!d.initialised) return CUDA_ERROR_NOT_INITIALIZED;
-  if (ordinal != 0) return CUDA_ERROR_INVALID_DEVICE;
-  if (d.context.retained == 0) return CUDA_ERROR_INVALID_CONTEXT;
-  if (--d.context.retained == 0) destroyContext(d);
-  return CUDA_SUCCESS;
+  return endPrimaryContext(ordinal, [](Device& d) {
+    if (d.context.retained == 0) return CUDA_ERROR_INVALID_CONTEXT;
+    if (--d.context.retained == 0) destroyContext(d);
+    return CUDA_SUCCESS;
+  });
 }
 
 SOFTGPU_API cuDevicePrimaryCtxReset(CUdevice ordinal) {
   SOFTGPU_CALL(kOther);
-  Device& d = device();
-  if (d.isOwnThread()) return CUDA_ERROR_NOT_PERMITTED;
-  std::lock_guard lock(d.mutex);
-  if (!d.initialised) return CUDA_ERROR_NOT_INITIALIZED;
-  if (ordinal != 0) return CUDA_ERROR_INVALID_DEVICE;
-  destroyContext(d);
-  return CUDA_SUCCESS;
+  return endPrimaryContext(ordinal, [](Device& d) {
+    destroyContext(d);
+    return CUDA_SUCCESS;
+  });
 }
 
 SOFTGPU_API cuDevicePrimaryCtxSetFlags(CUdevice ordinal, unsigned flags) {
