@@ -129,7 +129,7 @@ const activations: Case[] = (
 ).flatMap((activation) => {
   const name = typeof activation === 'object' ? activation.type : activation;
   // A ninth would give ReGLU a row of one pre-activation, 1/32,000 of its terms: float32 has no digits for the row bound.
-  const tokens = 8;
+  const tokens = activation === 'reglu' ? 8 : 12;
   return [
     odd(name, { tokens, config: { experts: { activation } } }),
     odd(`${name}, bias`, { config: { experts: { activation, bias: true } } }),
