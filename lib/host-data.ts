@@ -53,11 +53,16 @@ export function storedArray(dtype: DType, size: number): HostArray {
   return isHalf(dtype) ? allocated(Uint16Array, size) : hostArray(dtype, size);
 }
 
-function allocated<Host extends HostArray>(kind: new (size: number) => Host, size: number): Host {
+interface HostArrayType<Host> {
+  new (size: number): Host;
+  readonly BYTES_PER_ELEMENT: number;
+}
+
+function allocated<Host extends HostArray>(type: HostArrayType<Host>, size: number): Host {
   try {
-    return new kind(size);
+    return new type(size);
   } catch (cause) {
-    const message = `out of host memory, for ${size} numbers in JavaScript`;
+    const message = `out of host memory: ${type.BYTES_PER_ELEMENT * size} bytes asked for, for ${size} numbers in JavaScript`;
     throw new MoEError('ERR_OUT_OF_MEMORY', message, undefined, { cause });
   }
 }
