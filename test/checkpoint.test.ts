@@ -3,7 +3,18 @@ import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'n
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { AdamW, type Device, loadCheckpoint, MoELayer, openDevice, RMSNorm, saveCheckpoint } from '../lib/index.js';
+import {
+  AdamW,
+  type Device,
+  Embedding,
+  loadCheckpoint,
+  MoELayer,
+  openDevice,
+  RMSNorm,
+  saveCheckpoint,
+} from '../lib/index.js';
+import { SafetensorsFile } from '../lib/safetensors.js';
+import { FLOAT_DTYPES, type FloatDType } from './rounding.js';
 
 const size = { hiddenSize: 9, ffnSize: 7, numExperts: 3, topK: 2 };
 let folder: string;
@@ -20,11 +31,14 @@ afterAll(() => {
 
 class Model implements Disposable {
   readonly moe: MoELayer;
-  readonly norm = new RMSNorm(device, { size: size.hiddenSize });
+  readonly norm: RMSNorm;
   readonly optimizer: AdamW;
+  readonly dtype: FloatDType;
 
-  constructor(seed: number) {
-    this.moe = new MoELayer(device, { ...size, seed });
+  constructor(seed: number, dtype: FloatDType = 'float32') {
+    this.dtype = dtype;
+    this.moe = new MoELayer(device, { ...size, seed, dtype });
+    this.norm = new RMSNorm(device, { size: size.hiddenSize, dtype });
     const parameters = [...this.moe.parameters().values(), ...this.norm.parameters().values()];
     this.optimizer = new AdamW(parameters, { learningRate: 0.05 });
   }
@@ -34,7 +48,7 @@ class Model implements Disposable {
   }
 
   step(seed: number) {
-    using input = device.randn([13, size.hiddenSize], { seed });
+    using input = device.randn([13, size.hiddenSize], { seed, dtype: this.dtype });
     using normed = this.norm.forward(input);
     using pass = this.moe.forward(normed.output);
     using gradient = pass.backward(pass.output);
@@ -53,15 +67,15 @@ class Model implements Disposable {
 }
 
 describe('a checkpoint', () => {
-  it('continues a run bit for bit', async () => {
+  it.each(FLOAT_DTYPES)('continues a run in %s bit for bit', async (dtype) => {
     const path = join(folder, 'run.safetensors');
-    using straight = new Model(1);
+    using straight = new Model(1, dtype);
     for (let step = 0; step < 3; step++) straight.step(step);
     const saving = saveCheckpoint(path, { ...straight.state, metadata: { note: 'step 3' } });
     // What is queued after the call is not in the file.
     for (let step = 3; step < 6; step++) straight.step(step);
     await saving;
-    using resumed = new Model(2);
+    using resumed = new Model(2, dtype);
     resumed.step(99);
     expect(await loadCheckpoint(path, resumed.state)).toEqual({ note: 'step 3' });
     for (let step = 3; step < 6; step++) resumed.step(step);
@@ -101,6 +115,57 @@ describe('a checkpoint', () => {
     using input = device.randn([13, 9], { seed: 1 });
     const outputs = [model.moe, other.moe].map((layer) => layer.forward(input).output.dataSync());
     expect(outputs[1]).toEqual(outputs[0]);
+  });
+
+  it('saves the master of what was written, and leaves it behind with the optimizer', async () => {
+    const path = join(folder, 'written.safetensors');
+    using model = new Model(1, 'bfloat16');
+    model.step(0);
+    const up = model.moe.parameters().get('experts.up')!.value;
+    const written = new Float32Array(up.size).fill(1 + 2 ** -9); // rounds to 1
+    up.write(written);
+    await saveCheckpoint(path, model.state);
+    await using file = await SafetensorsFile.open(path);
+    const master = new Float32Array(up.size);
+    await file.read(file.tensors.get('optimizer.master.moe.experts.up')!, master);
+    expect(master).toEqual(written.fill(1));
+    expect(file.tensors.get('optimizer.master.moe.experts.up')!.dtype).toBe('F32');
+    expect(file.tensors.has('optimizer.master.moe.router.weight')).toBe(false);
+
+    // Without the optimizer, what is loaded is a value like any other: its master is made of it.
+    using other = new Model(2, 'bfloat16');
+    other.step(1);
+    await loadCheckpoint(path, { modules: other.state.modules });
+    other.optimizer.learningRate = 0;
+    other.step(2);
+    expect(await other.values()).toEqual(await model.values());
+  });
+
+  it.each([
+    ['bfloat16', 'BF16'],
+    ['float16', 'F16'],
+  ] as const)('holds the bits of %s as %s', async (dtype, name) => {
+    const path = join(folder, `${dtype}.safetensors`);
+    using embedding = new Embedding(device, { count: 256, size: 256, dtype, seed: 1 });
+    const { value } = embedding.parameters().get('weight')!;
+    // Every number; what is a NaN here is one there, whatever its bits.
+    value.write(Uint16Array.from({ length: 65536 }, (_, i) => i));
+    await saveCheckpoint(path, { modules: { embedding } });
+    const bytes = readFileSync(path);
+    const length = Number(bytes.readBigUInt64LE(0));
+    expect(JSON.parse(bytes.subarray(8, 8 + length).toString())['embedding.weight'].dtype).toBe(name);
+    for (let i = 0; i < 65536; i++)
+      if (bytes.readUInt16LE(8 + length + 2 * i) !== i) throw new Error(`the bits of ${i} are not in the file`);
+    const before = await value.data();
+    value.write(new Float32Array(65536));
+    await loadCheckpoint(path, { modules: { embedding } });
+    expect(await value.data()).toEqual(before);
+
+    using wide = new Embedding(device, { count: 256, size: 256, seed: 1 });
+    await expect(loadCheckpoint(path, { modules: { embedding: wide } })).rejects.toMatchObject({
+      code: 'ERR_DTYPE',
+      message: expect.stringMatching(new RegExp(`expected dtype F32, got ${name}`)),
+    });
   });
 
   it('is a safetensors file', async () => {

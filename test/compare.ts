@@ -1,9 +1,13 @@
 /**
  * How close is close: every comparison of the library with the reference goes through here, so that there is one
- * tolerance. An error is at most 1e-5 of the tensor's largest value, and every row is within 1e-4 of its own norm, so that
- * no small row can be wrong unseen behind a large one.
+ * tolerance. In float32 an error is at most 1e-5 of the tensor's largest value, and every row is within 1e-4 of its own
+ * norm, so that no small row can be wrong unseen behind a large one. What 16-bit floats have gone into is held by the norm
+ * of the whole tensor's error, relative to that of the tensor.
  */
 
+import type { FloatDType } from './rounding.js';
+
+const OF_NORM = { bfloat16: 1e-2, float16: 2e-3 };
 const OF_MAXIMUM = 1e-5;
 const OF_ROW_NORM = 1e-4;
 /** Rows narrower than this may cancel to almost nothing by chance, and then float32 has no digits to be relative to. */
@@ -28,6 +32,8 @@ function norm(values: Numbers, from: number, to: number): number {
 }
 
 export interface CloseOptions {
+  /** Of what the values were computed from; default float32. */
+  dtype?: FloatDType;
   /** Exactly zero in exact arithmetic: held below 1e-5, since nothing is left to be relative to. */
   vanishing?: boolean;
   /** How far the exact values move when what they are computed from moves by float32's last bit; for ill-conditioned ones. */
@@ -40,9 +46,13 @@ export function expectClose(
   actual: Numbers,
   expected: Numbers,
   width: number,
-  { vanishing = false, noise = 0 }: CloseOptions = {},
+  { dtype = 'float32', vanishing = false, noise = 0 }: CloseOptions = {},
 ): void {
   if (actual.length !== expected.length) throw new Error(`${label}: ${actual.length} values, not ${expected.length}`);
+  if (dtype !== 'float32' && !vanishing) {
+    expectNormClose(label, actual, expected, OF_NORM[dtype]);
+    return;
+  }
   const max = largest(expected);
   const allowed = (vanishing ? OF_MAXIMUM : OF_MAXIMUM * max) + NOISE_MARGIN * noise;
   let worst = -1;
@@ -59,6 +69,14 @@ export function expectClose(
     );
   }
   if (!vanishing) expectRowsClose(label, actual, expected, width, max, NOISE_MARGIN * noise * Math.sqrt(width));
+}
+
+function expectNormClose(label: string, actual: Numbers, expected: Numbers, ofNorm: number): void {
+  const difference = Float64Array.from(expected, (value, i) => actual[i]! - value);
+  const error = norm(difference, 0, difference.length);
+  const own = norm(expected, 0, expected.length);
+  if (!(error <= ofNorm * own))
+    throw new Error(`${label}: off by ${error}, which is ${error / own} of its norm ${own}`);
 }
 
 function expectRowsClose(

@@ -9,6 +9,7 @@ import { AdamW } from '../lib/index.js';
 import type { Case } from './cases.js';
 import { type TestDevice, testDevices } from './devices.js';
 import { makeProblem, type Problem } from './problem.js';
+import { FLOAT_DTYPES } from './rounding.js';
 import { makeLayer, readParameterGradients, runBackward, runForward } from './run-case.js';
 
 /** Only a hang should meet it. */
@@ -93,11 +94,11 @@ function differences(a: Record<string, string>, b: Record<string, string>): stri
 
 describe.each(testDevices())('$name', ({ kind, open }) => {
   const threads = kind === 'cpu' ? [1, 1, 2, 2, 7, 7] : [1, 1, 1];
-  it.each(RUNS.map((testCase) => [testCase.name, testCase] as const))(
-    '%s',
-    async (_, testCase) => {
+  it.each(FLOAT_DTYPES.flatMap((dtype) => RUNS.map((testCase) => [dtype, testCase.name, testCase] as const)))(
+    '%s: %s',
+    async (dtype, _, testCase) => {
       const runs: Record<string, string>[] = [];
-      const problem = makeProblem(testCase);
+      const problem = makeProblem(testCase, 1, dtype);
       for (const count of threads) runs.push(await train(open, count, testCase, problem));
       runs.forEach((run, i) => {
         expect(differences(runs[0]!, run), `run ${i}, ${threads[i]} threads`).toEqual([]);

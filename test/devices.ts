@@ -1,6 +1,6 @@
 /**
- * Runs a suite on the devices of this test run: the CPU once with each instruction set that this machine has, or with
- * SWITCHYARD_TEST_DEVICE=cuda every CUDA device.
+ * Runs a suite on the devices of this test run, in every float dtype where that is wanted: the CPU once with each
+ * instruction set that this machine has, or with SWITCHYARD_TEST_DEVICE=cuda every CUDA device.
  */
 
 import { afterAll, beforeAll, describe } from 'vitest';
@@ -13,6 +13,7 @@ import {
   openDevice,
   type Tensor,
 } from '../lib/index.js';
+import { FLOAT_DTYPES, type FloatDType } from './rounding.js';
 
 /** The devices of this run. Listing tries every GPU, which takes the software GPU seconds: the CPU's suites do without. */
 export function usableDevices(): Pick<DeviceInfo, 'kind' | 'index'>[] {
@@ -95,5 +96,12 @@ export function onEachDevice(suite: (device: () => Device) => void): void {
     });
     afterAll(() => device.dispose());
     suite(() => device);
+  });
+}
+
+/** The same once for each float dtype of weights and activations. */
+export function onEachDType(suite: (device: () => Device, dtype: FloatDType) => void): void {
+  onEachDevice((device) => {
+    describe.each(FLOAT_DTYPES)('%s', (dtype) => suite(device, dtype));
   });
 }

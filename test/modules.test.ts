@@ -13,9 +13,11 @@ import {
   type Tensor,
 } from '../lib/index.js';
 import { expectClose, expectSame, expectScalar } from './compare.js';
-import { onEachDevice } from './devices.js';
+import { onEachDType } from './devices.js';
 import { integers, normals } from './random.js';
 import * as reference from './reference-modules.js';
+import { rounded, roundedAll } from './rounding.js';
+import type { Read } from './run-case.js';
 
 function parameter(module: Module, name: string): Parameter {
   const found = module.parameters().get(name);
@@ -25,7 +27,14 @@ function parameter(module: Module, name: string): Parameter {
 
 const wide = (values: Float32Array): Float64Array => Float64Array.from(values);
 
-onEachDevice((device) => {
+onEachDType((device, dtype) => {
+  /** Numbers that the dtype holds, and tensors of it. */
+  const numbers = (seed: number, size: number, std?: number): Float32Array =>
+    roundedAll(dtype, normals(seed, size, std));
+  const tensor = (values: Float32Array, shape: number[]): Tensor => device().tensor(values, shape, dtype);
+  const close = (label: string, actual: Read, expected: ArrayLike<number>, width: number, vanishing = false): void =>
+    expectClose(label, actual, expected, width, { dtype, vanishing });
+
   describe('Linear', () => {
     const sizes = [
       [3, 17, 13],
@@ -39,44 +48,44 @@ onEachDevice((device) => {
     it.each(sizes.flatMap((size) => [[...size, true] as const, [...size, false] as const]))(
       '%i rows, %i → %i, bias %s',
       async (rows, inFeatures, outFeatures, bias) => {
-        using layer = new Linear(device(), { inFeatures, outFeatures, bias, seed: 1 });
-        const [w, b] = [normals(1, outFeatures * inFeatures, 1 / Math.sqrt(inFeatures)), normals(2, outFeatures)];
-        const [x, dy] = [normals(3, rows * inFeatures), normals(4, rows * outFeatures)];
+        using layer = new Linear(device(), { inFeatures, outFeatures, bias, seed: 1, dtype });
+        const [w, b] = [numbers(1, outFeatures * inFeatures, 1 / Math.sqrt(inFeatures)), numbers(2, outFeatures)];
+        const [x, dy] = [numbers(3, rows * inFeatures), numbers(4, rows * outFeatures)];
         parameter(layer, 'weight').value.write(w);
         if (bias) parameter(layer, 'bias').value.write(b);
         else expect(layer.parameters().has('bias')).toBe(false);
 
-        using pass = layer.forward(device().tensor(x, [rows, inFeatures]));
-        using dx = pass.backward(device().tensor(dy, [rows, outFeatures]));
+        using pass = layer.forward(tensor(x, [rows, inFeatures]));
+        using dx = pass.backward(tensor(dy, [rows, outFeatures]));
         const y = reference.linear(wide(w), bias ? wide(b) : undefined, wide(x), inFeatures);
         const grads = reference.linearBackward(wide(w), wide(x), wide(dy), inFeatures);
         expect(pass.output.shape).toEqual([rows, outFeatures]);
-        expectClose('output', await pass.output.data(), y, outFeatures);
-        expectClose('input gradient', await dx.data(), grads.input, inFeatures);
-        expectClose('weight gradient', await parameter(layer, 'weight').grad.data(), grads.weight, inFeatures);
-        if (bias) expectClose('bias gradient', await parameter(layer, 'bias').grad.data(), grads.bias, outFeatures);
+        close('output', await pass.output.data(), y, outFeatures);
+        close('input gradient', await dx.data(), grads.input, inFeatures);
+        close('weight gradient', await parameter(layer, 'weight').grad.data(), grads.weight, inFeatures);
+        if (bias) close('bias gradient', await parameter(layer, 'bias').grad.data(), grads.bias, outFeatures);
       },
     );
 
     it('sums a bias gradient over many rows of one sign without losing its digits', async () => {
-      const [rows, value] = [20_000, Math.fround(0.1)];
-      using layer = new Linear(device(), { inFeatures: 1, outFeatures: 1, seed: 1 });
-      using pass = layer.forward(device().zeros([rows, 1]));
-      pass.backward(device().tensor(new Float32Array(rows).fill(value), [rows, 1])).dispose();
+      const [rows, value] = [20_000, rounded(dtype, Math.fround(0.1))];
+      using layer = new Linear(device(), { inFeatures: 1, outFeatures: 1, seed: 1, dtype });
+      using pass = layer.forward(device().zeros([rows, 1], dtype));
+      pass.backward(tensor(new Float32Array(rows).fill(value), [rows, 1])).dispose();
       expectClose('bias gradient', await parameter(layer, 'bias').grad.data(), [rows * value], 1);
     });
 
     it('takes leading dimensions as rows, and adds gradients until zeroGrad()', async () => {
-      using layer = new Linear(device(), { inFeatures: 5, outFeatures: 3, bias: false, seed: 1 });
-      const [x, dy] = [normals(3, 6 * 5), normals(4, 6 * 3)];
+      using layer = new Linear(device(), { inFeatures: 5, outFeatures: 3, bias: false, seed: 1, dtype });
+      const [x, dy] = [numbers(3, 6 * 5), numbers(4, 6 * 3)];
       for (let i = 0; i < 2; i++) {
-        using pass = layer.forward(device().tensor(x, [2, 3, 5]));
+        using pass = layer.forward(tensor(x, [2, 3, 5]));
         expect(pass.output.shape).toEqual([2, 3, 3]);
-        pass.backward(device().tensor(dy, [2, 3, 3])).dispose();
+        pass.backward(tensor(dy, [2, 3, 3])).dispose();
       }
       const once = reference.linearBackward(new Float64Array(15), wide(x), wide(dy), 5).weight;
       const { grad } = parameter(layer, 'weight');
-      expectClose(
+      close(
         'twice',
         await grad.data(),
         once.map((g) => 2 * g),
@@ -87,10 +96,10 @@ onEachDevice((device) => {
     });
 
     it('gives a frozen parameter no gradient', async () => {
-      using layer = new Linear(device(), { inFeatures: 5, outFeatures: 3, bias: true, seed: 1 });
+      using layer = new Linear(device(), { inFeatures: 5, outFeatures: 3, bias: true, seed: 1, dtype });
       parameter(layer, 'weight').trainable = false;
-      using pass = layer.forward(device().tensor(normals(3, 20), [4, 5]));
-      pass.backward(device().tensor(normals(4, 12), [4, 3])).dispose();
+      using pass = layer.forward(tensor(numbers(3, 20), [4, 5]));
+      pass.backward(tensor(numbers(4, 12), [4, 3])).dispose();
       expectSame('weight gradient', await parameter(layer, 'weight').grad.data(), new Float32Array(15));
       expect((await parameter(layer, 'bias').grad.data()).some((g) => g !== 0)).toBe(true);
     });
@@ -103,20 +112,20 @@ onEachDevice((device) => {
       [2, 1, 9],
       [4, 8, 0],
     ])('%i × %i, %i indices', async (count, size, length) => {
-      using layer = new Embedding(device(), { count, size, seed: 1 });
-      const [table, dy] = [normals(1, count * size), normals(2, length * size)];
+      using layer = new Embedding(device(), { count, size, seed: 1, dtype });
+      const [table, dy] = [numbers(1, count * size), numbers(2, length * size)];
       const indices = integers(3, length, 0, count - 1);
       parameter(layer, 'weight').value.write(table);
       using pass = layer.forward(device().tensor(indices, [length]));
-      pass.backward(device().tensor(dy, [length, size]))?.dispose();
+      pass.backward(tensor(dy, [length, size]))?.dispose();
       expect(pass.output.shape).toEqual([length, size]);
       expectSame('output', await pass.output.data(), reference.embedding(wide(table), indices, size));
       const expected = reference.embeddingBackward(count, indices, wide(dy), size);
-      expectClose('gradient', await parameter(layer, 'weight').grad.data(), expected, size);
+      close('gradient', await parameter(layer, 'weight').grad.data(), expected, size);
     });
 
     it('keeps the dimensions of its indices', () => {
-      using layer = new Embedding(device(), { count: 4, size: 3, seed: 1 });
+      using layer = new Embedding(device(), { count: 4, size: 3, seed: 1, dtype });
       using pass = layer.forward(device().tensor(Int32Array.of(0, 1, 2, 3, 0, 1), [3, 2]));
       expect(pass.output.shape).toEqual([3, 2, 3]);
     });
@@ -129,17 +138,17 @@ onEachDevice((device) => {
       [1, 1, 1e-6],
       [0, 9, 1e-5],
     ])('%i rows of %i, epsilon %f', async (rows, size, epsilon) => {
-      using layer = new RMSNorm(device(), { size, epsilon });
+      using layer = new RMSNorm(device(), { size, epsilon, dtype });
       expectSame('initial weight', await parameter(layer, 'weight').value.data(), new Float32Array(size).fill(1));
-      const [w, x, dy] = [normals(1, size), normals(2, rows * size), normals(3, rows * size)];
+      const [w, x, dy] = [numbers(1, size), numbers(2, rows * size), numbers(3, rows * size)];
       parameter(layer, 'weight').value.write(w);
-      using pass = layer.forward(device().tensor(x, [rows, size]));
-      using dx = pass.backward(device().tensor(dy, [rows, size]));
-      expectClose('output', await pass.output.data(), reference.rmsNorm(wide(w), wide(x), epsilon), size);
+      using pass = layer.forward(tensor(x, [rows, size]));
+      using dx = pass.backward(tensor(dy, [rows, size]));
+      close('output', await pass.output.data(), reference.rmsNorm(wide(w), wide(x), epsilon), size);
       const grads = reference.rmsNormBackward(wide(w), wide(x), wide(dy), epsilon);
       // One value over its own root mean square is its sign: the gradient vanishes but for epsilon.
-      expectClose('input gradient', await dx.data(), grads.input, size, { vanishing: size === 1 });
-      expectClose('weight gradient', await parameter(layer, 'weight').grad.data(), grads.weight, size);
+      close('input gradient', await dx.data(), grads.input, size, size === 1);
+      close('weight gradient', await parameter(layer, 'weight').grad.data(), grads.weight, size);
     });
 
     it('has epsilon 1e-6 by default', async () => {
@@ -151,18 +160,22 @@ onEachDevice((device) => {
     });
 
     it('of a row of zeros is zero', async () => {
-      using layer = new RMSNorm(device(), { size: 6, epsilon: 1e-6 });
-      using pass = layer.forward(device().zeros([2, 6]));
+      using layer = new RMSNorm(device(), { size: 6, epsilon: 1e-6, dtype });
+      using pass = layer.forward(device().zeros([2, 6], dtype));
       expectSame('output', await pass.output.data(), new Float32Array(12));
     });
   });
 
   const kinds: [string, () => Module & { forward(input: Tensor): Pass }, () => Tensor][] = [
-    ['Linear', () => new Linear(device(), { inFeatures: 9, outFeatures: 5, seed: 1 }), () => floats([6, 9])],
-    ['Embedding', () => new Embedding(device(), { count: 3, size: 5, seed: 1 }), () => device().zeros([6], 'int32')],
-    ['RMSNorm', () => new RMSNorm(device(), { size: 9 }), () => floats([6, 9])],
+    ['Linear', () => new Linear(device(), { inFeatures: 9, outFeatures: 5, dtype, seed: 1 }), () => floats([6, 9])],
+    [
+      'Embedding',
+      () => new Embedding(device(), { count: 3, size: 5, dtype, seed: 1 }),
+      () => device().zeros([6], 'int32'),
+    ],
+    ['RMSNorm', () => new RMSNorm(device(), { size: 9, dtype }), () => floats([6, 9])],
   ];
-  const floats = (shape: number[]) => device().randn(shape, { seed: 4 });
+  const floats = (shape: number[]) => device().randn(shape, { seed: 4, dtype });
 
   it.each(kinds)('%s adds the gradients of two passes, and starts over after zeroGrad()', async (_, make, input) => {
     using layer = make();
@@ -202,23 +215,23 @@ onEachDevice((device) => {
       ['every third skipped', 40, 256, 3],
       ['one row', 1, 5, 0],
     ])('%s', async (_, rows, width, skip) => {
-      const logits = normals(1, rows * width, 3);
+      const logits = numbers(1, rows * width, 3);
       const targets = integers(2, rows, 0, width - 1).map((target, n) => (skip && n % skip === 0 ? -1 : target));
       const expected = reference.crossEntropy(wide(logits), targets);
-      using result = crossEntropy(device().tensor(logits, [rows, width]), device().tensor(targets, [rows]));
+      using result = crossEntropy(tensor(logits, [rows, width]), device().tensor(targets, [rows]));
       expectScalar('loss', await result.loss.item(), expected.loss);
       using gradient = result.backward();
-      expectClose('gradient', await gradient.data(), expected.gradLogits, width);
+      close('gradient', await gradient.data(), expected.gradLogits, width);
     });
 
     it('scales its gradient, and survives large logits', async () => {
       const logits = Float32Array.of(500, -500, 0, 300, 300, -20);
       const targets = Int32Array.of(1, 0);
       const expected = reference.crossEntropy(wide(logits), targets);
-      using result = crossEntropy(device().tensor(logits, [2, 3]), device().tensor(targets, [2]));
+      using result = crossEntropy(tensor(logits, [2, 3]), device().tensor(targets, [2]));
       expectScalar('loss', await result.loss.item(), expected.loss);
       using gradient = result.backward(0.25);
-      expectClose(
+      close(
         'gradient',
         await gradient.data(),
         expected.gradLogits.map((g) => g / 4),
@@ -227,7 +240,7 @@ onEachDevice((device) => {
     });
 
     it('is 0 with gradient 0 when no target counts', async () => {
-      using result = crossEntropy(device().tensor(normals(1, 10), [2, 5]), device().tensor(Int32Array.of(-1, -1), [2]));
+      using result = crossEntropy(tensor(numbers(1, 10), [2, 5]), device().tensor(Int32Array.of(-1, -1), [2]));
       expect(await result.loss.item()).toBe(0);
       using gradient = result.backward();
       expectSame('gradient', await gradient.data(), new Float32Array(10));
@@ -235,13 +248,16 @@ onEachDevice((device) => {
   });
 
   it('add', async () => {
-    const [a, b] = [normals(1, 3 * 17), normals(2, 3 * 17)];
-    using sum = add(device().tensor(a, [3, 17]), device().tensor(b, [3, 17]));
+    const [a, b] = [numbers(1, 3 * 17), numbers(2, 3 * 17)];
+    using sum = add(tensor(a, [3, 17]), tensor(b, [3, 17]));
     expect(sum.shape).toEqual([3, 17]);
     expectSame(
       'sum',
       await sum.data(),
-      a.map((v, i) => v + b[i]!),
+      roundedAll(
+        dtype,
+        a.map((v, i) => v + b[i]!),
+      ),
     );
   });
 });

@@ -9,12 +9,13 @@ import { isCpuOnly } from './case.js';
 import { CASES, type Case } from './cases.js';
 import { expectClose, expectSame } from './compare.js';
 import { compareParameterGradients, compareWithReference, referenceFor, referenceGradients } from './compare-case.js';
-import { onEachDevice } from './devices.js';
+import { onEachDevice, onEachDType } from './devices.js';
 import { failure } from './failure.js';
 import { makeProblem, type Problem } from './problem.js';
-import { normals } from './random.js';
+import { integers, normals } from './random.js';
 import { type Gradients, parameterShapes } from './reference.js';
 import type { Activation } from './reference-experts.js';
+import type { FloatDType } from './rounding.js';
 import { makeLayer, observe, readParameterGradients, runBackward, runForward } from './run-case.js';
 
 /** Only a hang should meet it. */
@@ -36,6 +37,35 @@ const RICH: Case = {
   },
 };
 
+/** Sizes past the tiles and blocks of every loop; caller's weights, so that no score has to be exact. */
+const EXACT_CASES: Case[] = (
+  [
+    ['relu', 37, { hiddenSize: 17, ffnSize: 13, numExperts: 3, topK: 2 }, 'relu'],
+    ['reglu', 70, { hiddenSize: 33, ffnSize: 70, numExperts: 4, topK: 2 }, 'reglu'],
+    ['reglu, wide', 130, { hiddenSize: 300, ffnSize: 131, numExperts: 2, topK: 1 }, 'reglu'],
+  ] as const
+).map(([name, tokens, sizes, activation]) => ({
+  name,
+  tokens,
+  routing: 'weights',
+  config: { ...sizes, experts: { activation, bias: true, shared: { ffnSize: 21 } } },
+}));
+
+const ones = (length: number): Int32Array => new Int32Array(length).fill(1);
+
+/** The case with -1, 0 and 1 for every number, of the weights about six that are not 0 in every row. */
+function wholeNumbers(testCase: Case, dtype: FloatDType): Problem {
+  const problem = makeProblem(testCase, 1, dtype);
+  const fill = (seed: number, values: Float32Array, range: number): void =>
+    values.set(integers(seed, values.length, -range, range).map((x) => (Math.abs(x) === 1 ? x : 0)));
+  fill(1, problem.input, 1);
+  fill(2, problem.gradOutput, 2);
+  fill(3, problem.weights!, 1);
+  for (const [i, [name, shape]] of Object.entries(parameterShapes(testCase.config)).entries())
+    if (!name.startsWith('router.')) fill(4 + i, problem.parameters[name]!, Math.max(1, Math.round(shape.at(-1)! / 6)));
+  return problem;
+}
+
 /** The gradients of one problem, by the reference, with the layer's choices. */
 async function expectedGradients(layer: MoELayer, testCase: Case, problem: Problem): Promise<Gradients> {
   using pass = runForward(layer, testCase, problem);
@@ -54,12 +84,12 @@ function sumOf(a: Gradients, b: Gradients): Record<string, Float64Array> {
   return Object.fromEntries(entries.map(([name, g]) => [name, g.map((v, i) => v + b.parameters[name]![i]!)]));
 }
 
-onEachDevice((device) => {
+onEachDType((device, dtype) => {
   describe('the table', () => {
     it.each(CASES.map((testCase) => [testCase.name, testCase] as const))(
       '%s',
       async (_, testCase) => {
-        const problem = makeProblem(testCase);
+        const problem = makeProblem(testCase, 1, dtype);
         if (device().kind === 'cuda' && isCpuOnly(testCase)) {
           const refused = failure(() => runForward(makeLayer(device(), testCase, problem), testCase, problem));
           expect([refused.code, refused.message]).toEqual(['ERR_UNSUPPORTED', expect.stringContaining(' on CUDA ')]);
@@ -81,6 +111,29 @@ onEachDevice((device) => {
     );
   });
 
+  it.each(EXACT_CASES.map((testCase) => [testCase.name, testCase] as const))(
+    'is exact on small whole numbers: %s',
+    async (_, testCase) => {
+      const problem = wholeNumbers(testCase, dtype);
+      using layer = makeLayer(device(), testCase, problem);
+      const { output, gradients } = await observe(layer, testCase, problem);
+      const pass = referenceFor(testCase, problem, { indices: problem.indices!, kept: ones(problem.indices!.length) });
+      const expected = referenceGradients(pass, testCase, problem);
+      // Beyond 256 not every whole number is a bfloat16; and zeros would prove nothing.
+      for (const values of [pass.output, expected.input]) {
+        expect(Math.max(...values.map(Math.abs))).toBeLessThan(257);
+        expect(values.filter((x) => x !== 0).length).toBeGreaterThan(values.length / 2);
+      }
+      expectSame('output', output, pass.output);
+      expectSame('input gradient', gradients!.input, expected.input);
+      expectSame('gradient of routing.weights', gradients!.weights!, expected.routingWeights!);
+      for (const [name, values] of Object.entries(expected.parameters))
+        expectSame(`gradient of ${name}`, gradients!.parameters[name]!, values);
+    },
+  );
+});
+
+onEachDevice((device) => {
   it.each(CASES.map((testCase) => [testCase.name, testCase] as const).filter((_, i) => i % 5 === 0))(
     'has exactly the parameters its configuration calls for: %s',
     (_, testCase) => {

@@ -4,9 +4,9 @@
  */
 
 import { describe, expect, it } from 'vitest';
-import { type CapacityConfig, type Device, ops } from '../lib/index.js';
+import { type CapacityConfig, type Device, ops, type Tensor } from '../lib/index.js';
 import { expectClose, expectSame } from './compare.js';
-import { onEachDevice } from './devices.js';
+import { onEachDevice, onEachDType } from './devices.js';
 import { failure } from './failure.js';
 import { normals, uniforms } from './random.js';
 import { admit, capacityOf } from './reference-capacity.js';
@@ -20,6 +20,8 @@ import {
   weigh,
   weighBackward,
 } from './reference-router.js';
+import { type FloatDType, roundedAll } from './rounding.js';
+import type { Read } from './run-case.js';
 
 interface Assignment {
   token: number;
@@ -98,23 +100,27 @@ async function expectGroupedGemm(
   device: Device,
   shape: Shape,
   outFeatures: number,
-  numbers: (seed: number, size: number) => Float32Array,
+  dtype: FloatDType,
+  draw: (seed: number, size: number) => Float32Array,
 ): Promise<void> {
   const { plan, offsets } = makePlan(device, shape);
   const { H: inFeatures, E } = shape;
+  const numbers = (seed: number, size: number): Float32Array => roundedAll(dtype, draw(seed, size));
+  const close = (label: string, actual: Read, expected: ArrayLike<number>, width: number): void =>
+    expectClose(label, actual, expected, width, { dtype });
   const total = offsets[E]!;
   const x = numbers(9, total * inFeatures);
   const w = numbers(10, E * outFeatures * inFeatures);
   const garbage = rowsWithGarbage(x, plan.maxRows, inFeatures);
   const product = ops.groupedGemm(
-    device.tensor(garbage, [plan.maxRows, inFeatures]),
-    device.tensor(w, [E, outFeatures, inFeatures]),
+    device.tensor(garbage, [plan.maxRows, inFeatures], dtype),
+    device.tensor(w, [E, outFeatures, inFeatures], dtype),
     plan,
   );
   expect(product.output.shape).toEqual([plan.maxRows, outFeatures]);
   const dy = numbers(11, total * outFeatures);
   const dyGarbage = rowsWithGarbage(dy, plan.maxRows, outFeatures);
-  const grads = product.backward(device.tensor(dyGarbage, [plan.maxRows, outFeatures]));
+  const grads = product.backward(device.tensor(dyGarbage, [plan.maxRows, outFeatures], dtype));
 
   const output = new Float64Array(total * outFeatures);
   const dx = new Float64Array(total * inFeatures);
@@ -129,12 +135,19 @@ async function expectGroupedGemm(
     dw.set(expected.weight, e * outFeatures * inFeatures);
   }
   const R = plan.maxRows;
-  expectClose('output', await product.output.data(), padded(output, R, outFeatures), outFeatures);
-  expectClose('rows gradient', await grads.rows.data(), padded(dx, R, inFeatures), inFeatures);
-  expectClose('weight gradient', await grads.weight.data(), dw, inFeatures);
+  close('output', await product.output.data(), padded(output, R, outFeatures), outFeatures);
+  close('rows gradient', await grads.rows.data(), padded(dx, R, inFeatures), inFeatures);
+  close('weight gradient', await grads.weight.data(), dw, inFeatures);
 }
 
-onEachDevice((device) => {
+onEachDType((device, dtype) => {
+  /** Numbers that the dtype holds, and tensors of it. */
+  const numbers = (seed: number, size: number, std?: number): Float32Array =>
+    roundedAll(dtype, normals(seed, size, std));
+  const tensor = (values: Float32Array, shape: number[]): Tensor => device().tensor(values, shape, dtype);
+  const close = (label: string, actual: Read, expected: ArrayLike<number>, width: number): void =>
+    expectClose(label, actual, expected, width, { dtype });
+
   describe('route', () => {
     const [T, H, E] = [37, 17, 7];
     const configs: ({ topK: number } & RouterOptions)[] = [
@@ -146,9 +159,9 @@ onEachDevice((device) => {
     ];
     it.each(configs.map((config) => [JSON.stringify(config), config] as const))('%s', async (_, config) => {
       const K = config.topK;
-      const [x, w] = [normals(1, T * H), normals(2, E * H, 0.3)];
+      const [x, w] = [numbers(1, T * H), normals(2, E * H, 0.3)];
       const dWeights = normals(3, T * K);
-      const routed = ops.route(device().tensor(x, [T, H]), device().tensor(w, [E, H]), config);
+      const routed = ops.route(tensor(x, [T, H]), device().tensor(w, [E, H]), config);
       const [x64, w64] = [Float64Array.from(x), Float64Array.from(w)];
       const logits = linear(w64, undefined, x64, H);
       expectClose('logits', await routed.logits.data(), logits, E);
@@ -171,7 +184,7 @@ onEachDevice((device) => {
 
       const grads = routed.backward(device().tensor(dWeights, [T, K]));
       const expected = linearBackward(w64, x64, dLogits, H);
-      expectClose('input gradient', await grads.input.data(), expected.input, H);
+      close('input gradient', await grads.input.data(), expected.input, H);
       expectClose('weight gradient', await grads.weight.data(), expected.weight, H);
     });
 
@@ -183,7 +196,7 @@ onEachDevice((device) => {
     });
 
     it('gives ties to the lower index', async () => {
-      const routed = ops.route(device().tensor(normals(1, 9 * 4), [9, 4]), device().zeros([5, 4]), { topK: 3 });
+      const routed = ops.route(tensor(numbers(1, 9 * 4), [9, 4]), device().zeros([5, 4]), { topK: 3 });
       expect([...(await routed.indices.data())]).toEqual(new Array(9).fill([0, 1, 2]).flat());
     });
   });
@@ -219,8 +232,8 @@ onEachDevice((device) => {
 
     it('dispatch', async () => {
       const { plan, rows } = makePlan(device(), shape);
-      const x = normals(5, T * H);
-      const dispatched = ops.dispatch(device().tensor(x, [T, H]), plan);
+      const x = numbers(5, T * H);
+      const dispatched = ops.dispatch(tensor(x, [T, H]), plan);
       expect(dispatched.rows.shape).toEqual([plan.maxRows, H]);
       const expected = new Float32Array(plan.maxRows * H);
       rows.forEach(({ token }, r) => {
@@ -228,29 +241,29 @@ onEachDevice((device) => {
       });
       expectSame('rows', await dispatched.rows.data(), expected);
 
-      const dRows = normals(6, rows.length * H);
+      const dRows = numbers(6, rows.length * H);
       const garbage = rowsWithGarbage(dRows, plan.maxRows, H);
-      const dInput = dispatched.backward(device().tensor(garbage, [plan.maxRows, H]));
+      const dInput = dispatched.backward(tensor(garbage, [plan.maxRows, H]));
       const sum = new Float64Array(T * H);
       rows.forEach(({ token }, r) => {
         addScaled(row(sum, token, H), 1, row(Float64Array.from(dRows), r, H));
       });
-      expectClose('input gradient', await dInput.data(), sum, H);
+      close('input gradient', await dInput.data(), sum, H);
     });
 
     it('combine', async () => {
       const { plan, rows, weights } = makePlan(device(), shape);
-      const values = normals(7, rows.length * H);
+      const values = numbers(7, rows.length * H);
       const garbage = rowsWithGarbage(values, plan.maxRows, H);
-      const combined = ops.combine(device().tensor(garbage, [plan.maxRows, H]), plan);
+      const combined = ops.combine(tensor(garbage, [plan.maxRows, H]), plan);
       const output = new Float64Array(T * H);
       rows.forEach(({ token, index }, r) => {
         addScaled(row(output, token, H), weights[index]!, row(Float64Array.from(values), r, H));
       });
-      expectClose('output', await combined.output.data(), output, H);
+      close('output', await combined.output.data(), output, H);
 
-      const dOutput = Float64Array.from(normals(8, T * H));
-      const grads = combined.backward(device().tensor(Float32Array.from(dOutput), [T, H]));
+      const dOutput = Float64Array.from(numbers(8, T * H));
+      const grads = combined.backward(tensor(Float32Array.from(dOutput), [T, H]));
       const dRows = new Float64Array(plan.maxRows * H);
       const dWeights = new Float64Array(T * K);
       rows.forEach(({ token, index }, r) => {
@@ -258,13 +271,15 @@ onEachDevice((device) => {
         addScaled(row(dRows, r, H), weights[index]!, d);
         dWeights[index] = d.reduce((total, v, h) => total + v * values[r * H + h]!, 0);
       });
-      expectClose('rows gradient', await grads.rows.data(), dRows, H);
+      close('rows gradient', await grads.rows.data(), dRows, H);
       expectClose('weights gradient', await grads.weights.data(), dWeights, K);
     });
 
-    it('groupedGemm', () => expectGroupedGemm(device(), shape, 19, normals));
+    it('groupedGemm', () => expectGroupedGemm(device(), shape, 19, dtype, normals));
   });
+});
 
+onEachDevice((device) => {
   // Of one sign: what an accumulator cuts off then adds up, where that of random signs would cancel.
   describe.each([
     ['random signs', normals],
@@ -274,6 +289,6 @@ onEachDevice((device) => {
       ['output', { T: 9, H: 4096, E: 2, K: 1 }, 7],
       ['rows gradient', { T: 9, H: 7, E: 2, K: 1 }, 4096],
       ['weight gradient', { T: 4096, H: 7, E: 2, K: 1, busy: 1 }, 9],
-    ] as const)('%s', (_, shape, outFeatures) => expectGroupedGemm(device(), shape, outFeatures, numbers));
+    ] as const)('%s', (_, shape, outFeatures) => expectGroupedGemm(device(), shape, outFeatures, 'float32', numbers));
   });
 });

@@ -1,13 +1,17 @@
 /**
  * The numbers of a case: parameters, input, masks, caller's routing, output gradient. All are float32 values made from a
- * seed, handed to the library as they are and to the reference as float64. What a case means stands in cases.ts.
+ * seed, and those that a layer has in 16 bits are rounded to them, so that library and reference start from the same
+ * numbers. What a case means stands in cases.ts.
  */
 
 import type { Case } from './cases.js';
 import { integers, normals, uniforms } from './random.js';
 import { type Call, type Parameters, parameterShapes } from './reference.js';
+import { type FloatDType, roundedAll } from './rounding.js';
 
 export interface Problem {
+  /** Of weights and activations; the router's parameters are float32. */
+  dtype: FloatDType;
   parameters: Record<string, Float32Array>;
   input: Float32Array; // [T,H]
   gradOutput: Float32Array; // [T,H]
@@ -57,11 +61,12 @@ function parameterValues(testCase: Case, seed: number): Record<string, Float32Ar
  * Leanings enter through the first feature, which is 1 in every token, so that the router's own GEMM makes them; or
  * through the logits themselves where the caller gives them.
  */
-export function makeProblem(testCase: Case, seed = 1): Problem {
+export function makeProblem(testCase: Case, seed = 1, dtype: FloatDType = 'float32'): Problem {
   const { config, tokens, distribution = 'random' } = testCase;
   const { hiddenSize: H, numExperts: E } = config;
   const K = choices(testCase);
   const problem: Problem = {
+    dtype,
     parameters: parameterValues(testCase, 1000 * seed),
     input: normals(1000 * seed + 100, tokens * H),
     gradOutput: normals(1000 * seed + 101, tokens * H),
@@ -78,6 +83,11 @@ export function makeProblem(testCase: Case, seed = 1): Problem {
     }
     for (let t = 0; t < tokens; t++) problem.input[t * H] = 1;
   }
+
+  problem.input = roundedAll(dtype, problem.input);
+  problem.gradOutput = roundedAll(dtype, problem.gradOutput);
+  for (const [name, values] of Object.entries(problem.parameters))
+    if (!name.startsWith('router.')) problem.parameters[name] = roundedAll(dtype, values);
 
   if (testCase.routing) problem.indices = distinctExperts(1000 * seed + 104, tokens, E, K);
   if (testCase.routing === 'weights') problem.weights = normals(1000 * seed + 105, tokens * K);

@@ -3,7 +3,15 @@
  * judged here; compare-case.ts does.
  */
 
-import { type Device, type ForwardOptions, MoELayer, type MoEPass, type MoEStats, type Tensor } from '../lib/index.js';
+import {
+  type Device,
+  type DType,
+  type ForwardOptions,
+  MoELayer,
+  type MoEPass,
+  type MoEStats,
+  type Tensor,
+} from '../lib/index.js';
 import type { Case } from './cases.js';
 import { choices, type Problem } from './problem.js';
 
@@ -23,7 +31,7 @@ export interface Observed {
 
 /** Configurations are plain data of the same form on both sides; weights come from the problem. */
 export function makeLayer(device: Device, testCase: Case, problem: Problem): MoELayer {
-  const layer = new MoELayer(device, { ...testCase.config, seed: 1 });
+  const layer = new MoELayer(device, { ...testCase.config, dtype: problem.dtype, seed: 1 });
   const parameters = layer.parameters();
   for (const [name, values] of Object.entries(problem.parameters)) {
     const parameter = parameters.get(name);
@@ -37,8 +45,8 @@ export function makeLayer(device: Device, testCase: Case, problem: Problem): MoE
 export function runForward(layer: MoELayer, testCase: Case, problem: Problem): MoEPass {
   const { tokens, config } = testCase;
   const made: Tensor[] = [];
-  const tensor = (data: Float32Array | Int32Array, width?: number): Tensor => {
-    const handle = layer.device.tensor(data, width === undefined ? [tokens] : [tokens, width]);
+  const tensor = (data: Float32Array | Int32Array, width?: number, dtype?: DType): Tensor => {
+    const handle = layer.device.tensor(data, width === undefined ? [tokens] : [tokens, width], dtype);
     made.push(handle);
     return handle;
   };
@@ -52,13 +60,14 @@ export function runForward(layer: MoELayer, testCase: Case, problem: Problem): M
     options.routing = { indices: tensor(problem.indices, choices(testCase)) };
     if (problem.weights) options.routing.weights = tensor(problem.weights, choices(testCase));
   }
-  const pass = layer.forward(tensor(problem.input, config.hiddenSize), options);
+  const pass = layer.forward(tensor(problem.input, config.hiddenSize, problem.dtype), options);
   for (const handle of made) handle.dispose();
   return pass;
 }
 
 export function runBackward(pass: MoEPass, testCase: Case, problem: Problem): Tensor {
-  using gradOutput = pass.output.device.tensor(problem.gradOutput, [testCase.tokens, testCase.config.hiddenSize]);
+  const shape = [testCase.tokens, testCase.config.hiddenSize];
+  using gradOutput = pass.output.device.tensor(problem.gradOutput, shape, problem.dtype);
   return pass.backward(gradOutput, { lossScale: testCase.lossScale ?? 1 });
 }
 
