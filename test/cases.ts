@@ -22,6 +22,23 @@ const shapes: Case[] = [
   odd('width 1', { config: { hiddenSize: 1, ffnSize: 1, numExperts: 3 } }),
   odd('round sizes', { tokens: 64, config: { hiddenSize: 64, ffnSize: 128, numExperts: 8 } }),
   odd('just past round sizes', { tokens: 65, config: { hiddenSize: 33, ffnSize: 129, numExperts: 9, topK: 3 } }),
+  odd('even widths, odd rows', {
+    tokens: 61,
+    distribution: 'skewed',
+    config: {
+      hiddenSize: 34,
+      ffnSize: 70,
+      topK: 3,
+      experts: { bias: true, shared: { ffnSize: 22, gate: 'sigmoid' } },
+      losses: ALL_LOSSES,
+    },
+  }),
+  odd('even widths, one row and none', { tokens: 5, config: { hiddenSize: 2, ffnSize: 2, numExperts: 12 } }),
+  odd('even widths, more rows than a block', {
+    tokens: 611,
+    distribution: 'one-expert',
+    config: { hiddenSize: 22, ffnSize: 38, numExperts: 3, experts: { activation: 'gelu', bias: true } },
+  }),
   odd('more experts than tokens', { tokens: 9, config: { numExperts: 64, topK: 6, losses: ALL_LOSSES } }),
   odd('large and ragged: 257×65×131, 5 experts', {
     tokens: 257,

@@ -110,14 +110,28 @@ function sensitivities(
   return noise;
 }
 
-/** `random` allows for ill-conditioned numbers; fixed cases are chosen, and get no such allowance. */
-export function compareWithReference(testCase: Case, problem: Problem, observed: Observed, random = false): void {
+export interface Reference {
+  pass: Forward;
+  gradients: Gradients | undefined;
+}
+
+export function referenceOf(testCase: Case, problem: Problem, observed: Observed): Reference {
   const pass = referenceFor(testCase, problem, observed);
+  return { pass, gradients: observed.gradients && referenceGradients(pass, testCase, problem) };
+}
+
+/** `random` allows for ill-conditioned numbers; fixed cases are chosen, and get no such allowance. */
+export function compareWithReference(
+  testCase: Case,
+  problem: Problem,
+  observed: Observed,
+  random = false,
+  { pass, gradients }: Reference = referenceOf(testCase, problem, observed),
+): void {
   expectSame('indices', observed.indices, pass.indices);
   expectSame('kept', observed.kept, pass.kept);
   compareStats(observed.stats, pass.stats);
 
-  const gradients = observed.gradients && referenceGradients(pass, testCase, problem);
   const expected = expectedTensors(testCase, pass, gradients);
   const actual = observedTensors(observed);
   const noise = random ? sensitivities(testCase, problem, observed, expected) : undefined;

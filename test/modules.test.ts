@@ -43,6 +43,7 @@ onEachDType((device, dtype) => {
       [1, 65, 7],
       [129, 33, 130],
       [64, 64, 128],
+      [131, 66, 50],
       [5000, 9, 5], // more rows than the backward takes in one go
     ] as const;
     it.each(sizes.flatMap((size) => [[...size, true] as const, [...size, false] as const]))(

@@ -8,7 +8,14 @@ import { type Device, MoELayer } from '../lib/index.js';
 import { isCpuOnly } from './case.js';
 import { CASES, type Case } from './cases.js';
 import { expectClose, expectSame } from './compare.js';
-import { compareParameterGradients, compareWithReference, referenceFor, referenceGradients } from './compare-case.js';
+import {
+  compareParameterGradients,
+  compareWithReference,
+  type Reference,
+  referenceFor,
+  referenceGradients,
+  referenceOf,
+} from './compare-case.js';
 import { onEachDevice, onEachDType } from './devices.js';
 import { failure } from './failure.js';
 import { makeProblem, type Problem } from './problem.js';
@@ -16,7 +23,7 @@ import { integers, normals } from './random.js';
 import { type Gradients, parameterShapes } from './reference.js';
 import type { Activation } from './reference-experts.js';
 import type { FloatDType } from './rounding.js';
-import { makeLayer, observe, readParameterGradients, runBackward, runForward } from './run-case.js';
+import { makeLayer, type Observed, observe, readParameterGradients, runBackward, runForward } from './run-case.js';
 
 /** Only a hang should meet it. */
 const TIMEOUT = 120_000;
@@ -37,18 +44,28 @@ const RICH: Case = {
   },
 };
 
+const references = new Map<string, Reference>();
+
+/** Of a case of the table: computed once for all devices that choose alike. */
+function knownReference(testCase: Case, problem: Problem, observed: Observed): Reference {
+  const key = [problem.dtype, testCase.name, observed.indices, observed.kept].join(' ');
+  const reference = references.get(key) ?? referenceOf(testCase, problem, observed);
+  references.set(key, reference);
+  return reference;
+}
+
 /** Sizes past the tiles and blocks of every loop; caller's weights, so that no score has to be exact. */
 const EXACT_CASES: Case[] = (
   [
     ['relu', 37, { hiddenSize: 17, ffnSize: 13, numExperts: 3, topK: 2 }, 'relu'],
     ['reglu', 70, { hiddenSize: 33, ffnSize: 70, numExperts: 4, topK: 2 }, 'reglu'],
-    ['reglu, wide', 130, { hiddenSize: 300, ffnSize: 131, numExperts: 2, topK: 1 }, 'reglu'],
+    ['reglu, wide', 130, { hiddenSize: 300, ffnSize: 132, numExperts: 2, topK: 1 }, 'reglu'],
   ] as const
 ).map(([name, tokens, sizes, activation]) => ({
   name,
   tokens,
   routing: 'weights',
-  config: { ...sizes, experts: { activation, bias: true, shared: { ffnSize: 21 } } },
+  config: { ...sizes, experts: { activation, bias: true, shared: { ffnSize: 22 } } },
 }));
 
 const ones = (length: number): Int32Array => new Int32Array(length).fill(1);
@@ -97,14 +114,11 @@ onEachDType((device, dtype) => {
         }
         using layer = makeLayer(device(), testCase, problem);
         const observed = await observe(layer, testCase, problem);
-        compareWithReference(testCase, problem, observed);
+        const reference = knownReference(testCase, problem, observed);
+        compareWithReference(testCase, problem, observed, false, reference);
         if (testCase.distribution === 'ties') {
           // Whole numbers: adoption is not needed, and would let a tie go to the wrong expert.
-          expectSame(
-            'indices',
-            observed.indices,
-            ownChoices(referenceFor(testCase, problem, observed).routing.u, testCase),
-          );
+          expectSame('indices', observed.indices, ownChoices(reference.pass.routing.u, testCase));
         }
       },
       TIMEOUT,

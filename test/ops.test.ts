@@ -35,6 +35,8 @@ interface Shape {
   H: number;
   E: number;
   K: number;
+  /** Of the grouped product; default 19. */
+  out?: number;
   /** Experts to choose from, from 0; the others stay without a token. */
   busy?: number;
   capacity?: CapacityConfig & { type: 'dropless' | 'fixed' };
@@ -48,6 +50,7 @@ const SHAPES: [string, Shape][] = [
   ['all on one expert', { T: 40, H: 9, E: 4, K: 1, busy: 1 }],
   ['idle experts', { T: 21, H: 17, E: 9, K: 3, busy: 4 }],
   ['many rows', { T: 301, H: 33, E: 5, K: 2 }],
+  ['many rows, even widths', { T: 301, H: 34, E: 5, K: 2, out: 20 }],
   ['fixed capacity', { T: 50, H: 17, E: 7, K: 2, capacity: { type: 'fixed', factor: 0.7 } }],
   ['capacity by score', { T: 50, H: 17, E: 7, K: 2, capacity: { type: 'fixed', slots: 5, priority: 'score' } }],
 ];
@@ -275,7 +278,7 @@ onEachDType((device, dtype) => {
       expectClose('weights gradient', await grads.weights.data(), dWeights, K);
     });
 
-    it('groupedGemm', () => expectGroupedGemm(device(), shape, 19, dtype, normals));
+    it('groupedGemm', () => expectGroupedGemm(device(), shape, shape.out ?? 19, dtype, normals));
   });
 });
 

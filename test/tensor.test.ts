@@ -49,7 +49,7 @@ describe('device.tensor', () => {
 
   it.each([
     ['ERR_SHAPE', [{ length: 2 ** 40 }, [2]], /data: expected the 2 elements of shape \[2\], got 1099511627776/],
-    ['ERR_OUT_OF_MEMORY', [{ length: 2 ** 40 }, [2 ** 40]], /host memory, for 1099511627776 numbers/],
+    ['ERR_OUT_OF_MEMORY', [{ length: 2 ** 40 }, [2 ** 40]], /host memory: 4398046511104 bytes/],
     ['ERR_SHAPE', [[1, 2, 3], [2]], /data: expected the 2 elements of shape \[2\], got 3/],
     ['ERR_SHAPE', [[1], [1.5]], /shape.*1\.5/],
     ['ERR_SHAPE', [[1], [Number.NaN]], /shape.*NaN/],
