@@ -104,6 +104,14 @@ describe('allocations', () => {
   });
 });
 
+test('a launch can be made to fail, which is no fault of the kernel', () => {
+  const failed = run(['calls'], { SOFTGPU_FAIL_LAUNCH: '2' });
+  expect(failed.status).not.toBe(0);
+  expect(failed.output).toContain('CUDA_ERROR_ILLEGAL_ADDRESS');
+  expect(failed.faults).toEqual([]);
+  expect(run(['calls'], { SOFTGPU_FAIL_LAUNCH: '3' }).status).toBe(0);
+});
+
 describe('a device that cannot be used', () => {
   const probe = (env: Record<string, string>) => run(['probe'], env).output.trim().split('\n');
 
@@ -149,6 +157,7 @@ describe('a device that cannot be used', () => {
       ['SOFTGPU_DRIVER_VERSION', 'new'],
       ['SOFTGPU_MEMORY', 'much'],
       ['SOFTGPU_FAIL_ALLOC', 'x'],
+      ['SOFTGPU_FAIL_LAUNCH', '+'],
     ] as const) {
       const { output } = run(['probe'], { [name]: value });
       expect(output).toContain('cuInit: CUDA_ERROR_UNKNOWN');

@@ -6,6 +6,8 @@
 #include <string_view>
 #include <type_traits>
 
+#include "base/injection.h"
+
 namespace softgpu {
 namespace {
 
@@ -40,12 +42,10 @@ void parseDriverVersion(std::string_view text, Options& out) {
   out.driverVersion = static_cast<int>(major * 1000 + minor * 10);
 }
 
-void parseFailure(std::string_view text, Options& out) {
-  out.failFollowing = text.ends_with('+');
-  if (out.failFollowing) text.remove_suffix(1);
-  if (!parseNumber(text, out.failAllocation)) {
-    out.problem = "SOFTGPU_FAIL_ALLOC must be a number, or a number and '+'; it is '" + std::string(text) + "'";
-  }
+void checkInjection(const char* name, Options& out) {
+  const char* text = std::getenv(name);
+  if (text && !Injection().parse(text))
+    out.problem = std::string(name) + " must be a number, or a number and '+'; it is '" + text + "'";
 }
 
 void parseOrder(std::string_view text, Options& out) {
@@ -78,8 +78,8 @@ Options read() {
   if (const char* text = std::getenv("SOFTGPU_ORDER")) parseOrder(text, out);
   if (const char* text = std::getenv("SOFTGPU_REPORT")) out.reportPath = text;
   if (const char* text = std::getenv("SOFTGPU_TRACE")) out.tracePath = text;
-  if (const char* text = std::getenv("SOFTGPU_FAIL_ALLOC")) parseFailure(text, out);
   if (const char* text = std::getenv("SOFTGPU_DRIVER_VERSION")) parseDriverVersion(text, out);
+  for (const char* name : {"SOFTGPU_FAIL_ALLOC", "SOFTGPU_FAIL_LAUNCH"}) checkInjection(name, out);
   number("SOFTGPU_DEVICES", out.devices, 1);
   number("SOFTGPU_MEMORY", out.memoryBytes, u64{1} << 40);
   return out;

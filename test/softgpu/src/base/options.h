@@ -1,4 +1,5 @@
-// The environment variables that steer the software GPU, read once. README.md lists them.
+// The environment variables that steer the software GPU, read once, but for those of
+// base/injection.h. README.md lists them.
 #pragma once
 
 #include <random>
@@ -18,9 +19,6 @@ struct Options {
   u64 seed = 0;
   std::string reportPath;
   std::string tracePath;  // one line per driver call
-  // The n-th allocation (counted from 1) is refused; 0 refuses none. With failFollowing all after it as well.
-  u64 failAllocation = 0;
-  bool failFollowing = false;
   u64 memoryBytes = u64{16} << 30;
   int driverVersion = 0;  // as cuDriverGetVersion gives it; 0: that of cuda.h
   u32 devices = 1;

@@ -67,6 +67,7 @@ CUresult errorOf(FaultKind kind) {
 }
 
 void execute(LaunchConfig config, u64 stream) {
+  if (device().failsLaunch()) return device().fail(CUDA_ERROR_ILLEGAL_ADDRESS);
   config.id = device().nextId();
   const std::unique_ptr<Launch> launch = runLaunch(std::move(config));
   reportLaunch(*launch, stream);

@@ -36,11 +36,6 @@ CUstream Device::resolve(CUstream stream) {
   return streams.has(stream) ? stream : nullptr;
 }
 
-bool Device::refusesAllocation() {
-  const u64 asked = ++allocationsAsked_, first = options().failAllocation;
-  return first != 0 && (asked == first || (options().failFollowing && asked > first));
-}
-
 void Device::enqueue(CUstream stream, GraphNode node) {
   if (stream->capture) {
     node.after = std::move(stream->captured);

@@ -12,6 +12,7 @@
 #include <thread>
 #include <vector>
 
+#include "base/injection.h"
 #include "driver/calls.h"
 #include "driver/handles.h"
 #include "memory/arena.h"
@@ -136,7 +137,9 @@ class Device {
   CUstream resolve(CUstream stream);
   u64 nextId() { return ++ids_; }
   // Refuses the allocation that SOFTGPU_FAIL_ALLOC names.
-  bool refusesAllocation();
+  bool refusesAllocation() { return allocations_.strikes(); }
+  // Ends the launch that SOFTGPU_FAIL_LAUNCH names as an illegal access does.
+  bool failsLaunch() { return launches_.strikes(); }
 
  private:
   WorkPtr push(CUstream stream, GraphNode node, std::vector<WorkPtr> after);
@@ -148,7 +151,8 @@ class Device {
   WorkPtr pickReady(bool hostCallbacks);
 
   std::atomic<CUresult> error_ = CUDA_SUCCESS;
-  std::atomic<u64> ids_ = 0, allocationsAsked_ = 0;
+  std::atomic<u64> ids_ = 0;
+  Injector allocations_{"SOFTGPU_FAIL_ALLOC"}, launches_{"SOFTGPU_FAIL_LAUNCH"};
   WorkPtr lastLegacy_;
   std::mutex queueMutex_;
   std::condition_variable changed_;
