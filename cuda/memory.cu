@@ -1,5 +1,7 @@
-// What fills and converts tensors: random draws, changes of dtype; and the kernel of operations that have no other.
+// What fills and converts tensors: random draws, host data, changes of dtype; and the kernel of operations that have no
+// other.
 #include "../native/shared/random.h"
+#include "../native/shared/upload.h"
 #include "common.cuh"
 
 namespace moe {
@@ -14,6 +16,10 @@ extern "C" __global__ void __launch_bounds__(256)
   if (earlier(status->inherited, status->own) == noFault) return;
   const int64_t stride = int64_t{gridDim.x} * blockDim.x;
   for (int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < bytes; i += stride) data[i] = 0;
+}
+
+extern "C" __global__ void __launch_bounds__(256) upload(const __grid_constant__ UploadPiece piece) {
+  for (int i = threadIdx.x; i < piece.count; i += blockDim.x) piece.target[i] = piece.words[i];
 }
 
 template <class T>

@@ -37,7 +37,10 @@ export function makeLayer(device: Device, testCase: Case, problem: Problem): MoE
     const parameter = parameters.get(name);
     if (!parameter) throw new Error(`the layer has no parameter ${name}, only ${[...parameters.keys()].join(', ')}`);
     parameter.value.write(values);
+    // Memory of gradients is new: what a backward forgets to write must not be 0 by chance.
+    if (parameter.trainable) parameter.grad.write(new Float32Array(values.length).fill(Number.NaN));
   }
+  layer.zeroGrad();
   return layer;
 }
 

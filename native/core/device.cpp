@@ -26,9 +26,9 @@ std::unique_ptr<Job> job(std::function<void()> body) { return std::make_unique<F
 
 }  // namespace
 
-Tensor::Tensor(std::shared_ptr<Device> device, DType dtype, int64_t size)
+Tensor::Tensor(std::shared_ptr<Device> device, DType dtype, int64_t size, bool lasting)
     : device_(std::move(device)), dtype_(dtype), size_(size), health_(std::make_shared<Health>()) {
-  block_ = device_->pool_.take(bytes());
+  block_ = device_->pool_.take(bytes(), lasting);
 }
 
 Tensor::~Tensor() {
@@ -66,11 +66,11 @@ void Device::noteLoss(const FailurePtr& failure) {
   isLost_.store(true, std::memory_order_release);
 }
 
-TensorPtr Device::empty(DType dtype, int64_t size) {
+TensorPtr Device::empty(DType dtype, int64_t size, bool lasting) {
   checkOpen();
   if (size < 0 || size > (int64_t{1} << 53))
     throw Error(ErrorCode::OutOfMemory, "a tensor of that size fits no memory");
-  return std::make_shared<Tensor>(shared_from_this(), dtype, size);
+  return std::make_shared<Tensor>(shared_from_this(), dtype, size, lasting);
 }
 
 TensorPtr Device::zeros(DType dtype, int64_t size) {

@@ -29,7 +29,8 @@ class Device : public std::enable_shared_from_this<Device> {
   /// Throws Disposed, or DeviceLost.
   void checkOpen() const;
 
-  TensorPtr empty(DType dtype, int64_t size);
+  /// Lasting: made once, by a step that is repeated. See Pool::take().
+  TensorPtr empty(DType dtype, int64_t size, bool lasting = false);
   TensorPtr zeros(DType dtype, int64_t size);
   /// Gives the operations of one job the workspace that the backend asks for, all of them the same, since they run one
   /// after the other; null when none is needed. The answer is held until the job is queued: dropped earlier, the memory

@@ -25,7 +25,7 @@ class Parameter {
   /// Made when first asked for, cleared.
   const TensorPtr& grad() {
     if (!grad_) {
-      grad_ = value_->device().empty(DType::Float32, value_->size());
+      grad_ = value_->device().empty(DType::Float32, value_->size(), true);
       grad_->clear();
     }
     return grad_;

@@ -31,31 +31,34 @@ Pool::Pool(Backend& backend, size_t limit, std::function<void()> waitIdle)
 
 Pool::~Pool() { trim(); }
 
-Block Pool::take(size_t bytes) {
+Block Pool::take(size_t bytes, bool lasting) {
   if (bytes > std::numeric_limits<size_t>::max() / 2)
     throw Error(ErrorCode::OutOfMemory, "a tensor of " + megabytes(bytes) + " is larger than any memory");
   const size_t size = classOf(bytes);
-  void* address = nullptr;
-  if (auto found = free_.find(size); found != free_.end() && !found->second.empty()) {
-    address = found->second.back();
+  const auto reuse = [&]() -> void* {
+    const auto found = free_.find(size);
+    if (found == free_.end() || found->second.empty()) return nullptr;
+    void* const address = found->second.back();
     found->second.pop_back();
-  } else {
-    const auto grow = [&]() -> void* {
-      return size <= limit_ && reserved_ <= limit_ - size ? backend_.allocate(size) : nullptr;
-    };
+    return address;
+  };
+  const auto grow = [&]() -> void* {
+    void* const address = size <= limit_ && reserved_ <= limit_ - size ? backend_.allocate(size) : nullptr;
+    if (address) reserved_ += size;
+    return address;
+  };
+  void* address = lasting ? grow() : reuse();
+  if (!address) address = lasting ? reuse() : grow();
+  if (!address) {
+    waitIdle_();
+    trim();
     address = grow();
-    if (!address) {
-      waitIdle_();
-      trim();
-      address = grow();
-    }
-    if (!address)
-      throw Error(ErrorCode::OutOfMemory,
-                  "out of memory: " + megabytes(bytes) + " asked for, " + megabytes(allocated_) +
-                      " held by live tensors, limit " + megabytes(limit_),
-                  "Dispose tensors and passes that are no longer needed, or use smaller batches.");
-    reserved_ += size;
   }
+  if (!address)
+    throw Error(ErrorCode::OutOfMemory,
+                "out of memory: " + megabytes(bytes) + " asked for, " + megabytes(allocated_) +
+                    " held by live tensors, limit " + megabytes(limit_),
+                "Dispose tensors and passes that are no longer needed, or use smaller batches.");
   allocated_ += bytes;
   peak_ = std::max(peak_, allocated_);
   return {address, size, bytes};

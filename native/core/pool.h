@@ -31,8 +31,9 @@ class Pool {
   Pool(const Pool&) = delete;
   Pool& operator=(const Pool&) = delete;
 
-  /// Throws OutOfMemory. Zero bytes still give a block.
-  Block take(size_t bytes);
+  /// Throws OutOfMemory. Zero bytes still give a block. A lasting one is new as long as there is memory: what an
+  /// earlier step has given back is what the next one will ask for.
+  Block take(size_t bytes, bool lasting = false);
   void give(const Block& block);
 
   MemoryUse use() const { return {allocated_, peak_, reserved_}; }

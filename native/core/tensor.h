@@ -21,7 +21,7 @@ class Device;
 
 class Tensor {
  public:
-  Tensor(std::shared_ptr<Device> device, DType dtype, int64_t size);
+  Tensor(std::shared_ptr<Device> device, DType dtype, int64_t size, bool lasting = false);
   ~Tensor();
   Tensor(const Tensor&) = delete;
   Tensor& operator=(const Tensor&) = delete;

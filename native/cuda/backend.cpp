@@ -5,6 +5,8 @@
 #include <cstring>
 #include <utility>
 
+#include "../shared/upload.h"
+
 namespace moe::cuda {
 
 namespace {
@@ -80,11 +82,16 @@ void CudaBackend::write(void* device, const std::shared_ptr<char[]>& staging, si
   keepUntilDone(staging);
 }
 
-void CudaBackend::upload(void* device, const void* host, size_t bytes) {
-  const std::shared_ptr<char[]> block = pinned_->take(bytes);
-  if (!block) throw Error(ErrorCode::OutOfMemory, "out of page-locked host memory");
-  std::memcpy(block.get(), host, bytes);
-  write(device, block, bytes);
+// Through the parameters of a kernel: a block of page-locked memory might have to be allocated, and that waits.
+void CudaBackend::upload(void* device, const std::vector<uint64_t>& words) {
+  for (size_t done = 0; done < words.size(); done += UploadPiece::maxWords) {
+    UploadPiece piece;
+    piece.target = static_cast<uint64_t*>(device) + done;
+    piece.count = static_cast<int32_t>(std::min<size_t>(words.size() - done, UploadPiece::maxWords));
+    std::copy_n(words.data() + done, piece.count, piece.words);
+    void* parameters[] = {&piece};
+    launchKernel("upload", {1}, 256, 0, parameters);
+  }
 }
 
 // By a callback of the stream, not by an event: nobody has to wait for it. A lost device never calls it; its blocks are
@@ -251,10 +258,10 @@ void CudaBackend::launchKernel(const std::string& kernel, Dim grid, unsigned blo
 
 void CudaBackend::collectFailures(std::function<void(std::vector<FailurePtr>)> completion) {
   context_.makeCurrent();
+  const std::shared_ptr<char[]> block = pinned_->take(recent_.size() * sizeof(Status));
+  if (!block) throw Error(ErrorCode::OutOfMemory, "out of page-locked host memory");
   std::vector<std::shared_ptr<CudaOutcome>> outcomes(recent_.begin(), recent_.end());
   recent_.clear();
-  const std::shared_ptr<char[]> block = pinned_->take(outcomes.size() * sizeof(Status));
-  if (!block) throw Error(ErrorCode::OutOfMemory, "out of page-locked host memory");
   auto* found = reinterpret_cast<Status*>(block.get());
   for (size_t i = 0; i < outcomes.size(); ++i)
     MOE_CUDA(cuMemcpyDtoHAsync_v2, found + i, address(outcomes[i]->status), sizeof(Status), stream_.get());

@@ -175,7 +175,7 @@ class CudaBackend final : public Backend {
   /// Comes before the first launch of an operation whose kernels may find faults; `inFirst` when the first one does.
   void expectFaults(int64_t limit, bool inFirst);
   /// Copies host data that the caller may change afterwards.
-  void upload(void* device, const void* host, size_t bytes);
+  void upload(void* device, const std::vector<uint64_t>& words);
 
   /// Blocks of that many threads for so many items: enough to fill the device, the rest is looped over.
   unsigned blocksFor(int64_t items, unsigned threads) const;

@@ -66,14 +66,14 @@ void CudaBackend::adamwStep(const AdamWStep& step) {
   Carver size(nullptr);
   Tables tables;
   tables.carve(size, step.count);
-  std::vector<char> host(size.bytes());
+  std::vector<uint64_t> host(size.bytes() / sizeof(uint64_t));
   Carver carver(host.data());
   tables.carve(carver, step.count);
   *tables.scalars = {step.learningRate, step.beta1, step.beta2, step.epsilon, step.weightDecay, step.maxGradNorm};
   std::copy_n(step.tensors, step.count, tables.tensors);
   tables.firstPiece[0] = 0;
   for (int i = 0; i < step.count; ++i) tables.firstPiece[i + 1] = tables.firstPiece[i] + piecesOf(step.tensors[i]);
-  upload(step.workspace, host.data(), host.size());
+  upload(step.workspace, host);
 
   const auto blocks = static_cast<unsigned>(w.normBlocks);
   launch("adamwNorm", {blocks}, threads, 0, w);

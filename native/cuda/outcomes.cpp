@@ -34,15 +34,17 @@ StatusPool::~StatusPool() {
   for (const CUdeviceptr block : blocks_) driver().cuMemFree_v2(block);
 }
 
+void StatusPool::grow() {
+  CUdeviceptr block = 0;
+  MOE_CUDA(cuMemAlloc_v2, &block, blockCount * sizeof(Status));
+  blocks_.push_back(block);
+  MOE_CUDA(cuMemsetD8Async, block, 0xff, blockCount * sizeof(Status), stream_);
+  for (size_t i = blockCount; i-- > 0;) free_.push_back(reinterpret_cast<Status*>(block) + i);
+}
+
 Status* StatusPool::take() {
   std::lock_guard lock(mutex_);
-  if (free_.empty()) {
-    CUdeviceptr block = 0;
-    MOE_CUDA(cuMemAlloc_v2, &block, blockCount * sizeof(Status));
-    blocks_.push_back(block);
-    MOE_CUDA(cuMemsetD8Async, block, 0xff, blockCount * sizeof(Status), stream_);
-    for (size_t i = blockCount; i-- > 0;) free_.push_back(reinterpret_cast<Status*>(block) + i);
-  }
+  if (free_.empty()) grow();
   Status* status = free_.back();
   free_.pop_back();
   return status;

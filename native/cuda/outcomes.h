@@ -17,7 +17,7 @@ namespace moe::cuda {
 /// Device memory for statuses, in blocks that are kept. Any thread may give one back; the queue's thread takes.
 class StatusPool {
  public:
-  explicit StatusPool(CUstream stream) : stream_(stream) {}
+  explicit StatusPool(CUstream stream) : stream_(stream) { grow(); }
   ~StatusPool();
 
   Status* take();
@@ -25,6 +25,8 @@ class StatusPool {
 
  private:
   static constexpr size_t blockCount = 4096;
+
+  void grow();
 
   const CUstream stream_;
   std::mutex mutex_;

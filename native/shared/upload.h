@@ -1,0 +1,17 @@
+// Host data that goes to the device inside the parameters of a kernel.
+#pragma once
+
+#include <cstdint>
+
+namespace moe {
+
+/// As much as fits beside the other parameters into the 4 KB that every driver takes.
+struct UploadPiece {
+  static constexpr int maxWords = 480;
+
+  uint64_t* target;  // [count]
+  int32_t count;
+  uint64_t words[maxWords];
+};
+
+}  // namespace moe

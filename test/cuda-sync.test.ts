@@ -1,0 +1,111 @@
+// The host and the GPU run side by side: from the start of forward to the end of the optimizer's step no call of the driver
+// waits for the GPU, asks how far it is, copies while waiting, or takes or frees memory. The software GPU traces the calls.
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import {
+  AdamW,
+  add,
+  crossEntropy,
+  type Device,
+  Embedding,
+  Linear,
+  MoELayer,
+  openDevice,
+  RMSNorm,
+  type Tensor,
+} from '../lib/index.js';
+import { failure } from './failure.js';
+import { FLOAT_DTYPES, type FloatDType } from './rounding.js';
+
+const onSoftGpu = process.env.SWITCHYARD_TEST_CUDA === 'softgpu';
+const WAITING = ['synchronising', 'querying', 'blockingCopy', 'allocating', 'freeing'];
+const [tokens, width, vocabulary] = [48, 16, 11];
+
+interface Call {
+  call: string;
+  kind: string;
+  kernel?: string;
+}
+
+function makeTraining(device: Device, dtype: FloatDType): { step(indices: Tensor, targets: Tensor): Tensor } {
+  const embedding = new Embedding(device, { count: vocabulary, size: width, dtype, seed: 1 });
+  const norm = new RMSNorm(device, { size: width, dtype });
+  const layer = new MoELayer(device, {
+    hiddenSize: width,
+    ffnSize: 24,
+    numExperts: 5,
+    topK: 2,
+    dtype,
+    router: { bias: true, renormalize: true },
+    capacity: { type: 'fixed', factor: 1.1, priority: 'score' },
+    experts: { bias: true, shared: { ffnSize: 8, gate: 'sigmoid' } },
+    losses: { loadBalance: 0.01, importance: 0.01, z: 1e-3 },
+    seed: 2,
+  });
+  const head = new Linear(device, { inFeatures: width, outFeatures: vocabulary, dtype, seed: 3 });
+  const parameters = [embedding, norm, layer, head].flatMap((module) => [...module.parameters().values()]);
+  const optimizer = new AdamW(parameters, { learningRate: 1e-2 });
+  const step = (indices: Tensor, targets: Tensor): Tensor =>
+    device.tidy(() => {
+      const embedded = embedding.forward(indices);
+      const normed = norm.forward(embedded.output);
+      const mixed = layer.forward(normed.output);
+      const hidden = add(embedded.output, mixed.output);
+      const projected = head.forward(hidden);
+      const entropy = crossEntropy(projected.output, targets);
+      const gradHidden = projected.backward(entropy.backward());
+      const gradNormed = mixed.backward(gradHidden);
+      embedded.backward(add(gradHidden, normed.backward(gradNormed)));
+      optimizer.step({ maxGradNorm: 1 });
+      return entropy.loss;
+    });
+  return { step };
+}
+
+describe.skipIf(!onSoftGpu)('a training step', () => {
+  let folder: string;
+  let device: Device;
+  const trace = (): Call[] =>
+    readFileSync(join(folder, 'trace.jsonl'), 'utf8')
+      .split('\n')
+      .filter(Boolean)
+      .map((line) => JSON.parse(line));
+
+  beforeAll(() => {
+    folder = mkdtempSync(join(tmpdir(), 'switchyard-trace-'));
+    process.env.SOFTGPU_TRACE = join(folder, 'trace.jsonl');
+    device = openDevice('cuda');
+  });
+  afterAll(() => {
+    device.dispose();
+    rmSync(folder, { recursive: true });
+  });
+
+  it.each(FLOAT_DTYPES)('in %s never waits for the GPU once one step has warmed it up', async (dtype) => {
+    expect(failure(() => device.zeros([2 ** 45])).code).toBe('ERR_OUT_OF_MEMORY'); // leaves no block in the pool
+    const { step } = makeTraining(device, dtype);
+    const numbers = Int32Array.from({ length: tokens }, (_, t) => (t * t) % vocabulary);
+    using indices = device.tensor(numbers, [tokens]);
+    using targets = device.tensor(
+      numbers.map((n) => (n + 1) % vocabulary),
+      [tokens],
+    );
+    const first = step(indices, targets);
+    const before = (await first.data())[0]!;
+    first.dispose();
+
+    const begin = trace().length;
+    for (let i = 0; i < 2; i++) step(indices, targets).dispose();
+    using last = step(indices, targets);
+    const after = (await last.data())[0]!;
+    const calls = trace().slice(begin);
+    const ends = calls.flatMap(({ kernel }, i) => (kernel === 'adamwUpdate' ? [i] : []));
+    expect(ends).toHaveLength(3);
+    const within = calls.slice(0, ends.at(-1)! + 1);
+    expect(within.filter(({ kind }) => kind === 'launching').length).toBeGreaterThan(3 * 20);
+    expect(within.filter(({ kind }) => WAITING.includes(kind)).map(({ call }) => call)).toEqual([]);
+    expect(after).toBeLessThan(before);
+  });
+});
