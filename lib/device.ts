@@ -130,7 +130,7 @@ function openCuda(index: number, memoryLimit: number | undefined): Device {
   try {
     return new Device(info, native.cudaOpen(index, limit), limit);
   } catch (error) {
-    throw error instanceof MoEError ? unavailable(error.message) : error;
+    throw error instanceof MoEError && error.code !== 'ERR_OUT_OF_MEMORY' ? unavailable(error.message) : error;
   }
 }
 

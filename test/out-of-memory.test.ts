@@ -1,5 +1,6 @@
 // Memory that runs out at every allocation of every call, one after the other: each throws ERR_OUT_OF_MEMORY, keeps nothing
-// but gradients, and works when it is tried again. In the end all results have the bits of a run that had enough.
+// but gradients, and works when it is tried again. In the end all results have the bits of a run that had enough. First the
+// limit of the pool makes it so, then on the software GPU the driver, which refuses device and page-locked memory alike.
 import { describe, expect, it } from 'vitest';
 import {
   AdamW,
@@ -15,6 +16,7 @@ import {
   type Tensor,
 } from '../lib/index.js';
 import { usableDevices } from './devices.js';
+import { failure } from './failure.js';
 import type { FloatDType } from './rounding.js';
 
 // 16 bits need all that float32 does, and the optimizer's masters.
@@ -25,9 +27,16 @@ const smallest = 256; // bytes of the pool's smallest block
 
 /** Runs a call, and answers what it made: at once, or only after it has failed for want of memory many times. */
 type Attempt = <Made>(name: string, call: () => Made) => Made;
+/** The same of a call whose answer comes later. */
+type LaterAttempt = <Made>(name: string, call: () => Promise<Made>) => Promise<Made>;
 
 /** A training step with everything in it, and every other call that takes memory. */
-async function everything(attempt: Attempt, device: Device, dtype: FloatDType): Promise<Map<string, number[]>> {
+async function everything(
+  attempt: Attempt,
+  reading: LaterAttempt,
+  device: Device,
+  dtype: FloatDType,
+): Promise<Map<string, number[]>> {
   const layer = attempt('MoELayer', () => {
     const router = { bias: true, renormalize: true };
     const experts = { bias: true, shared: { ffnSize: 4, gate: 'sigmoid' } } as const;
@@ -89,24 +98,40 @@ async function everything(attempt: Attempt, device: Device, dtype: FloatDType): 
     cut: attempt('to int32', () => sum.to('int32')),
     foreign: attempt('to another device', () => foreign.to(device)),
     random: attempt('randn', () => device.randn([tokens], { seed: 5 })),
+    // Larger than any block of host memory that a copy has needed so far.
+    large: attempt('large zeros', () => device.zeros([3000])),
+    written: attempt('large tensor', () => device.tensor(new Float32Array(9000).fill(7), [9000])),
     ...Object.fromEntries(parameters.map(({ value }, i) => [`parameter ${i}`, value])),
   };
-  const read = Object.entries(results).map(
-    async ([name, tensor]) => [name, [...(await tensor.data())]] as [string, number[]],
-  );
-  const values = new Map(await Promise.all(read));
+  const values = new Map<string, number[]>();
+  for (const [name, tensor] of Object.entries(results))
+    values.set(name, [...(await reading(`reading ${name}`, () => tensor.data()))]);
   values.set('norm', [await optimizer.gradNorm()]);
   values.set('step', [(await mixed.stats()).losses.total]);
   await device.synchronize();
   return values;
 }
 
+const atOnce = <Made>(_: string, call: () => Made): Made => call();
+
+/** The driver refuses memory from the n-th allocation on, counted from now; with 0 never. */
+function refuseFrom(n: number): void {
+  process.env.SOFTGPU_FAIL_ALLOC = n === 0 ? '0' : `${n}+`;
+}
+
+/** Gives the pool's blocks back to the driver, by asking for more than there is. */
+function emptyPool(device: Device): void {
+  expect(failure(() => device.zeros([2 ** 45])).code).toBe('ERR_OUT_OF_MEMORY');
+}
+
 describe.each(usableDevices())('out of memory at every allocation of $kind:$index', ({ kind, index }) => {
-  it.each(dtypes)(
+  const onSoftGpu = kind === 'cuda' && process.env.SWITCHYARD_TEST_CUDA === 'softgpu';
+
+  it.skipIf(onSoftGpu).each(dtypes)(
     'in %s: the call throws, and works when it is tried again',
     async (dtype) => {
       using enough = openDevice({ kind, index });
-      const expected = await everything((_, call) => call(), enough, dtype);
+      const expected = await everything(atOnce, atOnce, enough, dtype);
 
       using device = openDevice({ kind, index, memoryLimit });
       const failures = new Map<string, number>();
@@ -130,11 +155,86 @@ describe.each(usableDevices())('out of memory at every allocation of $kind:$inde
           }
         }
       };
-      expect(await everything(starve, device, dtype)).toEqual(expected);
-      // It is a test of nothing where nothing was refused; a step takes no memory.
+      expect(await everything(starve, atOnce, device, dtype)).toEqual(expected);
+      // It is a test of nothing where nothing was refused; a step takes no memory but CUDA's for its tables.
       expect(failures.get('MoELayer.backward')).toBeGreaterThan(15);
       expect(failures.size).toBeGreaterThan(25);
-      expect(failures.has('AdamW.step')).toBe(false);
+      expect(failures.has('AdamW.step')).toBe(kind === 'cuda');
+    },
+    120_000,
+  );
+
+  it.skipIf(!onSoftGpu).each(dtypes)(
+    'in %s: each allocation of the driver that is refused is told, by the call or by the read that needed it',
+    async (dtype) => {
+      refuseFrom(0);
+      using enough = openDevice({ kind, index });
+      const expected = await everything(atOnce, atOnce, enough, dtype);
+
+      using device = openDevice({ kind, index });
+      const refusals = new Map<string, number>();
+      const refused = (name: string, error: unknown, before: number): void => {
+        refuseFrom(0);
+        expect(error, name).toMatchObject({ code: 'ERR_OUT_OF_MEMORY' });
+        refusals.set(name, (refusals.get(name) ?? 0) + 1);
+        if (!name.includes('backward')) expect(device.memory().allocated, name).toBe(before);
+      };
+      const starve: Attempt = (name, call) => {
+        for (let n = 1; ; n++) {
+          emptyPool(device);
+          const before = device.memory().allocated;
+          refuseFrom(n);
+          try {
+            const made = call();
+            refuseFrom(0);
+            return made;
+          } catch (error) {
+            refused(name, error, before);
+          }
+        }
+      };
+      const starveReading: LaterAttempt = async (name, call) => {
+        for (let n = 1; ; n++) {
+          const before = device.memory().allocated;
+          refuseFrom(n);
+          try {
+            const made = await call();
+            refuseFrom(0);
+            return made;
+          } catch (error) {
+            refused(name, error, before);
+          }
+        }
+      };
+      expect(await everything(starve, starveReading, device, dtype)).toEqual(expected);
+      expect(refusals.get('MoELayer')).toBeGreaterThan(10);
+      expect(refusals.get('MoELayer.backward')).toBeGreaterThan(10);
+      // Of host memory: of the copies in and out.
+      expect(refusals.get('large tensor')).toBe(2);
+      expect(refusals.get('reading large')).toBe(1);
+      expect(refusals.has('AdamW.step')).toBe(true);
+    },
+    120_000,
+  );
+
+  it.skipIf(!onSoftGpu)(
+    'opens no device when the driver refuses any allocation of that, and opens it afterwards',
+    () => {
+      let n = 1;
+      for (; ; n++) {
+        refuseFrom(n);
+        try {
+          openDevice({ kind, index }).dispose();
+          break;
+        } catch (error) {
+          expect(error).toMatchObject({ code: 'ERR_OUT_OF_MEMORY' });
+        } finally {
+          refuseFrom(0);
+        }
+      }
+      expect(n).toBeGreaterThan(5);
+      using device = openDevice({ kind, index });
+      expect(device.zeros([3]).dataSync()).toEqual(new Float32Array(3));
     },
     120_000,
   );

@@ -48,18 +48,21 @@ Kernels::Kernels() {
                   std::string("no kernel image for this GPU in ") + name + ": " + errorText(result),
                   "npx switchyard build, on the machine with the GPU, builds for it.");
     check(result, "cuModuleLoadData");
-    modules_.push_back(module);
+    modules_.emplace_back(module);
   }
 }
 
-Kernels::~Kernels() {
-  for (const CUmodule module : modules_) driver().cuModuleUnload(module);
-}
+void Kernels::Unload::operator()(CUmodule module) const { driver().cuModuleUnload(module); }
 
 CUfunction Kernels::find(const std::string& name) {
   CUfunction& function = functions_[name];
-  for (size_t i = 0; !function && i < modules_.size(); ++i)
-    if (driver().cuModuleGetFunction(&function, modules_[i], name.c_str()) != CUDA_SUCCESS) function = nullptr;
+  for (size_t i = 0; !function && i < modules_.size(); ++i) {
+    const CUresult result = driver().cuModuleGetFunction(&function, modules_[i].get(), name.c_str());
+    if (result == CUDA_ERROR_NOT_FOUND)
+      function = nullptr;
+    else
+      check(result, "cuModuleGetFunction");
+  }
   if (!function) throw Error(ErrorCode::Internal, "there is no CUDA kernel " + name);
   return function;
 }

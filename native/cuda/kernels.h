@@ -1,6 +1,7 @@
 // The compiled kernels: one fatbin per file of cuda/, in a folder beside the addon, loaded into a device's context.
 #pragma once
 
+#include <memory>
 #include <string>
 #include <unordered_map>
 #include <vector>
@@ -26,7 +27,6 @@ class Kernels {
  public:
   /// Loads every fatbin into the current context. Throws DeviceUnavailable when the GPU has no use for one.
   Kernels();
-  ~Kernels();
   Kernels(const Kernels&) = delete;
   Kernels& operator=(const Kernels&) = delete;
 
@@ -34,7 +34,11 @@ class Kernels {
   CUfunction find(const std::string& name);
 
  private:
-  std::vector<CUmodule> modules_;
+  struct Unload {
+    void operator()(CUmodule module) const;
+  };
+
+  std::vector<std::unique_ptr<CUmod_st, Unload>> modules_;
   std::unordered_map<std::string, CUfunction> functions_;
 };
 
