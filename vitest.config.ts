@@ -4,10 +4,30 @@ import { defineConfig, type TestProjectInlineConfiguration } from 'vitest/config
 
 const full = Boolean(process.env.SWITCHYARD_TEST_FULL);
 
-/** What a CUDA device can do so far. */
-const cudaSuites = ['cuda', 'failure', 'tensor', 'moe-layer', 'ops', 'modules', 'optim', 'determinism'].map(
-  (suite) => `test/${suite}.test.ts`,
-);
+/** Of CUDA alone; the CPU's project leaves them out. */
+const ofCudaAlone = ['cross-device', 'cuda', 'cuda-lost', 'cuda-sync'].map(fileOf);
+const cudaSuites = [
+  ...ofCudaAlone,
+  ...[
+    'checkpoint',
+    'determinism',
+    'dtype',
+    'failure',
+    'initial',
+    'modules',
+    'moe-layer',
+    'ops',
+    'optim',
+    'out-of-memory',
+    'properties',
+    'tensor',
+    'tidy',
+  ].map(fileOf),
+];
+
+function fileOf(suite: string): string {
+  return `test/${suite}.test.ts`;
+}
 
 function cudaProject(name: string, env: Record<string, string>): TestProjectInlineConfiguration {
   return {
@@ -24,7 +44,7 @@ function cudaProject(name: string, env: Record<string, string>): TestProjectInli
 function projects(): TestProjectInlineConfiguration[] {
   const cpu: TestProjectInlineConfiguration = {
     extends: true,
-    test: { name: 'cpu', include: ['test/**/*.test.ts'], exclude: ['test/cuda.test.ts'] },
+    test: { name: 'cpu', include: ['test/**/*.test.ts'], exclude: ofCudaAlone },
   };
   if (process.env.SWITCHYARD_TEST_CUDA === 'gpu') return [cudaProject('cuda', {})];
   if (process.env.SWITCHYARD_TEST_CUDA !== 'softgpu') return [cpu, cudaProject('cuda', {})];

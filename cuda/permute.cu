@@ -334,7 +334,8 @@ extern "C" __global__ void __launch_bounds__(1024)
     buildPlan(const __grid_constant__ BuildPlan p, const __grid_constant__ PlanWorkspace w,
               const __grid_constant__ Guard guard) {
   extern __shared__ int32_t shared[];
-  if (enter(guard, true)) Planner(p, w, guard, shared).build();
+  // After a route, whose indices are right or whose faults end it, this kernel looks for none.
+  if (enter(guard, guard.first)) Planner(p, w, guard, shared).build();
 }
 
 // ------------------------------------------------------------------------------------------------ moves

@@ -3,17 +3,9 @@ import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'n
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import {
-  AdamW,
-  type Device,
-  Embedding,
-  loadCheckpoint,
-  MoELayer,
-  openDevice,
-  RMSNorm,
-  saveCheckpoint,
-} from '../lib/index.js';
+import { AdamW, type Device, Embedding, loadCheckpoint, MoELayer, RMSNorm, saveCheckpoint } from '../lib/index.js';
 import { SafetensorsFile } from '../lib/safetensors.js';
+import { openFirst } from './devices.js';
 import { FLOAT_DTYPES, type FloatDType } from './rounding.js';
 
 const size = { hiddenSize: 9, ffnSize: 7, numExperts: 3, topK: 2 };
@@ -22,7 +14,7 @@ let device: Device;
 
 beforeAll(() => {
   folder = mkdtempSync(join(tmpdir(), 'switchyard-'));
-  device = openDevice('cpu');
+  device = openFirst();
 });
 afterAll(() => {
   device.dispose();

@@ -1,7 +1,18 @@
 // What is CUDA's own: devices that explain themselves, and results against the CPU's. The stages are checked against the
 // float64 reference by the same suites as the CPU's.
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { type Device, listDevices, MoEError, openDevice, ops, type RouterConfig } from '../lib/index.js';
+import {
+  type Device,
+  Embedding,
+  Linear,
+  listDevices,
+  MoEError,
+  MoELayer,
+  openDevice,
+  ops,
+  type RouterConfig,
+} from '../lib/index.js';
+import { FLOAT_DTYPES } from './rounding.js';
 
 const where = process.env.SWITCHYARD_TEST_CUDA ?? '';
 
@@ -33,6 +44,38 @@ describe.skipIf(!where)(where ? 'CUDA' : 'CUDA (skipped: no nvcc, or not run by 
     using a = cuda.randn([size], { seed: 11, std: 0.3 });
     using b = cpu.randn([size], { seed: 11, std: 0.3 });
     expect(a.dataSync()).toEqual(b.dataSync());
+  });
+
+  test.each(FLOAT_DTYPES)('draws the same tensors and initial weights in %s as the CPU, bit for bit', async (dtype) => {
+    const everything = { bias: true, shared: { ffnSize: 9, gate: 'sigmoid' } } as const;
+    const modules = [cuda, cpu].map((device) => ({
+      layer: new MoELayer(device, {
+        ...{ hiddenSize: 33, ffnSize: 21, numExperts: 5, topK: 2, dtype, seed: 2n ** 63n + 5n },
+        router: { bias: true },
+        experts: everything,
+      }),
+      linear: new Linear(device, { inFeatures: 35, outFeatures: 6, dtype, seed: 4 }),
+      embedding: new Embedding(device, { count: 37, size: 10, dtype, seed: 5 }),
+    }));
+    const [a, b] = await Promise.all(
+      modules.map(async ({ layer, linear, embedding }, i) => {
+        const drawn = [cuda, cpu][i]!.randn([4099], { seed: 6, std: 3, dtype });
+        const parameters = [layer, linear, embedding].flatMap((module) => [...module.parameters().values()]);
+        return Promise.all([drawn, ...parameters.map(({ value }) => value)].map((tensor) => tensor.data()));
+      }),
+    );
+    expect(a!.length).toBeGreaterThan(12);
+    // Object.is tells -0 from 0, and toEqual asks it.
+    expect(a).toEqual(b);
+    for (const { layer, linear, embedding } of modules)
+      for (const module of [layer, linear, embedding]) module.dispose();
+  });
+
+  // More page-locked memory than is kept; what is not given back is a leak, which the software GPU reports.
+  test('copies more than it keeps page-locked memory for', async () => {
+    using large = cuda.zeros([(1 << 24) + 1]);
+    large.write(new Float32Array(large.size).fill(2));
+    expect((await large.data()).at(-1)).toBe(2);
   });
 
   test('moves tensors in, out, across and to int32', async () => {

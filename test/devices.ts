@@ -23,6 +23,12 @@ export function usableDevices(): Pick<DeviceInfo, 'kind' | 'index'>[] {
   return usable;
 }
 
+/** The first of them, for suites that ask nothing of a backend's arithmetic. */
+export function openFirst(options: Pick<DeviceOptions, 'memoryLimit'> = {}): Device {
+  const { kind, index } = usableDevices()[0]!;
+  return openDevice({ kind, index, ...options });
+}
+
 // ---------------------------------------------------------------- instruction sets
 
 const instructionSets = ['generic', 'avx2', 'avx512', 'neon'];
@@ -56,7 +62,7 @@ export interface TestDevice {
   kind: DeviceInfo['kind'];
   /** What tells it apart from the others. */
   name: string;
-  open(options?: Pick<DeviceOptions, 'threads'>): Device;
+  open(options?: Pick<DeviceOptions, 'threads' | 'memoryLimit'>): Device;
 }
 
 export function testDevices(): TestDevice[] {

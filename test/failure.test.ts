@@ -1,7 +1,17 @@
 // What goes wrong after a call has returned: poisoned passes, skipped steps, memory that runs out. Each test goes on to show
 // that nothing was lost.
-import { describe, expect, it } from 'vitest';
-import { AdamW, crossEntropy, Embedding, type MoEConfig, MoELayer, openDevice, type Tensor } from '../lib/index.js';
+import { afterEach, describe, expect, it } from 'vitest';
+import {
+  AdamW,
+  crossEntropy,
+  type Device,
+  Embedding,
+  type MoEConfig,
+  type MoEError,
+  MoELayer,
+  type Tensor,
+} from '../lib/index.js';
+import { onEachDevice, testDevices } from './devices.js';
 
 const config: MoEConfig = {
   hiddenSize: 17,
@@ -20,185 +30,191 @@ async function weightsOf(layer: MoELayer): Promise<Map<string, number[]>> {
   return new Map(await Promise.all(values));
 }
 
-function inputWithNaN(device: ReturnType<typeof openDevice>): Tensor {
+function inputWithNaN(device: Device): Tensor {
   const data = new Float32Array(tokens * config.hiddenSize).fill(0.5);
   data[4 * config.hiddenSize + 2] = Number.NaN;
   return device.tensor(data, [tokens, config.hiddenSize]);
 }
 
-describe('a router that is not finite', () => {
-  it('leaves every weight as it was, with backward and step already queued', async () => {
-    using device = openDevice('cpu');
-    using layer = new MoELayer(device, config);
-    using optimizer = new AdamW(layer.parameters().values(), { learningRate: 0.1 });
-    const before = await weightsOf(layer);
-    using input = inputWithNaN(device);
-    using pass = layer.forward(input);
-    using gradInput = pass.backward(pass.output);
-    optimizer.step();
-
-    await expect(pass.output.data()).rejects.toMatchObject({
-      code: 'ERR_NON_FINITE',
-      message: expect.stringMatching(/MoELayer\.forward.*token 4/),
-    });
-    await expect(gradInput.data()).rejects.toMatchObject({ code: 'ERR_NON_FINITE' });
-    await expect(pass.stats()).rejects.toMatchObject({ code: 'ERR_NON_FINITE' });
-    expect(() => pass.output.dataSync()).toThrowError(expect.objectContaining({ code: 'ERR_NON_FINITE' }));
-    await expect(layer.parameters().get('experts.up')!.grad.data()).rejects.toMatchObject({ code: 'ERR_NON_FINITE' });
-    expect(await weightsOf(layer)).toEqual(before);
-
-    layer.zeroGrad();
-    using good = device.randn([tokens, config.hiddenSize], { seed: 1 });
-    using again = layer.forward(good);
-    again.backward(again.output).dispose();
-    optimizer.step();
-    const after = await weightsOf(layer);
-    expect(after.get('experts.up')).not.toEqual(before.get('experts.up'));
-  });
-
-  it('is told once by synchronize, and not when a read has told it', async () => {
-    using device = openDevice('cpu');
-    using layer = new MoELayer(device, config);
-    using input = inputWithNaN(device);
-    using first = layer.forward(input);
-    await expect(device.synchronize()).rejects.toMatchObject({ code: 'ERR_NON_FINITE' });
-    await device.synchronize();
-    using second = layer.forward(input);
-    await expect(second.output.data()).rejects.toMatchObject({ code: 'ERR_NON_FINITE' });
-    await device.synchronize();
-    expect(first.output.isDisposed).toBe(false);
-  });
-
-  it('poisons what a write makes good again', async () => {
-    using device = openDevice('cpu');
-    using layer = new MoELayer(device, config);
-    using input = inputWithNaN(device);
-    using pass = layer.forward(input);
-    await expect(pass.output.data()).rejects.toMatchObject({ code: 'ERR_NON_FINITE' });
-    const values = new Float32Array(pass.output.size).fill(2);
-    pass.output.write(values);
-    expect(await pass.output.data()).toEqual(values);
-    await expect(pass.routing.weights.data()).rejects.toMatchObject({ code: 'ERR_NON_FINITE' });
-  });
-
-  it('is told by the norm of the step that it stopped', async () => {
-    using device = openDevice('cpu');
-    using layer = new MoELayer(device, config);
-    using optimizer = new AdamW(layer.parameters().values(), { learningRate: 0.1 });
-    using bad = inputWithNaN(device);
-    using good = device.randn([tokens, config.hiddenSize], { seed: 1 });
-    const step = (input: Tensor) => {
-      using pass = layer.forward(input);
-      pass.backward(pass.output).dispose();
-      optimizer.step();
-    };
-    step(good);
-    const norm = await optimizer.gradNorm();
-    expect(norm).toBeGreaterThan(0);
-    step(bad);
-    await expect(optimizer.gradNorm()).rejects.toMatchObject({ code: 'ERR_NON_FINITE' });
-    expect(await optimizer.skippedSteps()).toBe(0);
-    layer.zeroGrad();
-    step(good);
-    expect(await optimizer.gradNorm()).toBeGreaterThan(0);
-  });
-
-  it('keeps gradients poisoned until zeroGrad()', async () => {
-    using device = openDevice('cpu');
-    using layer = new MoELayer(device, config);
-    using optimizer = new AdamW(layer.parameters().values(), { learningRate: 0.1 });
-    using bad = inputWithNaN(device);
-    using good = device.randn([tokens, config.hiddenSize], { seed: 1 });
-    const step = (input: Tensor) => {
-      using pass = layer.forward(input);
-      pass.backward(pass.output).dispose();
-      optimizer.step();
-    };
-    step(bad);
-    const before = await weightsOf(layer);
-    step(good);
-    expect(await weightsOf(layer)).toEqual(before);
-    layer.zeroGrad();
-    step(good);
-    expect(await weightsOf(layer)).not.toEqual(before);
-    await expect(device.synchronize()).rejects.toMatchObject({ code: 'ERR_NON_FINITE' });
-  });
-
-  it('in a masked row is nobody’s business', async () => {
-    using device = openDevice('cpu');
-    using layer = new MoELayer(device, config);
-    using input = inputWithNaN(device);
-    using mask = device.tensor(
-      Int32Array.from({ length: tokens }, (_, t) => (t === 4 ? 0 : 1)),
-      [tokens],
-    );
-    using pass = layer.forward(input, { mask });
-    expect([...(await pass.output.data())].every(Number.isFinite)).toBe(true);
-  });
-});
-
-describe('indices that do not exist', () => {
-  it('poison what was made of them', async () => {
-    using device = openDevice('cpu');
-    using embedding = new Embedding(device, { count: 4, size: 3, seed: 1 });
-    using indices = device.tensor(Int32Array.of(0, 3, 4), [3]);
-    using pass = embedding.forward(indices);
-    await expect(pass.output.data()).rejects.toMatchObject({
-      code: 'ERR_INVALID_ARGUMENT',
-      message: expect.stringContaining('4'),
-    });
-
-    using logits = device.zeros([2, 3]);
-    using targets = device.tensor(Int32Array.of(-1, 7), [2]);
-    using loss = crossEntropy(logits, targets);
-    await expect(loss.loss.item()).rejects.toMatchObject({
-      code: 'ERR_INVALID_ARGUMENT',
-      message: expect.stringContaining('7'),
-    });
-
-    using layer = new MoELayer(device, config);
-    using input = device.zeros([tokens, config.hiddenSize]);
-    using chosen = device.tensor(new Int32Array(tokens * 2).fill(5), [tokens, 2]);
-    using routed = layer.forward(input, { routing: { indices: chosen } });
-    await expect(routed.output.data()).rejects.toMatchObject({
-      code: 'ERR_INVALID_ARGUMENT',
-      message: expect.stringContaining('5'),
-    });
-  });
-});
-
-describe('AdamW', () => {
-  it('skips and counts a step whose gradients are not finite', async () => {
-    using device = openDevice('cpu');
-    using layer = new MoELayer(device, config);
-    using optimizer = new AdamW(layer.parameters().values(), { learningRate: 0.1 });
-    using input = device.randn([tokens, config.hiddenSize], { seed: 1 });
-    using infinite = device.tensor(new Float32Array(tokens * config.hiddenSize).fill(Number.POSITIVE_INFINITY), [
-      tokens,
-      config.hiddenSize,
-    ]);
-    const before = await weightsOf(layer);
-    {
-      using pass = layer.forward(input);
-      pass.backward(infinite).dispose();
+onEachDevice((device) => {
+  // What synchronize() has not told yet would be told to the next test.
+  afterEach(async () => {
+    for (let told = false; !told; ) {
+      const error = await device()
+        .synchronize()
+        .catch((error: MoEError) => error);
+      if (error?.code === 'ERR_DEVICE_LOST') throw error;
+      told = !error;
     }
-    optimizer.step({ maxGradNorm: 1 });
-    expect(await weightsOf(layer)).toEqual(before);
-    expect(await optimizer.skippedSteps()).toBe(1);
-    expect(await optimizer.gradNorm()).not.toSatisfy(Number.isFinite);
-    {
+  });
+
+  describe('a router that is not finite', () => {
+    it('leaves every weight as it was, with backward and step already queued', async () => {
+      using layer = new MoELayer(device(), config);
+      using optimizer = new AdamW(layer.parameters().values(), { learningRate: 0.1 });
+      const before = await weightsOf(layer);
+      using input = inputWithNaN(device());
       using pass = layer.forward(input);
-      pass.backward(pass.output).dispose();
-    }
-    optimizer.step({ maxGradNorm: 1 });
-    expect(await weightsOf(layer)).not.toEqual(before);
-    expect(await optimizer.skippedSteps()).toBe(1);
+      using gradInput = pass.backward(pass.output);
+      optimizer.step();
+
+      await expect(pass.output.data()).rejects.toMatchObject({
+        code: 'ERR_NON_FINITE',
+        message: expect.stringMatching(/MoELayer\.forward.*token 4/),
+      });
+      await expect(gradInput.data()).rejects.toMatchObject({ code: 'ERR_NON_FINITE' });
+      await expect(pass.stats()).rejects.toMatchObject({ code: 'ERR_NON_FINITE' });
+      expect(() => pass.output.dataSync()).toThrowError(expect.objectContaining({ code: 'ERR_NON_FINITE' }));
+      await expect(layer.parameters().get('experts.up')!.grad.data()).rejects.toMatchObject({ code: 'ERR_NON_FINITE' });
+      expect(await weightsOf(layer)).toEqual(before);
+
+      layer.zeroGrad();
+      using good = device().randn([tokens, config.hiddenSize], { seed: 1 });
+      using again = layer.forward(good);
+      again.backward(again.output).dispose();
+      optimizer.step();
+      const after = await weightsOf(layer);
+      expect(after.get('experts.up')).not.toEqual(before.get('experts.up'));
+    });
+
+    it('is told once by synchronize, and not when a read has told it', async () => {
+      using layer = new MoELayer(device(), config);
+      using input = inputWithNaN(device());
+      using first = layer.forward(input);
+      await expect(device().synchronize()).rejects.toMatchObject({ code: 'ERR_NON_FINITE' });
+      await device().synchronize();
+      using second = layer.forward(input);
+      await expect(second.output.data()).rejects.toMatchObject({ code: 'ERR_NON_FINITE' });
+      await device().synchronize();
+      expect(first.output.isDisposed).toBe(false);
+    });
+
+    it('poisons what a write makes good again', async () => {
+      using layer = new MoELayer(device(), config);
+      using input = inputWithNaN(device());
+      using pass = layer.forward(input);
+      await expect(pass.output.data()).rejects.toMatchObject({ code: 'ERR_NON_FINITE' });
+      const values = new Float32Array(pass.output.size).fill(2);
+      pass.output.write(values);
+      expect(await pass.output.data()).toEqual(values);
+      await expect(pass.routing.weights.data()).rejects.toMatchObject({ code: 'ERR_NON_FINITE' });
+    });
+
+    it('is told by the norm of the step that it stopped', async () => {
+      using layer = new MoELayer(device(), config);
+      using optimizer = new AdamW(layer.parameters().values(), { learningRate: 0.1 });
+      using bad = inputWithNaN(device());
+      using good = device().randn([tokens, config.hiddenSize], { seed: 1 });
+      const step = (input: Tensor) => {
+        using pass = layer.forward(input);
+        pass.backward(pass.output).dispose();
+        optimizer.step();
+      };
+      step(good);
+      const norm = await optimizer.gradNorm();
+      expect(norm).toBeGreaterThan(0);
+      step(bad);
+      await expect(optimizer.gradNorm()).rejects.toMatchObject({ code: 'ERR_NON_FINITE' });
+      expect(await optimizer.skippedSteps()).toBe(0);
+      layer.zeroGrad();
+      step(good);
+      expect(await optimizer.gradNorm()).toBeGreaterThan(0);
+    });
+
+    it('keeps gradients poisoned until zeroGrad()', async () => {
+      using layer = new MoELayer(device(), config);
+      using optimizer = new AdamW(layer.parameters().values(), { learningRate: 0.1 });
+      using bad = inputWithNaN(device());
+      using good = device().randn([tokens, config.hiddenSize], { seed: 1 });
+      const step = (input: Tensor) => {
+        using pass = layer.forward(input);
+        pass.backward(pass.output).dispose();
+        optimizer.step();
+      };
+      step(bad);
+      const before = await weightsOf(layer);
+      step(good);
+      expect(await weightsOf(layer)).toEqual(before);
+      layer.zeroGrad();
+      step(good);
+      expect(await weightsOf(layer)).not.toEqual(before);
+      await expect(device().synchronize()).rejects.toMatchObject({ code: 'ERR_NON_FINITE' });
+    });
+
+    it('in a masked row is nobody’s business', async () => {
+      using layer = new MoELayer(device(), config);
+      using input = inputWithNaN(device());
+      using mask = device().tensor(
+        Int32Array.from({ length: tokens }, (_, t) => (t === 4 ? 0 : 1)),
+        [tokens],
+      );
+      using pass = layer.forward(input, { mask });
+      expect([...(await pass.output.data())].every(Number.isFinite)).toBe(true);
+    });
+  });
+
+  describe('indices that do not exist', () => {
+    it('poison what was made of them', async () => {
+      using embedding = new Embedding(device(), { count: 4, size: 3, seed: 1 });
+      using indices = device().tensor(Int32Array.of(0, 3, 4), [3]);
+      using pass = embedding.forward(indices);
+      await expect(pass.output.data()).rejects.toMatchObject({
+        code: 'ERR_INVALID_ARGUMENT',
+        message: expect.stringContaining('4'),
+      });
+
+      using logits = device().zeros([2, 3]);
+      using targets = device().tensor(Int32Array.of(-1, 7), [2]);
+      using loss = crossEntropy(logits, targets);
+      await expect(loss.loss.item()).rejects.toMatchObject({
+        code: 'ERR_INVALID_ARGUMENT',
+        // A GPU notes where, not what.
+        message: expect.stringContaining(device().kind === 'cpu' ? '7' : 'targets[1]'),
+      });
+
+      using layer = new MoELayer(device(), config);
+      using input = device().zeros([tokens, config.hiddenSize]);
+      using chosen = device().tensor(new Int32Array(tokens * 2).fill(5), [tokens, 2]);
+      using routed = layer.forward(input, { routing: { indices: chosen } });
+      await expect(routed.output.data()).rejects.toMatchObject({
+        code: 'ERR_INVALID_ARGUMENT',
+        message: expect.stringContaining('5'),
+      });
+    });
+  });
+
+  describe('AdamW', () => {
+    it('skips and counts a step whose gradients are not finite', async () => {
+      using layer = new MoELayer(device(), config);
+      using optimizer = new AdamW(layer.parameters().values(), { learningRate: 0.1 });
+      using input = device().randn([tokens, config.hiddenSize], { seed: 1 });
+      using infinite = device().tensor(new Float32Array(tokens * config.hiddenSize).fill(Number.POSITIVE_INFINITY), [
+        tokens,
+        config.hiddenSize,
+      ]);
+      const before = await weightsOf(layer);
+      {
+        using pass = layer.forward(input);
+        pass.backward(infinite).dispose();
+      }
+      optimizer.step({ maxGradNorm: 1 });
+      expect(await weightsOf(layer)).toEqual(before);
+      expect(await optimizer.skippedSteps()).toBe(1);
+      expect(await optimizer.gradNorm()).not.toSatisfy(Number.isFinite);
+      {
+        using pass = layer.forward(input);
+        pass.backward(pass.output).dispose();
+      }
+      optimizer.step({ maxGradNorm: 1 });
+      expect(await weightsOf(layer)).not.toEqual(before);
+      expect(await optimizer.skippedSteps()).toBe(1);
+    });
   });
 });
 
-describe('memory that runs out', () => {
+describe.each(testDevices())('memory that runs out on $name', ({ open }) => {
   it('throws from the call and leaves the layer usable', async () => {
-    using device = openDevice({ kind: 'cpu', memoryLimit: 1 << 20 });
+    using device = open({ memoryLimit: 1 << 20 });
     using layer = new MoELayer(device, config);
     using small = device.randn([tokens, config.hiddenSize], { seed: 1 });
     const { allocated } = device.memory();
@@ -209,14 +225,13 @@ describe('memory that runs out', () => {
     expect(device.memory().allocated).toBe(allocated);
     using pass = layer.forward(small);
     expect((await pass.output.data()).length).toBe(tokens * config.hiddenSize);
-    expect(() => openDevice('cpu').zeros([1e6, 1e6])).toThrowError(
-      expect.objectContaining({ code: 'ERR_OUT_OF_MEMORY' }),
-    );
+    using unlimited = open();
+    expect(() => unlimited.zeros([1e6, 1e6])).toThrowError(expect.objectContaining({ code: 'ERR_OUT_OF_MEMORY' }));
   });
 
   it('in a backward leaves the pass to be used again', async () => {
     const needed = async (limit: number) => {
-      using device = openDevice({ kind: 'cpu', memoryLimit: limit });
+      using device = open({ memoryLimit: limit });
       using layer = new MoELayer(device, config);
       using input = device.randn([64, config.hiddenSize], { seed: 1 });
       using pass = layer.forward(input);

@@ -1,23 +1,14 @@
 // tidy(): what is made inside goes, what is returned or kept stays, however it is nested. Not about the pool's bytes, which
 // runtime.test.ts counts.
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import {
-  AdamW,
-  add,
-  crossEntropy,
-  type Device,
-  MoEError,
-  MoELayer,
-  openDevice,
-  ops,
-  type Tensor,
-} from '../lib/index.js';
+import { AdamW, add, crossEntropy, type Device, MoEError, MoELayer, ops, type Tensor } from '../lib/index.js';
+import { openFirst } from './devices.js';
 
 let device: Device;
 let layer: MoELayer;
 
 beforeAll(() => {
-  device = openDevice('cpu');
+  device = openFirst();
   layer = new MoELayer(device, { hiddenSize: 6, ffnSize: 5, numExperts: 4, topK: 2, seed: 1 });
 });
 afterAll(() => device.dispose());

@@ -1,0 +1,119 @@
+// A forward on one device, its backward on the other, both ways: each stage's backward on one device is fed what the other
+// device's forward has saved for it, and must give the gradients of a chain that never leaves its device.
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { type Device, MoELayer, openDevice, ops, type Tensor } from '../lib/index.js';
+import { expectClose, expectSame } from './compare.js';
+import { normals } from './random.js';
+import { FLOAT_DTYPES, type FloatDType } from './rounding.js';
+import type { Read } from './run-case.js';
+
+const [T, H, F, E, K] = [70, 34, 22, 5, 2];
+const capacity = { type: 'fixed', factor: 0.9 } as const;
+
+type Tensors = Record<'input' | 'routerWeight' | 'up' | 'down' | 'gradOutput', Tensor>;
+
+function makeTensors(device: Device, dtype: FloatDType): Tensors {
+  return {
+    input: device.tensor(normals(1, T * H), [T, H], dtype),
+    routerWeight: device.tensor(normals(2, E * H, 0.3), [E, H]),
+    up: device.tensor(normals(3, E * F * H, 0.2), [E, F, H], dtype),
+    down: device.tensor(normals(4, E * H * F, 0.2), [E, H, F], dtype),
+    gradOutput: device.tensor(normals(5, T * H), [T, H], dtype),
+  };
+}
+
+/** What the stages of a forward save for their backwards. */
+function saveForward(device: Device, { input, routerWeight, up, down }: Tensors): Tensor[] {
+  const { indices, weights, logits } = ops.route(input, routerWeight, { topK: K });
+  const plan = ops.plan(indices, weights, E, capacity);
+  const { rows } = ops.dispatch(input, plan);
+  const hidden = ops.groupedGemm(rows, up, plan).output;
+  const out = ops.groupedGemm(hidden, down, plan).output;
+  expect(out.device).toBe(device);
+  return [indices, weights, logits, rows, hidden, out];
+}
+
+/** Backward from saved tensors that may come from anywhere. */
+function backward(device: Device, tensors: Tensors, saved: Tensor[]): Record<string, Tensor> {
+  const [indices, weights, , rows, hidden, out] = saved.map((tensor) => tensor.to(device)) as [
+    Tensor,
+    Tensor,
+    Tensor,
+    Tensor,
+    Tensor,
+    Tensor,
+  ];
+  const { input, routerWeight, up, down, gradOutput } = tensors;
+  const plan = ops.plan(indices, weights, E, capacity);
+  const combined = ops.combine(out, plan).backward(gradOutput);
+  const outer = ops.groupedGemm(hidden, down, plan).backward(combined.rows);
+  const inner = ops.groupedGemm(rows, up, plan).backward(outer.rows);
+  const gathered = ops.dispatch(input, plan).backward(inner.rows);
+  const routed = ops.route(input, routerWeight, { topK: K }).backward(combined.weights);
+  return { gathered, routed: routed.input, router: routed.weight, up: inner.weight, down: outer.weight };
+}
+
+async function readAll(tensors: Record<string, Tensor>): Promise<Map<string, Read>> {
+  const read = Object.entries(tensors).map(async ([name, tensor]) => [name, await tensor.data()] as const);
+  return new Map(await Promise.all(read));
+}
+
+describe.skipIf(!process.env.SWITCHYARD_TEST_CUDA)('what a forward saved on one device feeds the backward', () => {
+  let devices: Record<'cpu' | 'cuda', Device>;
+  beforeAll(() => {
+    devices = { cpu: openDevice('cpu'), cuda: openDevice('cuda') };
+  });
+  afterAll(() => {
+    devices.cpu.dispose();
+    devices.cuda.dispose();
+  });
+
+  const ways = FLOAT_DTYPES.flatMap(
+    (dtype) =>
+      [
+        ['cpu', 'cuda', dtype],
+        ['cuda', 'cpu', dtype],
+      ] as const,
+  );
+
+  it.each(ways)('of the stages: from %s to %s, %s', async (from, to, dtype) => {
+    const source = makeTensors(devices[from], dtype);
+    const saved = saveForward(devices[from], source);
+    const stayed = await readAll(backward(devices[from], source, saved));
+    const crossed = await readAll(backward(devices[to], makeTensors(devices[to], dtype), saved));
+    const widths: Record<string, number> = { gathered: H, routed: H, router: H, up: H, down: F };
+    for (const [name, values] of crossed) {
+      expect(values.some((x) => x !== 0)).toBe(true);
+      expectClose(name, values, stayed.get(name)!, widths[name]!, { dtype });
+    }
+  });
+
+  it.each(ways)('of the layer’s router: from %s to %s, %s', async (from, to, dtype) => {
+    const config = { hiddenSize: H, ffnSize: F, numExperts: E, topK: K, dtype, seed: 7, capacity } as const;
+    const run = async (device: Device, chosen?: { indices: Tensor; logits: Tensor }) => {
+      using layer = new MoELayer(device, { ...config, losses: { loadBalance: 0.1, z: 0.1 } });
+      const { input, gradOutput } = makeTensors(device, dtype);
+      const pass = layer.forward(
+        input,
+        chosen && { routing: { indices: chosen.indices.to(device) }, logits: chosen.logits.to(device) },
+      );
+      const gradInput = pass.backward(gradOutput);
+      const { indices, kept, weights, logits } = pass.routing;
+      const gradients = Object.fromEntries(
+        [...layer.parameters()]
+          .filter(([name]) => name.startsWith('experts.'))
+          .map(([name, { grad }]) => [name, grad.clone()]),
+      );
+      const read = await readAll({ kept, weights, output: pass.output, ...gradients });
+      return { indices, logits: logits!, read, gradInput };
+    };
+    const there = await run(devices[from]);
+    const here = await run(devices[to], there);
+    expectSame('indices', await here.indices.data(), await there.indices.data());
+    for (const [name, values] of here.read) {
+      const width = name === 'experts.down' ? F : name === 'weights' || name === 'kept' ? K : H;
+      const of = name === 'weights' || name === 'kept' ? 'float32' : dtype;
+      expectClose(name, values, there.read.get(name)!, width, { dtype: of });
+    }
+  });
+});
