@@ -5,7 +5,7 @@ import { defineConfig, type TestProjectInlineConfiguration } from 'vitest/config
 const full = Boolean(process.env.SWITCHYARD_TEST_FULL);
 
 /** Of CUDA alone; the CPU's project leaves them out. */
-const ofCudaAlone = ['cross-device', 'cuda', 'cuda-lost', 'cuda-sync'].map(fileOf);
+const ofCudaAlone = ['cross-device', 'cuda', 'cuda-lost', 'cuda-sync', 'example-cuda'].map(fileOf);
 const cudaSuites = [
   ...ofCudaAlone,
   ...[
