@@ -14,12 +14,26 @@ import {
   type Tensor,
 } from '../lib/index.js';
 
+const onCuda = (process.env.SWITCHYARD_TEST_DEVICE ?? 'cpu') === 'cuda';
+
+/** Why the CUDA suites are skipped, or ''. Each of their tests is then reported with it (softgpu.setup.ts). */
+export const cudaSkipped =
+  onCuda && !process.env.SWITCHYARD_TEST_CUDA
+    ? process.env.SWITCHYARD_TEST_CUDA_SKIPPED || 'the CUDA suites are run by npm test'
+    : '';
+
 /** The devices of this run. Listing tries every GPU, which takes the software GPU seconds: the CPU's suites do without. */
 export function usableDevices(): Pick<DeviceInfo, 'kind' | 'index'>[] {
-  if ((process.env.SWITCHYARD_TEST_DEVICE ?? 'cpu') === 'cpu') return [{ kind: 'cpu', index: 0 }];
+  if (!onCuda || cudaSkipped) return [{ kind: 'cpu', index: 0 }];
   const usable = listDevices().filter(({ kind, usable }) => kind === 'cuda' && usable);
   if (usable.length === 0) throw new Error('listDevices() reports no usable CUDA device');
   return usable;
+}
+
+/** The first device of this run, for suites that are about handles rather than numbers. */
+export function openTestDevice(options?: Omit<DeviceOptions, 'kind' | 'index'>): Device {
+  const { kind, index } = usableDevices()[0]!;
+  return openDevice({ kind, index, ...options });
 }
 
 // ---------------------------------------------------------------- instruction sets
@@ -59,6 +73,7 @@ export interface TestDevice {
 }
 
 export function testDevices(): TestDevice[] {
+  if (cudaSkipped) return [{ kind: 'cuda', name: `cuda (skipped: ${cudaSkipped})`, open: () => openDevice('cpu') }];
   return usableDevices().flatMap(({ kind, index }): TestDevice[] => {
     const open: TestDevice['open'] = (options) => openDevice({ kind, index, ...options });
     if (kind !== 'cpu') return [{ kind, name: `${kind}:${index}`, open }];

@@ -1,7 +1,8 @@
 // What goes wrong after a call has returned: poisoned passes, skipped steps, memory that runs out. Each test goes on to show
 // that nothing was lost.
 import { describe, expect, it } from 'vitest';
-import { AdamW, crossEntropy, Embedding, type MoEConfig, MoELayer, openDevice, type Tensor } from '../lib/index.js';
+import { AdamW, crossEntropy, type Device, Embedding, type MoEConfig, MoELayer, type Tensor } from '../lib/index.js';
+import { openTestDevice } from './devices.js';
 
 const config: MoEConfig = {
   hiddenSize: 17,
@@ -20,7 +21,7 @@ async function weightsOf(layer: MoELayer): Promise<Map<string, number[]>> {
   return new Map(await Promise.all(values));
 }
 
-function inputWithNaN(device: ReturnType<typeof openDevice>): Tensor {
+function inputWithNaN(device: Device): Tensor {
   const data = new Float32Array(tokens * config.hiddenSize).fill(0.5);
   data[4 * config.hiddenSize + 2] = Number.NaN;
   return device.tensor(data, [tokens, config.hiddenSize]);
@@ -28,7 +29,7 @@ function inputWithNaN(device: ReturnType<typeof openDevice>): Tensor {
 
 describe('a router that is not finite', () => {
   it('leaves every weight as it was, with backward and step already queued', async () => {
-    using device = openDevice('cpu');
+    using device = openTestDevice();
     using layer = new MoELayer(device, config);
     using optimizer = new AdamW(layer.parameters().values(), { learningRate: 0.1 });
     const before = await weightsOf(layer);
@@ -57,7 +58,7 @@ describe('a router that is not finite', () => {
   });
 
   it('is told once by synchronize, and not when a read has told it', async () => {
-    using device = openDevice('cpu');
+    using device = openTestDevice();
     using layer = new MoELayer(device, config);
     using input = inputWithNaN(device);
     using first = layer.forward(input);
@@ -70,7 +71,7 @@ describe('a router that is not finite', () => {
   });
 
   it('poisons what a write makes good again', async () => {
-    using device = openDevice('cpu');
+    using device = openTestDevice();
     using layer = new MoELayer(device, config);
     using input = inputWithNaN(device);
     using pass = layer.forward(input);
@@ -82,7 +83,7 @@ describe('a router that is not finite', () => {
   });
 
   it('is told by the norm of the step that it stopped', async () => {
-    using device = openDevice('cpu');
+    using device = openTestDevice();
     using layer = new MoELayer(device, config);
     using optimizer = new AdamW(layer.parameters().values(), { learningRate: 0.1 });
     using bad = inputWithNaN(device);
@@ -104,7 +105,7 @@ describe('a router that is not finite', () => {
   });
 
   it('keeps gradients poisoned until zeroGrad()', async () => {
-    using device = openDevice('cpu');
+    using device = openTestDevice();
     using layer = new MoELayer(device, config);
     using optimizer = new AdamW(layer.parameters().values(), { learningRate: 0.1 });
     using bad = inputWithNaN(device);
@@ -125,7 +126,7 @@ describe('a router that is not finite', () => {
   });
 
   it('in a masked row is nobody’s business', async () => {
-    using device = openDevice('cpu');
+    using device = openTestDevice();
     using layer = new MoELayer(device, config);
     using input = inputWithNaN(device);
     using mask = device.tensor(
@@ -139,7 +140,7 @@ describe('a router that is not finite', () => {
 
 describe('indices that do not exist', () => {
   it('poison what was made of them', async () => {
-    using device = openDevice('cpu');
+    using device = openTestDevice();
     using embedding = new Embedding(device, { count: 4, size: 3, seed: 1 });
     using indices = device.tensor(Int32Array.of(0, 3, 4), [3]);
     using pass = embedding.forward(indices);
@@ -169,7 +170,7 @@ describe('indices that do not exist', () => {
 
 describe('AdamW', () => {
   it('skips and counts a step whose gradients are not finite', async () => {
-    using device = openDevice('cpu');
+    using device = openTestDevice();
     using layer = new MoELayer(device, config);
     using optimizer = new AdamW(layer.parameters().values(), { learningRate: 0.1 });
     using input = device.randn([tokens, config.hiddenSize], { seed: 1 });
@@ -198,7 +199,7 @@ describe('AdamW', () => {
 
 describe('memory that runs out', () => {
   it('throws from the call and leaves the layer usable', async () => {
-    using device = openDevice({ kind: 'cpu', memoryLimit: 1 << 20 });
+    using device = openTestDevice({ memoryLimit: 1 << 20 });
     using layer = new MoELayer(device, config);
     using small = device.randn([tokens, config.hiddenSize], { seed: 1 });
     const { allocated } = device.memory();
@@ -209,14 +210,14 @@ describe('memory that runs out', () => {
     expect(device.memory().allocated).toBe(allocated);
     using pass = layer.forward(small);
     expect((await pass.output.data()).length).toBe(tokens * config.hiddenSize);
-    expect(() => openDevice('cpu').zeros([1e6, 1e6])).toThrowError(
+    expect(() => openTestDevice().zeros([1e6, 1e6])).toThrowError(
       expect.objectContaining({ code: 'ERR_OUT_OF_MEMORY' }),
     );
   });
 
   it('in a backward leaves the pass to be used again', async () => {
     const needed = async (limit: number) => {
-      using device = openDevice({ kind: 'cpu', memoryLimit: limit });
+      using device = openTestDevice({ memoryLimit: limit });
       using layer = new MoELayer(device, config);
       using input = device.randn([64, config.hiddenSize], { seed: 1 });
       using pass = layer.forward(input);

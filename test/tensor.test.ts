@@ -1,11 +1,12 @@
 // Tensors as handles: copies, views, the order of writes and reads, dtypes, disposal.
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { add, type Device, listDevices, openDevice, type Tensor } from '../lib/index.js';
+import { openTestDevice } from './devices.js';
 import { failure } from './failure.js';
 
 let device: Device;
 beforeAll(() => {
-  device = openDevice('cpu');
+  device = openTestDevice();
 });
 afterAll(() => device.dispose());
 
@@ -233,7 +234,7 @@ describe('disposal', () => {
   });
 
   it('of a device disposes everything on it', async () => {
-    const other = openDevice('cpu');
+    const other = openTestDevice();
     const tensor = other.zeros([1]);
     other.dispose();
     other.dispose();
@@ -291,7 +292,7 @@ describe('openDevice', () => {
   });
 
   it('counts memory and keeps to its limit', () => {
-    using small = openDevice({ memoryLimit: 1 << 20 });
+    using small = openTestDevice({ memoryLimit: 1 << 20 });
     using a = small.zeros([1000]);
     const { allocated, peak, reserved } = small.memory();
     expect(allocated).toBeGreaterThanOrEqual(a.size * 4);
