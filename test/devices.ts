@@ -22,10 +22,12 @@ export const cudaSkipped =
     ? process.env.SWITCHYARD_TEST_CUDA_SKIPPED || 'the CUDA suites are run by npm test'
     : '';
 
+let usable: DeviceInfo[] | undefined;
+
 /** The devices of this run. Listing tries every GPU, which takes the software GPU seconds: the CPU's suites do without. */
 export function usableDevices(): Pick<DeviceInfo, 'kind' | 'index'>[] {
   if (!onCuda || cudaSkipped) return [{ kind: 'cpu', index: 0 }];
-  const usable = listDevices().filter(({ kind, usable }) => kind === 'cuda' && usable);
+  usable ??= listDevices().filter(({ kind, usable }) => kind === 'cuda' && usable);
   if (usable.length === 0) throw new Error('listDevices() reports no usable CUDA device');
   return usable;
 }

@@ -141,12 +141,14 @@ describe('a router that is not finite', () => {
 describe('indices that do not exist', () => {
   it('poison what was made of them', async () => {
     using device = openTestDevice();
+    // A GPU tells where the index is, the CPU what it is.
+    const telling = (place: string, value: number) => (device.kind === 'cpu' ? ` ${value}` : place);
     using embedding = new Embedding(device, { count: 4, size: 3, seed: 1 });
     using indices = device.tensor(Int32Array.of(0, 3, 4), [3]);
     using pass = embedding.forward(indices);
     await expect(pass.output.data()).rejects.toMatchObject({
       code: 'ERR_INVALID_ARGUMENT',
-      message: expect.stringContaining('4'),
+      message: expect.stringContaining(telling('indices[2]', 4)),
     });
 
     using logits = device.zeros([2, 3]);
@@ -154,7 +156,7 @@ describe('indices that do not exist', () => {
     using loss = crossEntropy(logits, targets);
     await expect(loss.loss.item()).rejects.toMatchObject({
       code: 'ERR_INVALID_ARGUMENT',
-      message: expect.stringContaining('7'),
+      message: expect.stringContaining(telling('targets[1]', 7)),
     });
 
     using layer = new MoELayer(device, config);
@@ -163,7 +165,7 @@ describe('indices that do not exist', () => {
     using routed = layer.forward(input, { routing: { indices: chosen } });
     await expect(routed.output.data()).rejects.toMatchObject({
       code: 'ERR_INVALID_ARGUMENT',
-      message: expect.stringContaining('5'),
+      message: expect.stringContaining(telling('token 0', 5)),
     });
   });
 });
