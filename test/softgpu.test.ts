@@ -36,6 +36,16 @@ test.skipIf(!existsSync(shipped))('the shipped kernels use no form without a cas
   expect(run(['coverage', ...files.map((name) => join(shipped, name))]).output).toBe('');
 });
 
+test('a form without a case is named', () => {
+  const source = join(scratch, 'form.ptx');
+  const header = '.version 8.0\n.target sm_80\n.address_size 64\n';
+  writeFileSync(
+    source,
+    `${header}.visible .entry k()\n{\n.reg .b32 %a;\nadd.u32 %a, %a, %a;\nadd.sat.u64 %a, %a, %a;\nret;\n}\n`,
+  );
+  expect(run(['coverage', source])).toMatchObject({ status: 1, output: `no case: add.sat.u64 (${source})\n` });
+});
+
 describe.skipIf(!hasNvcc)(hasNvcc ? 'programs' : 'programs (skipped: no nvcc)', () => {
   test('of a fatbin the PTX for the capability is run', () => {
     const fatbin = (name: string, code: string[]) => {
