@@ -69,6 +69,14 @@ describe.skipIf(!hasNvcc)(hasNvcc ? 'programs' : 'programs (skipped: no nvcc)', 
     expect(run(['kernel', 'neighbours', machine]).output).toContain('CUDA_ERROR_NO_BINARY_FOR_GPU');
   });
 
+  test('the bench computes the right products and counts instructions', () => {
+    const { status, stdout } = spawnSync(process.execPath, [join(home, 'bench.mjs')], { encoding: 'utf8' });
+    expect(status).toBe(0);
+    expect(stdout).toMatch(
+      /^gemm_bf16 512³: \d+\.\d+ s, right\ngemm_bf16 1024³: \d+\.\d+ s, right\nsoftmax_topk, .* s, [\d.]+ million warp instructions a second\n$/,
+    );
+  });
+
   test('the softgpu command reports faults, and else is silent', () => {
     const softgpu = (words: string[]) => {
       const done = spawnSync(process.execPath, [join(home, 'run.mjs'), ...words], { encoding: 'utf8' });
