@@ -1,6 +1,6 @@
 // Devices: opening one, making tensors on it, waiting for it, and its memory.
 import { createHash } from 'node:crypto';
-import { readFileSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import { join } from 'node:path';
 import { type DeviceHandle, dtypeCode, native } from './binding.js';
@@ -80,8 +80,9 @@ function damagedKernels(): string {
   const { cudaFolder, cudaChecksums } = native.build;
   for (const [name, expected] of Object.entries(cudaChecksums)) {
     const file = join(cudaFolder, name);
+    if (!existsSync(file)) return `the CUDA kernels are missing: cannot read ${file}. Run "npx switchyard build".`;
     const found = createHash('sha256').update(readFileSync(file)).digest('hex');
-    if (found !== expected) return `${file} does not belong to this build of the addon; run "npx switchyard build"`;
+    if (found !== expected) return `${file} does not belong to this build of the addon. Run "npx switchyard build".`;
   }
   return '';
 }
@@ -116,11 +117,11 @@ export function openDevice(options: DeviceKind | 'auto' | DeviceOptions = 'auto'
 }
 
 function openCuda(index: number, memoryLimit: number | undefined): Device {
-  const unavailable = (why: string | undefined) =>
+  const unavailable = (why: string | undefined, hint?: string) =>
     new MoEError(
       'ERR_DEVICE_UNAVAILABLE',
       `options.kind: CUDA cannot be used: ${why}`,
-      "openDevice('cpu') always works; listDevices() says what there is.",
+      hint ?? "openDevice('cpu') always works; listDevices() says what there is.",
     );
   const gpus = cudaDevices(false);
   const info = gpus[index];
@@ -130,7 +131,9 @@ function openCuda(index: number, memoryLimit: number | undefined): Device {
   try {
     return new Device(info, native.cudaOpen(index, limit), limit);
   } catch (error) {
-    throw error instanceof MoEError && error.code !== 'ERR_OUT_OF_MEMORY' ? unavailable(error.message) : error;
+    throw error instanceof MoEError && error.code !== 'ERR_OUT_OF_MEMORY'
+      ? unavailable(error.message, error.hint)
+      : error;
   }
 }
 

@@ -15,10 +15,20 @@ import {
 } from '../lib/index.js';
 import { FLOAT_DTYPES, type FloatDType } from './rounding.js';
 
+const onCuda = (process.env.SWITCHYARD_TEST_DEVICE ?? 'cpu') === 'cuda';
+
+/** Why the CUDA suites are skipped, or ''. Each of their tests is then reported with it (softgpu.setup.ts). */
+export const cudaSkipped =
+  onCuda && !process.env.SWITCHYARD_TEST_CUDA
+    ? process.env.SWITCHYARD_TEST_CUDA_SKIPPED || 'the CUDA suites are run by npm test'
+    : '';
+
+let usable: DeviceInfo[] | undefined;
+
 /** The devices of this run. Listing tries every GPU, which takes the software GPU seconds: the CPU's suites do without. */
 export function usableDevices(): Pick<DeviceInfo, 'kind' | 'index'>[] {
-  if ((process.env.SWITCHYARD_TEST_DEVICE ?? 'cpu') === 'cpu') return [{ kind: 'cpu', index: 0 }];
-  const usable = listDevices().filter(({ kind, usable }) => kind === 'cuda' && usable);
+  if (!onCuda || cudaSkipped) return [{ kind: 'cpu', index: 0 }];
+  usable ??= listDevices().filter(({ kind, usable }) => kind === 'cuda' && usable);
   if (usable.length === 0) throw new Error('listDevices() reports no usable CUDA device');
   return usable;
 }
@@ -66,6 +76,7 @@ export interface TestDevice {
 }
 
 export function testDevices(): TestDevice[] {
+  if (cudaSkipped) return [{ kind: 'cuda', name: `cuda (skipped: ${cudaSkipped})`, open: () => openDevice('cpu') }];
   return usableDevices().flatMap(({ kind, index }): TestDevice[] => {
     const open: TestDevice['open'] = (options) => openDevice({ kind, index, ...options });
     if (kind !== 'cpu') return [{ kind, name: `${kind}:${index}`, open }];

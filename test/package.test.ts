@@ -49,6 +49,13 @@ describe('the npm package', () => {
     expect(doctor.stdout).toMatch(
       /^note {2}CUDA kernels {2}not built: switchyard was built with SWITCHYARD_CUDA=OFF$/m,
     );
+    const listed = "import('switchyard').then(({ listDevices }) => console.log(JSON.stringify(listDevices()[1])))";
+    expect(JSON.parse((await succeed(process.execPath, ['-e', listed], inProject)).stdout)).toMatchObject({
+      kind: 'cuda',
+      usable: false,
+      reason:
+        'switchyard was built with SWITCHYARD_CUDA=OFF. "npx switchyard build" makes the kernels where it finds the CUDA toolkit.',
+    });
 
     writeFileSync(join(project, 'loop.ts'), readmeLoop());
     const compilerOptions = {

@@ -40,7 +40,11 @@ const skipped = missing();
 if (skipped) console.error(`The CUDA suites are skipped: ${skipped}`);
 if (skipped && (onGpu || process.env.SWITCHYARD_TEST_REQUIRE_CUDA)) process.exit(1);
 
-const env = { ...process.env, SWITCHYARD_TEST_CUDA: skipped ? '' : onGpu ? 'gpu' : 'softgpu' };
+const env = {
+  ...process.env,
+  SWITCHYARD_TEST_CUDA: skipped ? '' : onGpu ? 'gpu' : 'softgpu',
+  SWITCHYARD_TEST_CUDA_SKIPPED: skipped,
+};
 const reports = mkdtempSync(join(tmpdir(), 'switchyard-'));
 if (env.SWITCHYARD_TEST_CUDA === 'softgpu') {
   build();

@@ -16,12 +16,13 @@ struct Search {
     // Never closed: the driver has threads of its own.
     void* library = dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL);
     if (!library) {
-      reason = "no CUDA driver: libcuda.so.1 cannot be opened";
+      reason = std::string("no CUDA driver: ") + dlerror() + ". Install NVIDIA's driver for this machine's GPU.";
       return;
     }
     const auto find = [&](auto& entry, const char* name) {
       entry = reinterpret_cast<std::remove_reference_t<decltype(entry)>>(dlsym(library, name));
-      if (!entry && reason.empty()) reason = std::string("the CUDA driver is too old: it has no ") + name;
+      if (!entry && reason.empty())
+        reason = std::string("the CUDA driver is too old: it has no ") + name + ". Install a newer one.";
     };
 #define MOE_FIND(name) find(driver.name, #name)
     MOE_FIND(cuInit);
@@ -62,9 +63,9 @@ struct Search {
 #undef MOE_FIND
     if (!reason.empty()) return;
     if (const CUresult result = driver.cuInit(0); result == CUDA_ERROR_NO_DEVICE)
-      reason = "the CUDA driver finds no GPU";
+      reason = noGpu;
     else if (result != CUDA_SUCCESS)
-      reason = "the CUDA driver does not start: " + text(result);
+      reason = "the CUDA driver does not start: " + text(result) + ". nvidia-smi may say more.";
   }
 
   std::string text(CUresult result) const {

@@ -82,6 +82,9 @@ struct Driver {
   CUresult (*cuMemsetD8Async)(CUdeviceptr, unsigned char value, size_t count, CUstream);
 };
 
+inline constexpr char noGpu[] =
+    "the CUDA driver finds no GPU. See that nvidia-smi lists one, and that CUDA_VISIBLE_DEVICES does not hide it.";
+
 /// The driver of this process, opened and initialised by the first call; null when there is none, and `reason` says
 /// why.
 const Driver* findDriver(std::string& reason);

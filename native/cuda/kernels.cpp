@@ -15,7 +15,9 @@ namespace {
 
 std::vector<char> contents(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
-  if (!file) throw Error(ErrorCode::DeviceUnavailable, "the CUDA kernels are missing: cannot read " + path);
+  if (!file)
+    throw Error(ErrorCode::DeviceUnavailable, "the CUDA kernels are missing: cannot read " + path,
+                "\"npx switchyard build\" makes them anew.");
   return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
 }
 
@@ -46,7 +48,7 @@ Kernels::Kernels() {
         result == CUDA_ERROR_UNSUPPORTED_PTX_VERSION)
       throw Error(ErrorCode::DeviceUnavailable,
                   std::string("no kernel image for this GPU in ") + name + ": " + errorText(result),
-                  "npx switchyard build, on the machine with the GPU, builds for it.");
+                  "\"npx switchyard build\" on the machine with this GPU builds for it.");
     check(result, "cuModuleLoadData");
     modules_.emplace_back(module);
   }

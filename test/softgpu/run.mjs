@@ -3,62 +3,101 @@
 //   npm run softgpu -- [--cc 9.0] [--order latest|earliest|random:SEED] [--report FILE] COMMAND…
 //
 // Options end at COMMAND; the rest is passed on untouched. Prints nothing after the command's own output unless a fault
-// was found. The status is the command's, or 1 when it was 0 and there was a fault.
+// was found. The status is the command's, or 1 when that was 0 and there was a fault; as in a shell 128 and the signal's
+// number when it was killed, 127 when there is no such command, 126 when it cannot be run; 2 when nothing was run.
 import { spawn } from 'node:child_process';
-import { existsSync, mkdtempSync, readFileSync, rmSync, statSync } from 'node:fs';
+import { closeSync, existsSync, mkdtempSync, openSync, readFileSync, rmSync, statSync } from 'node:fs';
 import { constants, tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { build, buildFolder } from './build.mjs';
 
-const variables = { '--cc': 'SOFTGPU_CC', '--order': 'SOFTGPU_ORDER', '--report': 'SOFTGPU_REPORT' };
+const usage = 'npm run softgpu -- [--cc 9.0] [--order latest|earliest|random:SEED] [--report FILE] COMMAND…';
+const options = {
+  '--cc': { variable: 'SOFTGPU_CC', pattern: /^([5-9]|[1-9]\d)\.\d$/, expected: 'a compute capability such as 9.0' },
+  '--order': {
+    variable: 'SOFTGPU_ORDER',
+    pattern: /^(latest|earliest|random:\d{1,19})$/,
+    expected: 'latest, earliest or random:SEED',
+  },
+  '--report': { variable: 'SOFTGPU_REPORT', pattern: /^[^-]/, expected: 'a file' },
+};
 
 function parse(words) {
   const env = {};
   let at = 0;
   for (; at < words.length && words[at].startsWith('-'); at += 1) {
+    if (words[at] === '--') {
+      at += 1;
+      break;
+    }
     const [name, inline] = words[at].split(/=(.*)/s);
-    if (!(name in variables)) throw new Error(`unknown option ${name}; there are --cc, --order and --report`);
+    if (!Object.hasOwn(options, name))
+      throw new Error(`unknown option ${name}; there are ${Object.keys(options).join(', ')}\nusage: ${usage}`);
+    const { variable, pattern, expected } = options[name];
     const value = inline ?? words[++at];
-    if (value === undefined) throw new Error(`${name} needs a value`);
-    env[variables[name]] = name === '--report' ? resolve(value) : value;
+    if (value === undefined) throw new Error(`${name} needs a value: ${expected}`);
+    if (!pattern.test(value)) throw new Error(`${name} must be ${expected}; it is '${value}'`);
+    env[variable] = value;
   }
-  if (at >= words.length)
-    throw new Error('no command; usage: npm run softgpu -- [--cc 9.0] [--order random:7] [--report FILE] COMMAND…');
+  if (!words[at]) throw new Error(`no command\nusage: ${usage}`);
   return { env, command: words[at], rest: words.slice(at + 1) };
 }
 
-/** The faults in what a report file gained since `from`. */
+/** A report that cannot be written would hide faults. */
+function prepareReport(path) {
+  try {
+    closeSync(openSync(path, 'a'));
+  } catch (error) {
+    throw new Error(`--report ${path}: ${error.message}`);
+  }
+  return statSync(path).size;
+}
+
+/** The faults in what a report file gained since `from`. A killed process may leave half a line at its end. */
 function faultsIn(path, from) {
-  if (!existsSync(path)) return [];
-  const lines = readFileSync(path).subarray(from).toString().split('\n').filter(Boolean);
+  const lines = existsSync(path) ? readFileSync(path).subarray(from).toString().split('\n').slice(0, -1) : [];
   return lines.flatMap((line) => JSON.parse(line).faults ?? []);
+}
+
+function execute(command, words, env) {
+  const child = spawn(command, words, { stdio: 'inherit', env });
+  // The terminal sends Ctrl-C to both: the command decides what it does with it, and its faults are told all the same.
+  process.on('SIGINT', () => {});
+  for (const signal of ['SIGTERM', 'SIGHUP']) process.on(signal, () => child.kill(signal));
+  return new Promise((done) => {
+    child.on('error', (error) => {
+      const why = error.code === 'ENOENT' ? 'command not found' : error.message;
+      console.error(`softgpu: ${command}: ${why}`);
+      done(error.code === 'ENOENT' ? 127 : 126);
+    });
+    child.on('exit', (code, signal) => done(code ?? 128 + constants.signals[signal]));
+  });
 }
 
 async function main() {
   const { env, command, rest } = parse(process.argv.slice(2));
-  build();
-  const scratch = env.SOFTGPU_REPORT ? undefined : mkdtempSync(join(tmpdir(), 'softgpu-'));
-  const report = env.SOFTGPU_REPORT ?? join(scratch, 'report.jsonl');
-  const from = existsSync(report) ? statSync(report).size : 0;
-  const libraries = [buildFolder, process.env.LD_LIBRARY_PATH].filter(Boolean).join(':');
-  const child = spawn(command, rest, {
-    stdio: 'inherit',
-    env: { ...process.env, ...env, SOFTGPU_REPORT: report, LD_LIBRARY_PATH: libraries },
-  });
-  const status = await new Promise((done) => {
-    child.on('error', (error) => {
-      console.error(`${command}: ${error.message}`);
-      done(127);
+  const asked = env.SOFTGPU_REPORT ?? process.env.SOFTGPU_REPORT;
+  const scratch = asked ? undefined : mkdtempSync(join(tmpdir(), 'softgpu-'));
+  try {
+    const report = asked ? resolve(asked) : join(scratch, 'report.jsonl');
+    const from = prepareReport(report);
+    build();
+    const libraries = [buildFolder, process.env.LD_LIBRARY_PATH].filter(Boolean).join(':');
+    const status = await execute(command, rest, {
+      ...process.env,
+      ...env,
+      SOFTGPU_REPORT: report,
+      LD_LIBRARY_PATH: libraries,
     });
-    child.on('exit', (code, signal) => done(code ?? 128 + constants.signals[signal]));
-  });
-  const faults = faultsIn(report, from);
-  if (scratch) rmSync(scratch, { recursive: true });
-  if (faults.length > 0) {
-    const names = [...new Set(faults.map((f) => f.fault))].join(', ');
-    console.error(`softgpu: ${faults.length} fault${faults.length === 1 ? '' : 's'} found (${names})`);
+    const faults = faultsIn(report, from);
+    if (faults.length > 0) {
+      const names = [...new Set(faults.map((f) => f.fault))].join(', ');
+      console.error(`softgpu: ${faults.length} fault${faults.length === 1 ? '' : 's'} found (${names})`);
+    }
+    return status !== 0 ? status : faults.length > 0 ? 1 : 0;
+  } finally {
+    if (scratch) rmSync(scratch, { recursive: true });
   }
-  return status !== 0 ? status : faults.length > 0 ? 1 : 0;
 }
 
 main().then(

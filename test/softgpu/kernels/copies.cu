@@ -28,6 +28,15 @@ extern "C" __global__ void copy_primitives(const int4* x, int4* y) {
   y[threadIdx.x] = tile[kThreads - 1 - threadIdx.x];
 }
 
+// The same with a wait for all copies, committed or not.
+extern "C" __global__ void copy_all(const int4* x, int4* y) {
+  __shared__ int4 tile[kThreads];
+  __pipeline_memcpy_async(tile + threadIdx.x, x + threadIdx.x, sizeof(int4), threadIdx.x % 2 ? 12 : 0);
+  asm volatile("cp.async.wait_all;" ::: "memory");
+  __syncthreads();
+  y[threadIdx.x] = tile[kThreads - 1 - threadIdx.x];
+}
+
 // Four stages of a thread's own, two in flight.
 extern "C" __global__ void copy_pipeline(const float* x, float* y) {
   constexpr int kStages = 2, kSteps = 4;

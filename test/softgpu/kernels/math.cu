@@ -89,6 +89,8 @@ __device__ float functionOf(int which, float x, float y) {
       return __fmul_ru(x, y);
     case 40:
       return __fdiv_rz(x, y);
+    case 41:
+      return 1 / x;
     default:
       return fdimf(x, y);
   }

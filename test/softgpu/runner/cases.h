@@ -31,5 +31,6 @@ std::vector<Case> atomicCases();
 std::vector<Case> warpCases();
 std::vector<Case> matrixCases();
 std::vector<Case> specialCases();
+std::vector<Case> libraryCases();
 
 }  // namespace runner

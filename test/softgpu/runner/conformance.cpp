@@ -25,7 +25,7 @@ constexpr unsigned kNewest = 90;
 std::vector<Case> allCases(unsigned capability) {
   std::vector<Case> all;
   for (auto family : {integerCases, carryCases, floatCases, halfCases, convertCases, memoryCases, atomicCases,
-                      warpCases, matrixCases, specialCases}) {
+                      warpCases, matrixCases, specialCases, libraryCases}) {
     for (Case& c : family()) {
       if (c.capability <= capability) all.push_back(std::move(c));
     }
@@ -169,7 +169,7 @@ std::string run(const Case& c, CUfunction f, unsigned threads) {
 std::string conformancePtx(unsigned capability) {
   std::string text = ".version 8.6\n.target sm_" + std::to_string(capability) + "\n";
   text +=
-      ".address_size 64\n.global .align 8 .b8 pool[64];\n"
+      ".address_size 64\n.global .align 8 .b8 pool[64];\n.global .align 32 .b8 heap[4096];\n"
       ".const .align 4 .u32 table[4] = {11, 22, 33, 44};\n"
       ".func (.param .b32 r) twice(.param .b32 x)\n{\n.reg .b32 %v;\nld.param.b32 %v, [x];\n"
       "add.s32 %v, %v, %v;\nst.param.b32 [r], %v;\nret;\n}\n";

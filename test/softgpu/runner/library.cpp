@@ -107,13 +107,14 @@ bool copies(const Module& module) {
   constexpr size_t kThreads = 128;
   std::vector<int> x(4 * kThreads);
   std::iota(x.begin(), x.end(), 1);
-  Buffer<int> input(x), group(x.size()), primitives(x.size());
+  Buffer<int> input(x), group(x.size()), primitives(x.size()), all(x.size());
   launch(module.function("copy_group"), {4, kThreads}, input.address(), group.address());
   launch(module.function("copy_primitives"), {1, kThreads}, input.address(), primitives.address());
+  launch(module.function("copy_all"), {1, kThreads}, input.address(), all.address());
   std::vector<float> f(x.begin(), x.end());
   Buffer<float> floats(f), doubled(f.size());
   launch(module.function("copy_pipeline"), {1, kThreads}, floats.address(), doubled.address());
-  const std::vector<int> turned = group.read(), filled = primitives.read();
+  const std::vector<int> turned = group.read(), filled = primitives.read(), waited = all.read();
   const std::vector<float> twice = doubled.read();
   for (size_t k = 0; k < x.size(); ++k) {
     const int reversed = x[k / kThreads * kThreads + kThreads - 1 - k % kThreads];
@@ -121,6 +122,7 @@ bool copies(const Module& module) {
     const int kept = k % 4 == 0 || source % 2 == 0 ? x[4 * source + k % 4] : 0;
     if (turned[k] != reversed) return complain("copy of a group", k, turned[k], reversed);
     if (filled[k] != kept) return complain("copy with zero fill", k, filled[k], kept);
+    if (waited[k] != kept) return complain("copy with a wait for all", k, waited[k], kept);
     if (twice[k] != 2 * f[k]) return complain("copy through a pipeline", k, twice[k], 2 * f[k]);
   }
   return true;

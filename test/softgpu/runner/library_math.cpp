@@ -98,6 +98,7 @@ const Function kFloats[] = {
        return double{std::fabs(near) > std::fabs(quotient) ? std::nextafter(near, 0.0f) : near};
      },
      0},
+    {"reciprocal", [](double x, double) { return 1 / x; }, 0},
     {"fdim", [](double x, double y) { return std::fdim(x, y); }, 0}};
 
 const Function kDoubles[] = {{"exp", [](double x, double) { return std::exp(x); }, 2},
