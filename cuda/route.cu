@@ -133,17 +133,19 @@ __device__ inline void clearToken(const RouteForward& f, int64_t t) {
   }
 }
 
-/// Indices, scores and weights of a live token, by a whole warp. False when its logits or indices are at fault.
-__device__ inline bool routeToken(const RouteForward& f, int64_t t, Softmax& softmax, const Guard& guard) {
+/// Indices, scores and weights of a live token, by a whole warp. False when its logits or indices are at fault: `fault`
+/// is then the lower of what it was and this one.
+__device__ inline bool routeToken(const RouteForward& f, int64_t t, Softmax& softmax, uint32_t operation,
+                                  FaultWord& fault) {
   const float* logits = f.logits + t * f.E;
   int32_t* indices = f.indices + t * f.K;
   float* scores = f.scores + t * f.K;
   if (f.givenIndices && !copyIndices(f, t)) {
-    if (lane() == 0) noteFault(guard, Fault::RoutingIndex, t);
+    fault = earlier(fault, faultWord(operation, Fault::RoutingIndex, t));
     return false;
   }
   if (!softmaxOf(logits, f.E, f.router.temperature, softmax)) {
-    if (lane() == 0) noteFault(guard, Fault::NonFiniteLogits, t);
+    fault = earlier(fault, faultWord(operation, Fault::NonFiniteLogits, t));
     return false;
   }
   if (!f.givenIndices) selectTopK(logits, f.E, f.K, indices);
@@ -217,13 +219,14 @@ __device__ inline void addTile(const RouteForward& f, const RouteSums& sums, int
 
 template <class T>
 __device__ void routePiece(const RouteForward& f, const RoutePieces& pieces, const RouteSums& sums,
-                           const Guard& guard) {
+                           uint32_t operation) {
   __shared__ LogitTiles tiles;
   __shared__ TileTokens tile;
   const bool cleanSoftmax = f.losses.importanceOn && f.losses.importanceFrom == ImportanceFrom::Softmax;
   const bool tempered = f.router.temperature != 1 && (cleanSoftmax || f.losses.zOn);
   const int64_t piece = blockIdx.x, begin = pieces.begin(piece), end = pieces.end(piece);
   if (piece == 0 && threadIdx.x == 0) *sums.finished = 0;
+  FaultWord fault = noFault;
   for (int64_t first = begin; first < end; first += tileTokens) {
     const int count = static_cast<int>(min(int64_t{tileTokens}, end - first));
     if (f.givenLogits)
@@ -236,10 +239,8 @@ __device__ void routePiece(const RouteForward& f, const RoutePieces& pieces, con
       Softmax softmax{1, 0, 1}, clean{1, 0, 1};
       const bool live = isLive(f.mask, t);
       bool good = false;
-      if (live)
-        good = routeToken(f, t, softmax, guard);
-      else
-        clearToken(f, t);
+      if (live) good = routeToken(f, t, softmax, operation, fault);
+      if (!good) clearToken(f, t);
       clean = softmax;
       if (good && tempered) softmaxOf(f.logits + t * f.E, f.E, 1, clean);
       if (lane() == 0) {
@@ -253,13 +254,14 @@ __device__ void routePiece(const RouteForward& f, const RoutePieces& pieces, con
     addTile(f, sums, piece, first, count, tile, first == begin);
     __syncthreads();
   }
+  if (lane() == 0) sums.faults[piece * routeWarps + warp()] = fault;
 }
 
 #define MOE_ROUTE(name, type)                                                                          \
   extern "C" __global__ void __launch_bounds__(routeThreads, 2)                                        \
       route_##name(const __grid_constant__ RouteForward f, const __grid_constant__ RoutePieces pieces, \
                    const __grid_constant__ RouteSums sums, const __grid_constant__ Guard guard) {      \
-    if (enter(guard, true)) routePiece<type>(f, pieces, sums, guard);                                  \
+    if (enter(guard)) routePiece<type>(f, pieces, sums, guard.operation);                              \
   }
 MOE_FLOAT_TYPES(MOE_ROUTE)
 
@@ -370,18 +372,22 @@ __device__ inline void finishBatch(const RouteForward& f, const RoutePieces& pie
   if (threadIdx.x != 0) return;
   f.values[RouteValue::loadBalance] = static_cast<float>(filled > 0 ? balance / filled : 0.0);
   f.values[RouteValue::importance] = static_cast<float>(importance);
+  f.values[RouteValue::load] = 0;  // which is not supported here
   f.values[RouteValue::z] = static_cast<float>(lossTokens > 0 ? z / lossTokens : 0.0);
   f.values[RouteValue::entropy] = static_cast<float>(entropy);
   f.values[RouteValue::lossTokenCount] = static_cast<float>(lossTokens);
 }
 
-/// A block for each scope, at least one. Dynamic shared memory: double [E].
+/// A block for each scope, at least one; the first tells what faults the pieces had. Dynamic shared memory: double [E].
 extern "C" __global__ void __launch_bounds__(routeThreads, 2)
     routeLosses(const __grid_constant__ RouteForward f, const __grid_constant__ RoutePieces pieces,
                 const __grid_constant__ RouteSums sums, const __grid_constant__ Guard guard) {
-  if (!enter(guard)) return;
+  if (!enter(guard, true)) return;
   extern __shared__ double live[];
   __shared__ double scratch[routeWarps];
+  if (blockIdx.x == 0)
+    for (int64_t i = threadIdx.x; i < pieces.count() * routeWarps; i += routeThreads)
+      if (sums.faults[i] != noFault) atomicMin(&guard.status->own, sums.faults[i]);
   if (f.losses.loadBalanceOn && pieces.scopes > 0) finishScope(f, pieces, sums, scratch);
   if (gridDim.x > 1 && !isLast(sums.finished, gridDim.x)) return;
   finishBatch(f, pieces, sums, live, scratch);

@@ -7,7 +7,7 @@
 
 namespace moe {
 
-constexpr int routeThreads = 256, routeWarps = routeThreads / warpSize_;
+constexpr int routeWarps = RouteSums::warps, routeThreads = routeWarps * warpSize_;
 
 __device__ inline bool isLive(const int32_t* mask, int64_t t) { return !mask || mask[t] != 0; }
 

@@ -6,6 +6,7 @@
 
 #include "hd.h"
 #include "operations.h"
+#include "status.h"
 
 namespace moe {
 
@@ -40,6 +41,9 @@ struct RoutePieces {
 
 /// Sums over each piece, and over each scope; carved from a workspace by one function that also counts.
 struct RouteSums {
+  static constexpr int warps = 8;  // of a block
+
+  FaultWord* faults;   // [pieces,warps] the lowest that each warp found
   double* z;           // [pieces] Σ logsumexp²
   double* balance;     // [scopes] Σ_e counts·P
   float* liveP;        // [pieces,E] Σ probabilities of live tokens
@@ -57,6 +61,7 @@ struct RouteSums {
       field = block ? reinterpret_cast<std::remove_reference_t<decltype(field)>>(block + used) : nullptr;
       used += (elements * sizeof(*field) + 15) / 16 * 16;
     };
+    take(faults, count * warps);
     take(z, count);
     take(balance, pieces.scopes);
     take(liveP, rows);
