@@ -14,7 +14,10 @@ struct FeedTN {
   MNMajorLoader<Tile, Tile::columns, true> right;
 
   __device__ __forceinline__ void load(uint32_t stage, int) {
-    if (chunked) {
+    if (chunked && remaining >= 2 * Tile::depth) {
+      left.loadWhole(stage);
+      right.loadWhole(stage);
+    } else if (chunked) {
       left.template load<true>(stage, remaining);
       right.template load<true>(stage, remaining);
     } else {

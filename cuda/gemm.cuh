@@ -150,6 +150,16 @@ class MNMajorLoader {
     from_ += distance - static_cast<int64_t>(pitch_) * Tile::depth * stages;
   }
 
+  /// The next stage, when both it and the one behind it are whole, in chunks.
+  __device__ __forceinline__ void loadWhole(uint32_t stage) {
+#pragma unroll
+    for (int i = 0; i < passes; ++i) ptx::cpAsync16(to(stage, i), source(i));
+    advance();
+    if (gathers && index_)
+#pragma unroll
+      for (int i = 0; i < passes; ++i) rows_[i] = index_[first() + i * rowsPerPass];
+  }
+
   /// The next stage; of the depth, `left` rows are left from there on.
   template <bool chunked>
   __device__ __forceinline__ void load(uint32_t stage, int left) {
@@ -163,12 +173,8 @@ class MNMajorLoader {
         copyChunk<chunked, T>(to(stage, i), source(i), isInside ? (chunked ? 1 : inside_) : 0);
       }
     }
-    if (gathers && index_) {
-      index_ += Tile::depth;
-      fetch(left - Tile::depth);
-    } else {
-      from_ += static_cast<size_t>(pitch_) * Tile::depth;
-    }
+    advance();
+    if (gathers && index_) fetch(left - Tile::depth);
   }
 
   __device__ static int swizzle(int row) { return sizeof(T) == 2 ? row % 8 : row % 4 * 2; }
@@ -177,14 +183,17 @@ class MNMajorLoader {
   __device__ static int first() { return threadIdx.x / chunks; }
   __device__ uint32_t to(uint32_t stage, int pass) const { return stage + place_ + pass * rowsPerPass * rowBytes; }
   __device__ const char* source(int pass) const { return ptx::madWide(rows_[pass], pitch_, from_); }
+  __device__ __forceinline__ void advance() {
+    if (gathers && index_)
+      index_ += Tile::depth;
+    else
+      from_ += static_cast<size_t>(pitch_) * Tile::depth;
+  }
   __device__ __forceinline__ void fetch(int left) {
-    const int32_t* index = index_ + first();
-    if (left >= Tile::depth) {
 #pragma unroll
-      for (int i = 0; i < passes; ++i) rows_[i] = index[i * rowsPerPass];
-    } else {
-#pragma unroll
-      for (int i = 0; i < passes; ++i) rows_[i] = first() + i * rowsPerPass < left ? index[i * rowsPerPass] : 0;
+    for (int i = 0; i < passes; ++i) {
+      const int row = first() + i * rowsPerPass;
+      rows_[i] = row < left ? index_[row] : 0;
     }
   }
 

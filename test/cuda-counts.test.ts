@@ -1,0 +1,147 @@
+// What a training step asks of a GPU, counted on the software GPU at capability 8.0, against the floor of bench/floor.ts.
+import { spawnSync } from 'node:child_process';
+import { fileURLToPath } from 'node:url';
+import { beforeAll, describe, expect, test } from 'vitest';
+import {
+  type CountedPart,
+  type CountedShape,
+  type CountedStep,
+  countStep,
+  kernelOf,
+  type Launch,
+  othersPerMma,
+} from '../bench/counts.js';
+import { type Floor, floors } from '../bench/floor.js';
+import { cudaTool } from './softgpu/build.mjs';
+
+const counted = process.env.SWITCHYARD_TEST_CUDA === 'softgpu';
+const full = Boolean(process.env.SWITCHYARD_TEST_FULL);
+
+function shape(tokens: number, H: number, F: number, E: number, topK: number, optimizer = false): CountedShape {
+  return { tokens, optimizer, config: { hiddenSize: H, ffnSize: F, numExperts: E, topK, seed: 1 } };
+}
+
+// The share of the work on tensor cores that is no padding of ragged tiles.
+const shapes: { name: string; shape: CountedShape; useful: number }[] = full
+  ? [
+      { name: 'few experts', shape: shape(1024, 512, 896, 8, 2), useful: 0.9 },
+      { name: 'many experts', shape: shape(1024, 512, 256, 64, 6), useful: 0.8 },
+    ]
+  : [{ name: 'a small layer', shape: shape(512, 256, 384, 8, 2, true), useful: 0.8 }];
+
+const products = ['expertsUp', 'rowProduct', 'downBackward', 'weightGradients', 'rowGradient'];
+const sum = (values: number[]) => values.reduce((total, value) => total + value, 0);
+
+function find({ launches }: CountedPart, kernel: string): Launch {
+  return launches.find((launch) => kernelOf(launch) === kernel)!;
+}
+
+describe.skipIf(!counted)(counted ? 'counts' : 'counts (skipped: need the software GPU)', () => {
+  describe.each(shapes)('of $name', ({ shape, useful }) => {
+    let step: CountedStep;
+    let floor: ReturnType<typeof floors>;
+    beforeAll(() => {
+      step = countStep(shape);
+      floor = floors(shape);
+    }, 20 * 60_000);
+
+    const passes = ['forward', 'backward'] as const;
+
+    test.each(passes)('%s launches the kernels of the floor and nothing else', (part) => {
+      expect(step[part].launches.map(kernelOf)).toEqual(floor[part].map(({ kernel }) => kernel));
+      expect(step[part].otherWork).toEqual([]);
+    });
+
+    test('there are at most 6 launches forward, 9 backward, 2 in the optimizer', () => {
+      expect(step.forward.launches.length).toBeLessThanOrEqual(6);
+      expect(step.backward.launches.length).toBeLessThanOrEqual(9);
+      expect(step.optimizer.launches.length).toBe(shape.optimizer ? 2 : 0);
+      expect(step.optimizer.otherWork).toEqual([]);
+    });
+
+    test.each(passes)('%s moves at most a tenth more bytes than it must', (part) => {
+      const least = sum(floor[part].map(({ bytes }) => bytes));
+      expect(step[part].bytes).toBeGreaterThanOrEqual(0.99 * least);
+      expect(step[part].bytes).toBeLessThanOrEqual(1.1 * least);
+    });
+
+    test.each(products)('%s meets no bank conflicts and uses whole sectors', (kernel) => {
+      const launch = find(step.forward, kernel) ?? find(step.backward, kernel);
+      expect(launch.sharedWavefronts).toBeLessThanOrEqual(1.05 * launch.sharedIdealWavefronts);
+      expect(launch.globalLoadBytes).toBeGreaterThanOrEqual(0.95 * 32 * launch.globalLoadSectors);
+      // These two write a word for each row besides, where its token's choice is.
+      const scatters = kernel === 'downBackward' || kernel === 'rowGradient';
+      const written = (scatters ? 0.9 : 0.95) * 32 * launch.globalStoreSectors;
+      expect(launch.globalStoreBytes).toBeGreaterThanOrEqual(written);
+      // Two blocks share the 164 KB of a multiprocessor, of which each takes 1 KB for itself.
+      expect(2 * (launch.dynamicShared + 1024)).toBeLessThanOrEqual(164 * 1024);
+    });
+
+    test.each(passes)('the combine of %s uses whole sectors', (part) => {
+      const launch = find(step[part], 'combine');
+      expect(launch.globalLoadBytes).toBeGreaterThanOrEqual(0.95 * 32 * launch.globalLoadSectors);
+      expect(launch.globalStoreBytes).toBeGreaterThanOrEqual(0.95 * 32 * launch.globalStoreSectors);
+    });
+
+    test('tensor cores work on little padding', () => {
+      const launches = passes.flatMap((part) => step[part].launches);
+      const needed = sum(passes.flatMap((part) => floor[part].map(({ flops }: Floor) => flops)));
+      const issued = sum(launches.map(({ tensorFlops }) => tensorFlops));
+      expect(issued).toBeGreaterThanOrEqual(needed);
+      expect(needed / issued).toBeGreaterThanOrEqual(useful);
+    });
+
+    test('a pass holds pre-activations, logits and the plan, and nothing else', () => {
+      const { ffnSize: F, numExperts: E, topK: K } = shape.config;
+      expect(step.heldBytes / shape.tokens).toBeLessThanOrEqual(4 * K * F + 4 * E + 64 * K);
+    });
+  });
+
+  describe('main loops', () => {
+    const steps = new Map<string, CountedStep>();
+    beforeAll(() => {
+      steps.set('base', countStep(shape(512, 512, 512, 1, 1)));
+      steps.set('wider', countStep(shape(512, 1024, 512, 1, 1)));
+      steps.set('more features', countStep(shape(512, 512, 1024, 1, 1)));
+      steps.set('more rows', countStep(shape(1024, 512, 512, 1, 1)));
+    }, 20 * 60_000);
+
+    test.each([
+      ['forward', 'expertsUp', 'wider'],
+      ['forward', 'rowProduct', 'more features'],
+      ['backward', 'downBackward', 'wider'],
+      ['backward', 'weightGradients', 'more rows'],
+      ['backward', 'rowGradient', 'more features'],
+    ] as const)('%s: %s has at most 2 other instructions for each mma', (part, kernel, deeper) => {
+      const [shallow, deep] = [steps.get('base')!, steps.get(deeper)!].map((step) => find(step[part], kernel));
+      expect(deep!.tensorOps).toBe(2 * shallow!.tensorOps);
+      expect(othersPerMma(shallow!, deep!)).toBeLessThanOrEqual(2);
+    });
+  });
+});
+
+const nvcc = cudaTool('nvcc');
+const compiles = full && nvcc !== undefined;
+
+describe.skipIf(!compiles)(compiles ? 'machine code' : 'machine code (skipped: npm run test:full, with nvcc)', () => {
+  test.each(['80', '90'])('for %s leaves registers for two blocks of every product', (architecture) => {
+    for (const name of ['experts', 'experts-wgrad']) {
+      const source = fileURLToPath(new URL(`../cuda/${name}.cu`, import.meta.url));
+      const target = ['-cubin', `-gencode=arch=compute_${architecture},code=sm_${architecture}`, '-o', '/dev/null'];
+      const { stderr, stdout, status } = spawnSync(nvcc!, ['-O3', '-std=c++20', '-Xptxas=-v', ...target, source], {
+        encoding: 'utf8',
+      });
+      expect(status, stderr).toBe(0);
+      const found = [
+        ...(stdout + stderr).matchAll(/entry function '(\w+)'[^']*?(\d+) bytes spill stores[^']*?Used (\d+) reg/gs),
+      ];
+      const kernels = found.filter(([, kernel]) => products.some((product) => kernel!.startsWith(product)));
+      expect(kernels.length).toBeGreaterThanOrEqual(3);
+      // Of 65,536 registers a block of 128 threads gets each thread's rounded up to a multiple of 8.
+      for (const [, kernel, spills, registers] of kernels) {
+        expect(Number(spills), kernel).toBe(0);
+        expect(2 * 128 * Math.ceil(Number(registers) / 8) * 8, kernel).toBeLessThanOrEqual(65_536);
+      }
+    }
+  });
+});
