@@ -301,7 +301,8 @@ struct Planner {
   }
 
   __device__ void build() {
-    if (blockIdx.x == 0 && threadIdx.x < PlanTotal::count) p.totals[threadIdx.x] = 0;
+    if (blockIdx.x == 0 && threadIdx.x < PlanTotal::count)
+      p.totals[threadIdx.x] = threadIdx.x == PlanTotal::slots ? static_cast<int32_t>(p.capacity.slots) : 0;
     countByToken(w.counts, false, true);
     if (blockIdx.x == 0)
       for (int e = threadIdx.x; e < p.E; e += blockDim.x) p.assigned[e] = bins.total[e];

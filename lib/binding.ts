@@ -59,14 +59,21 @@ export interface NativeRouter {
 
 export interface NativeCapacity {
   /** false: dropless, the rest is ignored. */
-  fixed: boolean;
+  limited: boolean;
   /** ceil(factor * K * T / E) when slots is 0, else slots; then at least min, rounded up to multipleOf. */
   factor: number;
   evalFactor: number;
   slots: number;
   min: number;
   multipleOf: number;
-  priorityByScore: boolean;
+  /** Share of all slots. */
+  buffer: number;
+  /** 0: the whole batch. */
+  groupSize: number;
+  /** The factor is the most there may be. */
+  dynamic: boolean;
+  targetDropRate: number;
+  priority: number;
   firstChoicesFirst: boolean;
 }
 
@@ -116,6 +123,7 @@ export interface NativeForwardOptions {
   logits?: TensorHandle;
   noise?: TensorHandle;
   tokenTypes?: TensorHandle;
+  priorities?: TensorHandle;
   /** Keys the draws in place of the layer's count, which then stays as it is. */
   noiseStep?: number;
   tokenOffset?: number;
@@ -137,7 +145,7 @@ export interface NativeMoEForward {
   logits: TensorHandle | null;
 }
 
-/** ints: assigned[E], kept[E], then tokens, droppedAssignments, droppedTokens, capacity (-1: none).
+/** ints: assigned[E], kept[E], then tokens, droppedAssignments, droppedTokens, slots of an expert (-1: no limit).
  *  floats: loadBalance, importance, load, z, entropy, then the scaled total. */
 export interface NativeStats {
   ints: Int32Array;

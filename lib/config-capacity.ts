@@ -30,23 +30,29 @@ export type CapacityConfig =
       /**
        * Who gets a slot. 'position' (default): token order. 'score': by the score before renormalisation and scale; with
        * firstChoicesFirst tokens queue in every rank by their best score (V-MoE), without it each assignment queues by its
-       * own (DeepSpeed, Megatron). 'random' is not supported yet.
+       * own (DeepSpeed, Megatron). 'random': by a draw per token and expert, keyed like noise, also outside training
+       * (DeepSpeed's random token selection).
        */
       priority?: 'position' | 'score' | 'random';
       /** All first choices queue before any second choice (GShard). Default true. */
       firstChoicesFirst?: boolean;
       /** 'drop' (default): a dropped assignment contributes 0 (Switch). The others are not supported yet. */
       overflow?: 'drop' | 'next-choice' | 'residual';
-      /** Extra slots shared by all experts, as a fraction of E · C. Default 0; more is not supported yet. */
+      /**
+       * ⌈buffer · E · C⌉ extra slots, shared by all experts of a group of tokens: in queue order, whoever finds its
+       * expert's own slots taken gets one of them. Default 0.
+       */
       buffer?: number;
-      /** Slots per expert and group of this many tokens. Default: the whole batch; not supported yet. */
+      /** Slots are per expert and group of this many consecutive tokens, the last may be shorter (GShard). Default: the whole batch. */
       groupSize?: number;
     }
-  /** Not supported yet. */
   | {
       type: 'dynamic';
+      /** The slots of a call are as few as drop at most this share of its assignments, from 0 to 1 … */
       targetDropRate: number;
+      /** … and at most ⌈maxFactor · K · T / E⌉. */
       maxFactor: number;
+      /** All first choices queue before any second choice. */
       priority?: 'position' | 'score' | 'random';
       overflow?: 'drop' | 'next-choice' | 'residual';
     };

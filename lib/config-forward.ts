@@ -42,7 +42,10 @@ export interface ForwardOptions {
    * temperature, or, with gumbel noise, to the logits before that division.
    */
   noise?: Tensor;
-  /** [T,K] float32. Not supported yet. */
+  /**
+   * [T,K] float32, larger first, in place of config.capacity.priority: each assignment queues by its own, in its rank where
+   * first choices go first. NaN is ERR_NON_FINITE.
+   */
   priorities?: Tensor;
   /** 1 to E, for this call. */
   topK?: number;
@@ -116,6 +119,17 @@ export function forwardCall(
         call.noise = checkShaped('options.noise', option, context, 'float32', [tokens, config.numExperts], '[T,E]');
         rejectUnsupportedForward(name, option, context.device.kind);
         break;
+      case 'priorities':
+        call.priorities = checkShaped(
+          'options.priorities',
+          option,
+          context,
+          'float32',
+          [tokens, call.topK ?? config.topK],
+          '[T,K]',
+        );
+        rejectUnsupportedForward(name, option, context.device.kind);
+        break;
       case 'tokenTypes':
         call.tokenTypes = checkShaped('options.tokenTypes', option, context, 'int32', perToken, '[T]');
         break;
@@ -170,7 +184,7 @@ function checkUnsupported(name: string, value: unknown, context: DeviceContext):
       checkInteger(`options.${name}`, value, 0, Number.MAX_SAFE_INTEGER);
       break;
     default:
-      checkTensor(`options.${name}`, value, context, name === 'priorities' ? 'float32' : 'int32');
+      checkTensor(`options.${name}`, value, context, 'int32');
   }
   rejectUnsupportedForward(name, value, context.device.kind);
 }

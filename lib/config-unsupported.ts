@@ -18,11 +18,7 @@ const router: Table<ResolvedRouter> = {
 };
 
 const capacity: Table<ResolvedCapacity> = {
-  type: ({ type }) => type === 'dynamic' && type,
-  priority: (options) => options.type === 'fixed' && options.priority === 'random' && 'random',
-  overflow: (options) => options.type === 'fixed' && options.overflow !== 'drop' && options.overflow,
-  buffer: (options) => options.type === 'fixed' && options.buffer > 0,
-  groupSize: (options) => options.type === 'fixed' && options.groupSize !== undefined,
+  overflow: (options) => options.type !== 'dropless' && options.overflow !== 'drop' && options.overflow,
 };
 
 const layer: Table<ResolvedConfig> = {
@@ -37,6 +33,10 @@ const routeAlone: Table<ResolvedRouter> = {
   allowedExperts: ({ allowedExperts }) => allowedExperts !== undefined,
 };
 
+const planAlone: Table<ResolvedCapacity> = {
+  priority: (options) => options.type !== 'dropless' && options.priority === 'random' && 'random',
+};
+
 /** What the CUDA backend has not yet. */
 const cudaRouter: Table<ResolvedRouter> = {
   scoring: ({ scoring }) => scoring !== 'softmax' && scoring,
@@ -44,6 +44,13 @@ const cudaRouter: Table<ResolvedRouter> = {
   groups: ({ groups }) => groups !== undefined,
   selectionBias: ({ selectionBias }) => selectionBias !== undefined,
   allowedExperts: ({ allowedExperts }) => allowedExperts !== undefined,
+};
+
+const cudaCapacity: Table<ResolvedCapacity> = {
+  type: ({ type }) => type === 'dynamic' && type,
+  priority: (options) => options.type !== 'dropless' && options.priority === 'random' && 'random',
+  buffer: (options) => options.type === 'fixed' && options.buffer > 0,
+  groupSize: (options) => options.type === 'fixed' && options.groupSize !== undefined,
 };
 
 const cudaLayer: Table<ResolvedConfig> = {
@@ -56,10 +63,9 @@ const cudaLayer: Table<ResolvedConfig> = {
 const forward: Record<string, unknown> = {
   tokenIds: undefined,
   gate: 0,
-  priorities: undefined,
 };
 
-const cudaForward = new Set(['noise']);
+const cudaForward = new Set(['noise', 'priorities']);
 
 function reject<Options>(name: string, table: Table<Options>, options: Options, where = ''): void {
   for (const [option, asked] of Object.entries(table)) {
@@ -77,8 +83,11 @@ export function rejectUnsupportedRouter(name: string, options: ResolvedRouter, d
   if (device === 'cuda') reject(name, cudaRouter, options, onCuda);
 }
 
-export function rejectUnsupportedCapacity(name: string, options: ResolvedCapacity): void {
+/** Of a plan by itself. */
+export function rejectUnsupportedCapacity(name: string, options: ResolvedCapacity, device: DeviceKind): void {
   reject(name, capacity, options);
+  reject(name, planAlone, options, ' outside a layer');
+  if (device === 'cuda') reject(name, cudaCapacity, options, onCuda);
 }
 
 export function rejectUnsupported(name: string, config: ResolvedConfig): void {
@@ -91,6 +100,7 @@ export function rejectUnsupported(name: string, config: ResolvedConfig): void {
 export function rejectUnsupportedOn(device: DeviceKind, name: string, config: ResolvedConfig): void {
   if (device !== 'cuda') return;
   reject(`${name}.router`, cudaRouter, config.router, onCuda);
+  reject(`${name}.capacity`, cudaCapacity, config.capacity, onCuda);
   reject(name, cudaLayer, config, onCuda);
 }
 

@@ -156,16 +156,24 @@ function noiseScaleOf({ noise }: ResolvedRouter): number {
   return noise?.type === 'gaussian' ? noise.std : 0;
 }
 
+/** In the order of native/shared/options.h. */
+const priorityCode = { position: 0, score: 1, random: 2 };
+
 export function nativeCapacity(capacity: ResolvedCapacity): NativeCapacity {
   const fixed = capacity.type === 'fixed' ? capacity : undefined;
+  const dynamic = capacity.type === 'dynamic' ? capacity : undefined;
   return {
-    fixed: fixed !== undefined,
-    factor: fixed?.factor ?? 1,
-    evalFactor: fixed?.evalFactor ?? 1,
+    limited: capacity.type !== 'dropless',
+    factor: dynamic?.maxFactor ?? fixed?.factor ?? 1,
+    evalFactor: dynamic?.maxFactor ?? fixed?.evalFactor ?? 1,
     slots: fixed?.slots ?? 0,
     min: fixed?.min ?? 0,
     multipleOf: fixed?.multipleOf ?? 1,
-    priorityByScore: fixed?.priority === 'score',
+    buffer: fixed?.buffer ?? 0,
+    groupSize: fixed?.groupSize ?? 0,
+    dynamic: dynamic !== undefined,
+    targetDropRate: dynamic?.targetDropRate ?? 0,
+    priority: priorityCode[capacity.type === 'dropless' ? 'position' : capacity.priority],
     firstChoicesFirst: fixed?.firstChoicesFirst ?? true,
   };
 }

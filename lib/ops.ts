@@ -141,7 +141,7 @@ export function plan(indices: Tensor, weights: Tensor, numExperts: number, capac
   checkSize('indices.shape[1]', topK);
   const gates = checkShaped('weights', weights, context, 'float32', indices.shape, '[T,K]');
   const limit = resolveCapacity('capacity', capacity);
-  rejectUnsupportedCapacity('capacity', limit);
+  rejectUnsupportedCapacity('capacity', limit, context.device.kind);
   const shape = { tokens, topK, numExperts: checkSize('numExperts', numExperts) };
   return new DispatchPlan(context, native.opsPlan(choices, gates, shape, nativeCapacity(limit)), shape);
 }

@@ -17,6 +17,8 @@ export interface Case {
   ownLogits?: boolean;
   /** Noise given by the caller. */
   ownNoise?: boolean;
+  /** Priorities given by the caller. */
+  ownPriorities?: boolean;
   call?: Pick<Call, 'training' | 'losses' | 'topK' | 'capacityFactor' | 'temperature' | 'noiseStep' | 'tokenOffset'>;
   lossScale?: number;
   /** Multiplies the experts' first matrices, to reach the tails of the activations. */
@@ -37,7 +39,12 @@ export function odd(name: string, { config, tokens = 12, ...rest }: Options = {}
 export const ALL_LOSSES = { loadBalance: 0.5, importance: 0.3, z: 0.1 };
 
 /** What the CUDA backend refuses by name, for now. */
-export function isCpuOnly({ config: { router = {}, losses = {} }, call, ownNoise }: Case): boolean {
+export function isCpuOnly({
+  config: { router = {}, losses = {}, capacity },
+  call,
+  ownNoise,
+  ownPriorities,
+}: Case): boolean {
   const balance = typeof losses.loadBalance === 'object' ? losses.loadBalance : undefined;
   return (
     router.scoring === 'sigmoid' ||
@@ -46,6 +53,10 @@ export function isCpuOnly({ config: { router = {}, losses = {} }, call, ownNoise
     balance?.scope === 'device' ||
     losses.load !== undefined ||
     call?.losses?.load !== undefined ||
-    ownNoise === true
+    capacity?.type === 'dynamic' ||
+    (capacity?.type === 'fixed' &&
+      (capacity.priority === 'random' || capacity.groupSize !== undefined || (capacity.buffer ?? 0) > 0)) ||
+    ownNoise === true ||
+    ownPriorities === true
   );
 }

@@ -5,6 +5,7 @@
  */
 
 import { ALL_LOSSES, type Case, odd } from './case.js';
+import { SLOTS } from './cases-capacity.js';
 import { NOISES, ROUTER_LOSSES, SELECTIONS } from './cases-router.js';
 
 export type { Case };
@@ -345,4 +346,5 @@ export const CASES: readonly Case[] = [
   ...SELECTIONS,
   ...NOISES,
   ...ROUTER_LOSSES,
+  ...SLOTS,
 ];

@@ -206,11 +206,11 @@ describe('what is not supported yet', () => {
     ['router.renormalizeAfterDrop', { router: { renormalizeAfterDrop: true } }],
     ["router.applyWeightTo 'input'", { router: { applyWeightTo: 'input' } }],
     ["router.secondChoice 'random'", { router: { secondChoice: { type: 'random', threshold: 0.2 } } }],
-    ["capacity.type 'dynamic'", { capacity: { type: 'dynamic', targetDropRate: 0.1, maxFactor: 2 } }],
-    ["capacity.priority 'random'", { capacity: { type: 'fixed', factor: 1, priority: 'random' } }],
+    [
+      "capacity.overflow 'residual'",
+      { capacity: { type: 'dynamic', targetDropRate: 0, maxFactor: 1, overflow: 'residual' } },
+    ],
     ["capacity.overflow 'next-choice'", { capacity: { type: 'fixed', factor: 1, overflow: 'next-choice' } }],
-    ['capacity.buffer', { capacity: { type: 'fixed', factor: 1, buffer: 0.1 } }],
-    ['capacity.groupSize', { capacity: { type: 'fixed', factor: 1, groupSize: 16 } }],
   ])('%s is ERR_UNSUPPORTED by name', (name, change) => {
     const error = failure(() => resolveConfig({ ...sizes, ...change } as MoEConfig));
     expect([error.code, error.message]).toEqual([
@@ -227,7 +227,6 @@ describe('what is not supported yet', () => {
     const codeOf = (options: object) => failure(() => layer.forward(input, options)).message;
     for (const [name, value] of Object.entries({
       tokenIds: tokens,
-      priorities: input,
       gate: 1,
     }))
       expect(codeOf({ [name]: value })).toBe(`options.${name} is not supported yet by this version`);

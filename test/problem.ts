@@ -21,6 +21,7 @@ export interface Problem {
   weights?: Float32Array; // [T,K], the caller's
   logits?: Float32Array; // [T,E], the caller's
   noise?: Float32Array; // [T,E], the caller's
+  priorities?: Float32Array; // [T,K], the caller's
   tokenTypes?: Int32Array; // [T]
 }
 
@@ -96,6 +97,7 @@ export function makeProblem(testCase: Case, seed = 1, dtype: FloatDType = 'float
     problem.logits = normals(1000 * seed + 106, tokens * E).map((l, i) => l + lean[i % E]!);
   }
   if (testCase.ownNoise) problem.noise = normals(1000 * seed + 109, tokens * E);
+  if (testCase.ownPriorities) problem.priorities = normals(1000 * seed + 111, tokens * K);
   const types = config.router?.allowedExperts?.length;
   if (types) problem.tokenTypes = integers(1000 * seed + 110, tokens, 0, types - 1);
   if (testCase.mask) {
@@ -128,6 +130,7 @@ function poisonMasked(problem: Problem, tokens: number): void {
   poison(problem.logits, Number.NaN);
   poison(problem.weights, Number.NaN);
   poison(problem.noise, Number.NaN);
+  poison(problem.priorities, Number.NaN);
   poison(problem.tokenTypes, -7);
   poison(problem.indices, -1);
 }
@@ -151,6 +154,7 @@ export function referenceCall(testCase: Case, problem: Problem): Call {
   if (problem.lossMask) call.lossMask = problem.lossMask;
   if (problem.logits) call.logits = Float64Array.from(problem.logits);
   if (problem.noise) call.noise = Float64Array.from(problem.noise);
+  if (problem.priorities) call.priorities = Float64Array.from(problem.priorities);
   if (problem.tokenTypes) call.tokenTypes = problem.tokenTypes;
   if (problem.indices) {
     call.routing = { indices: problem.indices };

@@ -6,6 +6,7 @@
 
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
+import type { MoEStats } from '../lib/index.js';
 import type { Case } from './cases.js';
 import { expectClose, expectSame } from './compare.js';
 import { compareWithReference } from './compare-case.js';
@@ -117,6 +118,29 @@ const capacityOptions: fc.Arbitrary<NonNullable<LayerConfig['capacity']>> = fc.o
     .map(({ limit, rest }) => ({ type: 'fixed' as const, ...limit, ...rest })),
 );
 
+/** What a CUDA device does not have yet. */
+const cpuCapacityOptions: fc.Arbitrary<NonNullable<LayerConfig['capacity']>> = fc.oneof(
+  capacityOptions,
+  fc
+    .record({
+      limit: capacityOptions.filter(({ type }) => type === 'fixed'),
+      rest: fc
+        .record({
+          priority: maybe(fc.constantFrom('random' as const, 'score' as const)),
+          buffer: maybe(fc.constantFrom(0.1, 0.5, 2)),
+          groupSize: maybe(fc.integer({ min: 1, max: 20 })),
+        })
+        .map(present),
+    })
+    .map(({ limit, rest }) => ({ ...limit, ...rest }) as NonNullable<LayerConfig['capacity']>),
+  fc.record({
+    type: fc.constant('dynamic' as const),
+    targetDropRate: fc.constantFrom(0, 0.05, 0.3, 1),
+    maxFactor: fc.constantFrom(0.5, 1, 3),
+    priority: fc.constantFrom('position' as const, 'score' as const, 'random' as const),
+  }),
+);
+
 const expertOptions: fc.Arbitrary<NonNullable<LayerConfig['experts']>> = fc
   .record({
     activation: maybe(
@@ -168,7 +192,7 @@ const cases = (extra: boolean): fc.Arbitrary<Case> =>
               .tuple(routerOptions(topK), cpuRouterOptions(size.numExperts, topK))
               .map(([some, others]) => ({ ...some, ...others }))
           : routerOptions(topK),
-        capacity: capacityOptions,
+        capacity: extra ? cpuCapacityOptions : capacityOptions,
         experts: expertOptions,
         losses: lossOptions,
         rest: fc
@@ -231,7 +255,7 @@ function expectInvariants(testCase: Case, problem: Problem, observed: Observed):
   });
   for (const [expert, count] of perExpert) {
     expect(count, `rows of expert ${expert}`).toBe(stats.kept[expert]);
-    expect(count, `rows of expert ${expert}`).toBeLessThanOrEqual(stats.capacity ?? Number.POSITIVE_INFINITY);
+    expect(count, `rows of expert ${expert}`).toBeLessThanOrEqual(mostRows(testCase, stats));
   }
   if ((config.capacity?.type ?? 'dropless') === 'dropless') {
     expect(stats.capacity).toBeNull();
@@ -240,14 +264,44 @@ function expectInvariants(testCase: Case, problem: Problem, observed: Observed):
       kept,
       indices.map((e) => (e >= 0 ? 1 : 0)),
     );
-  } else if (config.capacity?.type === 'fixed' && stats.tokens > 0) {
+  } else if (config.capacity && config.capacity.type !== 'dropless' && stats.tokens > 0) {
+    const shared = config.capacity.type === 'fixed' && (config.capacity.groupSize || config.capacity.buffer);
     // An expert that dropped somebody is full.
     stats.assigned.forEach((count, e) => {
-      if (count > stats.kept[e]!) expect(stats.kept[e], `expert ${e} has room`).toBe(stats.capacity);
+      if (count > stats.kept[e]! && !shared) expect(stats.kept[e], `expert ${e} has room`).toBe(stats.capacity);
     });
-    if (config.capacity.priority === 'score' && observed.logits && !config.router?.noise && !isUnreported(testCase))
+    if (config.capacity.type === 'dynamic') expectFewSlots(config.capacity, testCase, stats);
+    if (
+      !shared &&
+      config.capacity.priority === 'score' &&
+      observed.logits &&
+      !config.router?.noise &&
+      !isUnreported(testCase)
+    )
       expectFairDrops(testCase, problem, observed);
   }
+}
+
+/** The most rows that an expert can have. */
+function mostRows({ tokens, config: { capacity, numExperts } }: Case, stats: MoEStats): number {
+  if (stats.capacity === null) return Number.POSITIVE_INFINITY;
+  const { groupSize = Math.max(1, tokens), buffer = 0 } = capacity?.type === 'fixed' ? capacity : {};
+  const spare = Math.ceil(buffer * numExperts * stats.capacity);
+  return Math.ceil(tokens / groupSize) * (stats.capacity + spare);
+}
+
+/** A dynamic capacity meets its target, unless its bound forbids, and one slot fewer would not. */
+function expectFewSlots(
+  { targetDropRate, maxFactor }: { targetDropRate: number; maxFactor: number },
+  testCase: Case,
+  { assigned, capacity, droppedAssignments }: MoEStats,
+): void {
+  const most = Math.ceil((maxFactor * choices(testCase) * testCase.tokens) / testCase.config.numExperts);
+  const total = assigned.reduce((sum, count) => sum + count, 0);
+  const dropped = (slots: number) => assigned.reduce((sum, count) => sum + Math.max(0, count - slots), 0);
+  expect(capacity).toBeLessThanOrEqual(most);
+  if (capacity! < most) expect(droppedAssignments).toBeLessThanOrEqual(targetDropRate * total);
+  if (capacity! > 0) expect(dropped(capacity! - 1)).toBeGreaterThan(targetDropRate * total);
 }
 
 /** With priority 'score', within a queue nobody is dropped for one who is worse (beyond rounding). */
@@ -255,7 +309,7 @@ function expectFairDrops(testCase: Case, problem: Problem, observed: Observed): 
   const { indices, kept } = observed;
   const K = choices(testCase);
   const { capacity } = testCase.config;
-  const ranked = capacity?.type === 'fixed' && (capacity.firstChoicesFirst ?? true);
+  const ranked = capacity?.type === 'dynamic' || (capacity?.type === 'fixed' && (capacity.firstChoicesFirst ?? true));
   const own = reportedScores(testCase, problem, observed);
   const score = (a: number): number => (ranked ? Math.max(...own.subarray(a - (a % K), a - (a % K) + K)) : own[a]!);
   indices.forEach((expert, dropped) => {

@@ -4,7 +4,7 @@
  * near-ties: scores that lie within 1e-5 of the range of all scores of the call. Everything else throws.
  */
 
-import { admit, type CapacityOptions, queueKey } from './reference-capacity.js';
+import { admit, type CapacityOptions, type Queue, queueKey } from './reference-capacity.js';
 import { row, type Vector } from './reference-math.js';
 import { comparedValues, type RouterOptions, restrictToGroups, topK } from './reference-router.js';
 
@@ -68,13 +68,14 @@ export function adoptIndices(
 export function adoptKept(
   foreign: ArrayLike<number>,
   indices: Int32Array,
-  scores: Vector,
+  numExperts: number,
+  queue: Queue,
   k: number,
   capacity: number | null,
   options: CapacityOptions,
 ): Int32Array {
-  const ours = admit(indices, scores, k, capacity, options);
-  const tolerance = NEAR_TIE * range(scores);
+  const ours = admit(indices, numExperts, queue, k, capacity, options);
+  const tolerance = NEAR_TIE * range(queue.scores);
   if (foreign.length !== ours.length) throw new Error(`adopt: ${foreign.length} kept flags for ${ours.length}`);
   const swapped = new Map<number, { dropped: number[]; admitted: number[] }>();
   ours.forEach((flag, assignment) => {
@@ -91,12 +92,12 @@ export function adoptKept(
     }
     for (const d of dropped) {
       for (const a of admitted) {
-        const better = queueKey(d, k, scores, options);
-        const worse = queueKey(a, k, scores, options);
-        const byPosition = options.type === 'fixed' && options.priority !== 'score';
-        if (byPosition || better.rank !== worse.rank || Math.abs(better.score - worse.score) > tolerance) {
+        const better = queueKey(d, k, indices, queue, options);
+        const worse = queueKey(a, k, indices, queue, options);
+        const byScore = options.type !== 'dropless' && options.priority === 'score' && !queue.priorities;
+        if (!byScore || better.rank !== worse.rank || Math.abs(better.order - worse.order) > tolerance) {
           throw new Error(
-            `adopt: expert ${expert} keeps assignment ${a} (score ${worse.score}) and drops ${d} (${better.score})`,
+            `adopt: expert ${expert} keeps assignment ${a} (score ${worse.order}) and drops ${d} (${better.order})`,
           );
         }
       }

@@ -2,11 +2,14 @@
  * The float64 reference of expert capacity: how many assignments an expert takes, in which order they queue, and who gets
  * in. An assignment is the number t·K + k: choice k of token t.
  *
- * Sources: Switch Transformer and GShard (capacity factor, queue by position, first choices first), V-MoE
- * (batch-prioritised routing), DeepSpeed-MoE and Megatron-LM (each assignment queues by its own score).
+ * Sources: Switch Transformer and GShard (capacity factor, queue by position, first choices first, groups), V-MoE
+ * (batch-prioritised routing), DeepSpeed-MoE and Megatron-LM (each assignment queues by its own score; random token
+ * selection).
  */
 
-import type { Vector } from './reference-math.js';
+import { sum, type Vector } from './reference-math.js';
+
+export type Priority = 'position' | 'score' | 'random';
 
 export type CapacityOptions =
   | { type: 'dropless' }
@@ -17,10 +20,13 @@ export type CapacityOptions =
       evalFactor?: number;
       min?: number;
       multipleOf?: number;
-      priority?: 'position' | 'score';
+      priority?: Priority;
       firstChoicesFirst?: boolean;
       overflow?: 'drop';
-    };
+      buffer?: number;
+      groupSize?: number;
+    }
+  | { type: 'dynamic'; targetDropRate: number; maxFactor: number; priority?: Priority; overflow?: 'drop' };
 
 /** T counts all tokens of the call, masked ones too: a padded batch keeps its shape-derived capacity. */
 export interface CapacityCall {
@@ -31,61 +37,95 @@ export interface CapacityCall {
   capacityFactor?: number | undefined;
 }
 
-/** Slots per expert; null without a limit. */
+/** What the queue is made of besides the choices. */
+export interface Queue {
+  /** [T,K], before renormalisation and scale. */
+  scores: Vector;
+  /** [T,K], by the caller. */
+  priorities?: Vector | undefined;
+  /** [T,E], for 'random'. */
+  draws?: Uint32Array | undefined;
+}
+
+/** Slots per expert and group; null without a limit; the most there may be where they are dynamic. */
 export function capacityOf(options: CapacityOptions, call: CapacityCall): number | null {
   if (options.type === 'dropless') return null;
+  if (options.type === 'dynamic') return Math.ceil((options.maxFactor * call.topK * call.tokens) / call.numExperts);
   const configured = call.training ? options.factor : (options.evalFactor ?? options.factor);
   const factor = call.capacityFactor ?? configured;
-  const product = factor === undefined ? 0 : Math.ceil((factor * call.topK * call.tokens) / call.numExperts);
+  const tokens = options.groupSize ?? call.tokens;
+  const product = factor === undefined ? 0 : Math.ceil((factor * call.topK * tokens) / call.numExperts);
   const wanted = Math.max(call.capacityFactor === undefined ? (options.slots ?? product) : product, options.min ?? 0);
   const multiple = options.multipleOf ?? 1;
   return Math.ceil(wanted / multiple) * multiple;
 }
 
-/** The key an assignment queues by: a smaller rank first, then a larger score, then the smaller tie-break. */
+/** The fewest slots, up to `most`, that drop at most the wanted share of the assignments. */
+export function dynamicSlots(indices: Int32Array, numExperts: number, most: number, targetDropRate: number): number {
+  const counts = Array.from({ length: numExperts }, (_, e) => indices.filter((i) => i === e).length);
+  const dropped = (slots: number) => sum(counts.map((count) => Math.max(0, count - slots)));
+  let slots = 0;
+  while (slots < most && dropped(slots) > targetDropRate * sum(counts)) slots++;
+  return slots;
+}
+
+/** The key an assignment queues by: a smaller rank first, then a larger order, then the smaller assignment. */
 export interface QueueKey {
   rank: number;
-  score: number;
-  tieBreak: number;
+  order: number;
+  assignment: number;
 }
 
 /**
- * scores [T,K] are those before renormalisation and scale. By score and with first choices first, tokens queue within each
- * rank by their best score (V-MoE); otherwise each assignment queues by its own.
+ * By score and with first choices first, tokens queue within each rank by their best score (V-MoE); otherwise each
+ * assignment queues by its own. By the caller's priorities and at random each assignment queues by its own, too.
  */
-export function queueKey(assignment: number, topK: number, scores: Vector, options: CapacityOptions): QueueKey {
+export function queueKey(
+  assignment: number,
+  topK: number,
+  indices: Int32Array,
+  { scores, priorities, draws }: Queue,
+  options: CapacityOptions,
+): QueueKey {
   const token = Math.floor(assignment / topK);
-  const choice = assignment % topK;
-  const { priority = 'position', firstChoicesFirst = true } = options.type === 'fixed' ? options : {};
-  const rank = firstChoicesFirst ? choice : 0;
-  if (priority === 'position') return { rank, score: 0, tieBreak: assignment };
-  if (!firstChoicesFirst) return { rank, score: scores[assignment]!, tieBreak: assignment };
-  const best = Math.max(...scores.subarray(token * topK, (token + 1) * topK));
-  return { rank, score: best, tieBreak: token };
+  const priority = options.type === 'dropless' ? 'position' : (options.priority ?? 'position');
+  const firstChoicesFirst = options.type === 'fixed' ? (options.firstChoicesFirst ?? true) : true;
+  const key = { rank: firstChoicesFirst ? assignment % topK : 0, order: 0, assignment };
+  if (priorities) return { ...key, order: priorities[assignment]! };
+  if (priority === 'random') {
+    const numExperts = (draws!.length * topK) / indices.length;
+    return { ...key, order: draws![token * numExperts + indices[assignment]!]! };
+  }
+  if (priority === 'position') return key;
+  if (!firstChoicesFirst) return { ...key, order: scores[assignment]! };
+  const own = Array.from({ length: topK }, (_, k) => token * topK + k).filter((a) => indices[a]! >= 0);
+  return { ...key, order: Math.max(...own.map((a) => scores[a]!)) };
 }
 
 /** kept [T,K]: 1 where the assignment found a slot. Masked tokens have index −1 and never queue. */
 export function admit(
   indices: Int32Array,
-  scores: Vector,
+  numExperts: number,
+  queue: Queue,
   topK: number,
   capacity: number | null,
   options: CapacityOptions,
 ): Int32Array {
-  const queue = Array.from(indices, (expert, assignment) => ({
-    expert,
-    assignment,
-    key: queueKey(assignment, topK, scores, options),
-  })).filter(({ expert }) => expert >= 0);
-  queue.sort((a, b) => a.key.rank - b.key.rank || b.key.score - a.key.score || a.key.tieBreak - b.key.tieBreak);
-
   const kept = new Int32Array(indices.length);
-  const taken = new Map<number, number>();
-  for (const { expert, assignment } of queue) {
-    const slot = taken.get(expert) ?? 0;
-    if (capacity !== null && slot >= capacity) continue;
-    taken.set(expert, slot + 1);
-    kept[assignment] = 1;
+  const { groupSize = indices.length / topK, buffer = 0 } = options.type === 'fixed' ? options : {};
+  for (let start = 0; start < indices.length; start += groupSize * topK) {
+    const group = Array.from({ length: Math.min(groupSize * topK, indices.length - start) }, (_, i) => start + i)
+      .filter((assignment) => indices[assignment]! >= 0)
+      .map((assignment) => queueKey(assignment, topK, indices, queue, options));
+    group.sort((a, b) => a.rank - b.rank || b.order - a.order || a.assignment - b.assignment);
+    const taken = new Int32Array(numExperts);
+    let spare = Math.ceil(buffer * numExperts * (capacity ?? 0));
+    for (const { assignment } of group) {
+      const expert = indices[assignment]!;
+      if (capacity !== null && taken[expert]! >= capacity && spare-- <= 0) continue;
+      taken[expert]! += 1;
+      kept[assignment] = 1;
+    }
   }
   return kept;
 }

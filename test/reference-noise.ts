@@ -22,8 +22,8 @@ export function philox(counter: readonly bigint[], key: readonly bigint[]): numb
   return [c0, c1, c2, c3].map(Number);
 }
 
-export type NoisePurpose = 'router noise';
-const PURPOSES: Record<NoisePurpose, bigint> = { 'router noise': 1n };
+export type NoisePurpose = 'router noise' | 'queue';
+const PURPOSES: Record<NoisePurpose, bigint> = { 'router noise': 1n, queue: 2n };
 
 export interface NoiseKey {
   seed: number | bigint;

@@ -15,7 +15,7 @@ import {
   softplus,
   type Vector,
 } from './reference-math.js';
-import { draws, gumbels, jitters, type NoiseKey, normals } from './reference-noise.js';
+import { draws, gumbels, jitters, type NoiseKey, type NoisePurpose, normals } from './reference-noise.js';
 import { scoreSelected, scoreSelectedBackward, selectExperts, weigh, weighBackward } from './reference-router.js';
 
 export interface Routing {
@@ -33,6 +33,11 @@ export interface Routing {
   weights: Vector; // [T,K], before drops
 }
 
+/** What the draws of a call are keyed by. */
+export function drawKey({ seed = 1 }: LayerConfig, call: Call, purpose: NoisePurpose): NoiseKey {
+  return { seed, step: call.noiseStep ?? 0, purpose, tokenOffset: call.tokenOffset ?? 0 };
+}
+
 export function route(
   config: LayerConfig,
   parameters: Parameters,
@@ -42,12 +47,7 @@ export function route(
   const { hiddenSize: H, numExperts: E, router = {} } = config;
   const T = live.length;
   const training = call.training ?? true;
-  const key: NoiseKey = {
-    seed: config.seed ?? 1,
-    step: call.noiseStep ?? 0,
-    purpose: 'router noise',
-    tokenOffset: call.tokenOffset ?? 0,
-  };
+  const key = drawKey(config, call, 'router noise');
   const drawn = training && call.noise === undefined ? router.noise : undefined;
   const routerRuns = call.routing?.weights === undefined;
 

@@ -10,11 +10,12 @@
  */
 
 import { adoptKept, type Decisions } from './reference-adopt.js';
-import { admit, type CapacityOptions, capacityOf } from './reference-capacity.js';
+import { admit, type CapacityOptions, capacityOf, dynamicSlots } from './reference-capacity.js';
 import { type Activation, type Ffn, ffnBackward, ffnForward, isGated } from './reference-experts.js';
 import { balancingLosses, type LossCoefficients, type LossOptions, type LossResult } from './reference-losses.js';
 import { addScaled, dot, row, sigmoid, sum, type Vector } from './reference-math.js';
-import { type Routing, route, routeBackward } from './reference-route.js';
+import { draws } from './reference-noise.js';
+import { drawKey, type Routing, route, routeBackward } from './reference-route.js';
 import { probabilities, type RouterOptions } from './reference-router.js';
 
 export interface LayerConfig {
@@ -41,6 +42,7 @@ export interface Call {
   routing?: { indices: ArrayLike<number>; weights?: Vector }; // both [T,K]
   logits?: Vector; // [T,E], in place of the router's GEMM
   noise?: Vector; // [T,E], in place of what is drawn
+  priorities?: Vector; // [T,K], larger first
   tokenTypes?: ArrayLike<number>; // [T]
   noiseStep?: number;
   tokenOffset?: number;
@@ -155,10 +157,13 @@ export function forward(config: LayerConfig, parameters: Parameters, call: Call)
 
   const training = call.training ?? true;
   const { capacityFactor } = call;
-  const capacity = capacityOf(capacityOptions, { tokens, topK, numExperts: E, training, capacityFactor });
+  const most = capacityOf(capacityOptions, { tokens, topK, numExperts: E, training, capacityFactor });
+  const capacity =
+    capacityOptions.type === 'dynamic' ? dynamicSlots(indices, E, most!, capacityOptions.targetDropRate) : most;
+  const queue = { scores, priorities: call.priorities, draws: draws(tokens, E, drawKey(config, call, 'queue')) };
   const kept = call.adopt
-    ? adoptKept(call.adopt.kept, indices, scores, topK, capacity, capacityOptions)
-    : admit(indices, scores, topK, capacity, capacityOptions);
+    ? adoptKept(call.adopt.kept, indices, E, queue, topK, capacity, capacityOptions)
+    : admit(indices, E, queue, topK, capacity, capacityOptions);
 
   const counted = live.map((isLive, t) => isLive && call.lossMask?.[t] !== 0);
   const losses = balancingLosses(routerRuns ? (config.losses ?? {}) : {}, routerRuns ? (call.losses ?? {}) : {}, {

@@ -58,20 +58,42 @@ onEachDevice((device) => {
 
   it('refuses by name what the device does not compute yet', () => {
     if (!isCuda()) return;
-    const refused: [string, MoEConfig['router']][] = [
-      ["router.scoring 'sigmoid'", { scoring: 'sigmoid' }],
-      ["router.noise 'gumbel'", { noise: { type: 'gumbel' } }],
-      ['router.groups', { groups: { count: 2, keep: 1, score: 'max' } }],
-      ['router.selectionBias', { selectionBias: { rate: 1 } }],
-      ['router.allowedExperts', { allowedExperts: [[0]] }],
+    const refused: [string, Partial<MoEConfig>][] = [
+      ["router.scoring 'sigmoid'", { router: { scoring: 'sigmoid' } }],
+      ["router.noise 'gumbel'", { router: { noise: { type: 'gumbel' } } }],
+      ['router.groups', { router: { groups: { count: 2, keep: 1, score: 'max' } } }],
+      ['router.selectionBias', { router: { selectionBias: { rate: 1 } } }],
+      ['router.allowedExperts', { router: { allowedExperts: [[0]] } }],
+      ["capacity.type 'dynamic'", { capacity: { type: 'dynamic', targetDropRate: 0.1, maxFactor: 2 } }],
+      ["capacity.priority 'random'", { capacity: { type: 'fixed', factor: 1, priority: 'random' } }],
+      ['capacity.buffer', { capacity: { type: 'fixed', factor: 1, buffer: 0.1 } }],
+      ['capacity.groupSize', { capacity: { type: 'fixed', factor: 1, groupSize: 16 } }],
     ];
-    for (const [name, router] of refused) {
-      const error = failure(() => new MoELayer(device(), { ...sizes, router: router! }));
+    for (const [name, config] of refused) {
+      const error = failure(() => new MoELayer(device(), { ...sizes, ...config }));
       expect([error.code, error.message]).toEqual([
         'ERR_UNSUPPORTED',
         `config.${name} on CUDA is not supported yet by this version`,
       ]);
     }
+  });
+
+  it('takes priorities that are numbers, [T,K], and nothing else', async () => {
+    if (isCuda()) return;
+    using layer = new MoELayer(device(), { ...sizes, capacity: { type: 'fixed', slots: 1 } });
+    const forward = (values: number[], shape: number[]) =>
+      layer.forward(device().zeros([3, sizes.hiddenSize]), { priorities: device().tensor(values, shape) });
+    expect(failure(() => forward([1, 2, 3], [3])).message).toMatch(/options\.priorities.*\[T,K\]/);
+    const width = sizes.topK;
+    const ranked = Array.from({ length: 3 * width }, (_, i) => i);
+    const withNaN = ranked.map((value, i) => (i === width ? Number.NaN : value));
+    await expect(forward(withNaN, [3, width]).output.data()).rejects.toMatchObject({
+      code: 'ERR_NON_FINITE',
+      message: expect.stringContaining('priorities of token 1'),
+    });
+    // The larger the earlier: the last token gets the slots.
+    const { kept } = forward(ranked, [3, width]).routing;
+    expect([...(await kept.data())].slice(-width)).toEqual(new Array(width).fill(1));
   });
 
   describe('the selection bias', () => {

@@ -58,6 +58,7 @@ export function runForward(layer: MoELayer, testCase: Case, problem: Problem): M
   if (problem.lossMask) options.lossMask = tensor(problem.lossMask);
   if (problem.logits) options.logits = tensor(problem.logits, config.numExperts);
   if (problem.noise) options.noise = tensor(problem.noise, config.numExperts);
+  if (problem.priorities) options.priorities = tensor(problem.priorities, choices(testCase));
   if (problem.tokenTypes) options.tokenTypes = tensor(problem.tokenTypes);
   if (problem.indices) {
     options.routing = { indices: tensor(problem.indices, choices(testCase)) };

@@ -26,13 +26,17 @@ RouterOptions toRouterOptions(Napi::Object object) {
 
 CapacityRule toCapacityRule(Napi::Object object) {
   CapacityRule rule;
-  rule.fixed = boolean(object.Get("fixed"));
+  rule.limited = boolean(object.Get("limited"));
   rule.factor = number(object.Get("factor"));
   rule.evalFactor = number(object.Get("evalFactor"));
   rule.slots = count(object.Get("slots"));
   rule.min = count(object.Get("min"));
   rule.multipleOf = count(object.Get("multipleOf"));
-  rule.priority = boolean(object.Get("priorityByScore")) ? Priority::Score : Priority::Position;
+  rule.buffer = number(object.Get("buffer"));
+  rule.groupSize = count(object.Get("groupSize"));
+  rule.dynamic = boolean(object.Get("dynamic"));
+  rule.targetDropRate = number(object.Get("targetDropRate"));
+  rule.priority = static_cast<Priority>(integer(object.Get("priority")));
   rule.firstChoicesFirst = boolean(object.Get("firstChoicesFirst"));
   return rule;
 }
@@ -134,8 +138,9 @@ Napi::Value layerForward(const Napi::CallbackInfo& info) {
   call.logits = unwrapOptional<Tensor>(options.Get("logits"));
   call.noise = unwrapOptional<Tensor>(options.Get("noise"));
   call.tokenTypes = unwrapOptional<Tensor>(options.Get("tokenTypes"));
+  call.priorities = unwrapOptional<Tensor>(options.Get("priorities"));
   checkSameDevice(*layer->device, {input, call.mask, call.lossMask, call.routingIndices, call.routingWeights,
-                                   call.logits, call.noise, call.tokenTypes});
+                                   call.logits, call.noise, call.tokenTypes, call.priorities});
   if (const Napi::Value value = options.Get("noiseStep"); value.IsNumber()) call.noiseStep = count(value);
   if (const Napi::Value value = options.Get("tokenOffset"); value.IsNumber()) call.tokenOffset = count(value);
   if (const Napi::Value value = options.Get("topK"); value.IsNumber()) call.topK = integer(value);
@@ -217,11 +222,10 @@ Napi::Value moePassStats(const Napi::CallbackInfo& info) {
   auto copies = std::make_shared<Copies>();
   copies->ints.resize(statistics.counts->size());
   copies->floats.resize(RouteValue::count);
-  const auto result = [copies, capacity = statistics.capacity, losses = pass->losses()](Napi::Env env) -> Napi::Value {
+  const auto result = [copies, losses = pass->losses()](Napi::Env env) -> Napi::Value {
     const size_t counts = copies->ints.size();
-    Napi::Int32Array ints = Napi::Int32Array::New(env, counts + 1);
+    Napi::Int32Array ints = Napi::Int32Array::New(env, counts);
     for (size_t i = 0; i < counts; ++i) ints[i] = copies->ints[i];
-    ints[counts] = static_cast<int32_t>(capacity);
     const std::vector<float>& values = copies->floats;
     constexpr int total = RouteValue::entropy + 1;
     Napi::Float32Array floats = Napi::Float32Array::New(env, total + 1);

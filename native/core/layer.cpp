@@ -109,15 +109,15 @@ MoEPass::MoEPass(std::shared_ptr<Layer> layer, const TensorPtr& input, const For
   const bool ownNoise =
       router_.noise == NoiseType::None || call.noise || (router_.noise == NoiseType::Jitter && call.logits);
   noise_ = {.drawn = training_ && ranRouter_ && !ownNoise,
-            .key = noiseKey(layer_->seed, NoisePurpose::Router,
-                            call.noiseStep < 0 ? layer_->step : static_cast<uint64_t>(call.noiseStep)),
+            .key = noiseKey(layer_->seed, NoisePurpose::Router, stepOf(call)),
             .tokenOffset = call.tokenOffset};
   capacity_ = call.capacity.resolve(T_, K_, E_, training_);
+  if (call.priorities) capacity_.priority = Priority::Given;
   R_ = maxRows(capacity_, T_, K_, E_);
 
   Device& device = *layer_->device;
-  for (const TensorPtr& tensor :
-       {input_, mask_, lossMask_, tokenTypes_, call.routingIndices, call.routingWeights, call.logits, call.noise})
+  for (const TensorPtr& tensor : {input_, mask_, lossMask_, tokenTypes_, call.routingIndices, call.routingWeights,
+                                  call.logits, call.noise, call.priorities})
     if (tensor) device.materialise(tensor);
 
   output_ = device.empty(dtype_, T_ * H_);
@@ -136,6 +136,10 @@ MoEPass::MoEPass(std::shared_ptr<Layer> layer, const TensorPtr& input, const For
   }
 }
 
+uint64_t MoEPass::stepOf(const ForwardCall& call) const {
+  return call.noiseStep < 0 ? layer_->step : static_cast<uint64_t>(call.noiseStep);
+}
+
 void MoEPass::checkCall(const ForwardCall& call) const {
   checkTensor(input_, T_ * H_, dtype_, "input");
   checkOptional(call.mask, T_, DType::Int32, "mask");
@@ -145,6 +149,7 @@ void MoEPass::checkCall(const ForwardCall& call) const {
   checkOptional(call.logits, T_ * E_, DType::Float32, "logits");
   checkOptional(call.noise, T_ * E_, DType::Float32, "noise");
   checkOptional(call.tokenTypes, T_, DType::Int32, "tokenTypes");
+  checkOptional(call.priorities, T_ * K_, DType::Float32, "priorities");
   if (layer_->allowedExperts && ranRouter_ && !call.tokenTypes)
     throw Error(ErrorCode::InvalidArgument, "tokenTypes must be given to a layer with router.allowedExperts");
   if (T_ * K_ > INT32_MAX) throw Error(ErrorCode::Shape, "input has more tokens times choices than 2^31 - 1");
@@ -178,7 +183,6 @@ void MoEPass::queueRoute(const ForwardCall& call) {
   statistics_.block.assigned = statistics_.counts->ints();
   statistics_.block.keptCounts = statistics_.counts->ints() + E_;
   statistics_.block.totals = statistics_.counts->ints() + 2 * int64_t{E_};
-  statistics_.capacity = capacity_.slots;
 
   const bool product = ranRouter_ && !givenLogits_;
   RouteForward route{.dtype = dtype_,
@@ -216,7 +220,9 @@ void MoEPass::queueRoute(const ForwardCall& call) {
   plan.capacity = capacity_;
   plan.indices = indices_->ints();
   plan.mask = intsOf(mask_);
-  plan.scores = scores_->floats();
+  plan.scores = call.priorities ? call.priorities->floats() : scores_->floats();
+  plan.drawKey = noiseKey(layer_->seed, NoisePurpose::Queue, stepOf(call));
+  plan.tokenOffset = call.tokenOffset;
   plan.weights = weights_->floats();
   plan.kept = kept_->ints();
   const TensorPtr workspace = device.workspace(route, plan);

@@ -42,6 +42,7 @@ struct ForwardCall {
   TensorPtr logits;                          // [T,E] or null
   TensorPtr noise;                           // [T,E] or null
   TensorPtr tokenTypes;                      // [T] int32 or null
+  TensorPtr priorities;                      // [T,K] or null
   int64_t noiseStep = -1;                    // keys the draws in place of the layer's count; below 0: the count does
   int64_t tokenOffset = 0;
 };
@@ -65,7 +66,6 @@ struct LayerStatistics {
   TensorPtr counts;  // [E] assigned, [E] kept, [PlanTotal::count]: apart from the plan, since stats() reads them
   TensorPtr values;  // [RouteValue::count]
   PlanBlock block;
-  int64_t capacity = -1;
 };
 
 struct MoEGradients {
@@ -91,6 +91,7 @@ class MoEPass {
 
  private:
   void checkCall(const ForwardCall& call) const;
+  uint64_t stepOf(const ForwardCall& call) const;
   void queueRoute(const ForwardCall& call);
   void countAssignments();
   void queueExperts(const ForwardCall& call);

@@ -10,14 +10,19 @@ namespace moe {
 
 /// Slots per expert as the user asks for them; see CapacityConfig.
 struct CapacityRule {
-  bool fixed = false;
+  bool limited = false;
   double factor = 1, evalFactor = 1;
   int64_t slots = 0;  // 0: by the factor
   int64_t min = 0, multipleOf = 1;
+  double buffer = 0;      // share of all slots
+  int64_t groupSize = 0;  // 0: the whole batch
+  bool dynamic = false;   // the factor is the most there may be
+  double targetDropRate = 0;
   Priority priority = Priority::Position;
   bool firstChoicesFirst = true;
 
-  /// C = ⌈factor·K·T/E⌉ (in double) or `slots`, at least `min`, rounded up to `multipleOf`; dropless without a rule.
+  /// C = ⌈factor·K·T/E⌉ (in double, T of a group) or `slots`, at least `min`, rounded up to `multipleOf`; the buffer is
+  /// ⌈buffer·E·C⌉. Dropless unless limited.
   CapacityOptions resolve(int64_t tokens, int topK, int experts, bool training) const;
 };
 

@@ -1,11 +1,14 @@
 // The permute stage: the plan (which rows each expert computes, what is dropped) and the moves it drives, dispatch and
 // combine, which are each other's backward.
 #include <algorithm>
+#include <cmath>
+#include <limits>
 #include <string>
 #include <vector>
 
 #include "../core/error.h"
 #include "../shared/math.h"
+#include "../shared/noise.h"
 #include "backend.h"
 #include "element.h"
 #include "lowest.h"
@@ -31,51 +34,122 @@ struct Assignments {
   }
 };
 
-/// Sorts after every key of a lower score; of equal scores by index.
-uint64_t fallingKey(float score, int64_t index) {
-  const uint32_t bits = floatBits(score + 0.0f);  // -0 becomes 0
-  const uint32_t rising = bits & 0x80000000u ? ~bits : bits | 0x80000000u;
-  return uint64_t{~rising} << 32 | static_cast<uint32_t>(index);
+/// As integers in the order of the numbers.
+uint32_t risingBits(float number) {
+  const uint32_t bits = floatBits(number + 0.0f);  // -0 becomes 0
+  return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
 }
+
+/// Sorts before every key of a lower order; of equal ones by index.
+uint64_t fallingKey(uint32_t order, int64_t index) { return uint64_t{~order} << 32 | static_cast<uint32_t>(index); }
 
 int64_t indexOf(uint64_t key) { return static_cast<int64_t>(key & 0xffffffffu); }
 
-/// visit(t, k, expert) for every assignment in the order in which they queue for the slots.
-template <class Visit>
-void forEachInQueue(const BuildPlan& plan, Visit&& visit) {
-  const Assignments assignments{plan};
-  const auto visitAssigned = [&](int64_t t, int k) {
-    if (const int32_t expert = assignments.expert(t, k); expert >= 0) visit(t, k, expert);
+/// The assignments of tokens [begin, end) in the order in which they queue for the slots.
+class Queue {
+ public:
+  explicit Queue(const BuildPlan& plan) : plan_(plan), assignments_{plan} {}
+
+  /// visit(t, k, expert) for every assignment.
+  template <class Visit>
+  void forEach(int64_t begin, int64_t end, Visit&& visit) {
+    const int K = plan_.K;
+    const auto visitAssigned = [&](int64_t t, int k) {
+      if (const int32_t expert = assignments_.expert(t, k); expert >= 0) visit(t, k, expert);
+    };
+    if (!plan_.capacity.firstChoicesFirst) {
+      sort(begin * K, end * K, [&](int64_t slot) { return ownOrder(slot / K, static_cast<int>(slot % K)); });
+      for (const uint64_t key : keys_) visitAssigned(indexOf(key) / K, static_cast<int>(indexOf(key) % K));
+      return;
+    }
+    const bool byToken = plan_.capacity.priority == Priority::Score || plan_.capacity.priority == Priority::Position;
+    if (byToken) sort(begin, end, [&](int64_t t) { return bestScore(t); });
+    for (int k = 0; k < K; ++k) {
+      if (!byToken) sort(begin, end, [&](int64_t t) { return ownOrder(t, k); });
+      for (const uint64_t key : keys_) visitAssigned(indexOf(key), k);
+    }
+  }
+
+ private:
+  /// Larger first.
+  uint32_t ownOrder(int64_t t, int k) const {
+    const int32_t expert = assignments_.expert(t, k);
+    if (expert < 0 || plan_.capacity.priority == Priority::Position) return 0;
+    if (plan_.capacity.priority == Priority::Random)
+      return noiseBits(plan_.drawKey, plan_.tokenOffset + t, expert / 4).word[expert % 4];
+    return risingBits(plan_.scores[t * plan_.K + k]);
+  }
+
+  uint32_t bestScore(int64_t t) const {
+    float best = -std::numeric_limits<float>::infinity();
+    if (plan_.capacity.priority == Priority::Score)
+      for (int k = 0; k < plan_.K; ++k)
+        if (assignments_.expert(t, k) >= 0) best = std::max(best, plan_.scores[t * plan_.K + k]);
+    return risingBits(best);
+  }
+
+  template <class Order>
+  void sort(int64_t begin, int64_t end, Order&& order) {
+    keys_.clear();
+    for (int64_t index = begin; index < end; ++index) keys_.push_back(fallingKey(order(index), index));
+    if (plan_.capacity.priority != Priority::Position) std::sort(keys_.begin(), keys_.end());
+  }
+
+  const BuildPlan& plan_;
+  const Assignments assignments_;
+  std::vector<uint64_t> keys_;
+};
+
+/// Gives the slots to the assignments in queue order, a group of tokens at a time; drop(t, k, expert) for the rest.
+template <class Drop>
+void giveSlots(const BuildPlan& plan, int64_t slots, Drop&& drop) {
+  Queue queue(plan);
+  const int64_t groupSize = plan.capacity.groupSize > 0 ? plan.capacity.groupSize : plan.T;
+  std::vector<int32_t> taken(plan.E);
+  std::fill_n(plan.keptCounts, plan.E, 0);
+  for (int64_t begin = 0; begin < plan.T; begin += groupSize) {
+    std::fill(taken.begin(), taken.end(), 0);
+    int64_t spare = plan.capacity.buffer;
+    queue.forEach(begin, std::min(plan.T, begin + groupSize), [&](int64_t t, int k, int32_t expert) {
+      if (taken[expert] < slots)
+        ++taken[expert];
+      else if (spare > 0)
+        --spare;
+      else
+        return drop(t, k, expert);
+      ++plan.keptCounts[expert];
+    });
+  }
+}
+
+/// The slots of each expert: with a dynamic capacity as few as its target allows.
+int64_t slotsOf(const BuildPlan& plan) {
+  if (!plan.capacity.dynamic) return plan.capacity.slots;
+  const auto dropped = [&](int64_t slots) {
+    int64_t sum = 0;
+    for (int e = 0; e < plan.E; ++e) sum += std::max<int64_t>(0, plan.assigned[e] - slots);
+    return static_cast<double>(sum);
   };
-  if (plan.capacity.priority == Priority::Position) {
-    if (plan.capacity.firstChoicesFirst) {
-      for (int k = 0; k < plan.K; ++k)
-        for (int64_t t = 0; t < plan.T; ++t) visitAssigned(t, k);
-    } else {
-      for (int64_t t = 0; t < plan.T; ++t)
-        for (int k = 0; k < plan.K; ++k) visitAssigned(t, k);
-    }
-    return;
+  const double allowed = plan.capacity.targetDropRate * dropped(0);
+  int64_t low = 0, high = plan.capacity.slots;
+  while (low < high) {
+    const int64_t middle = low + (high - low) / 2;
+    if (dropped(middle) <= allowed)
+      high = middle;
+    else
+      low = middle + 1;
   }
-  std::vector<uint64_t> queue;
-  for (int64_t t = 0; t < plan.T; ++t) {
-    int best = -1;
-    for (int k = 0; k < plan.K; ++k) {
-      if (assignments.expert(t, k) < 0) continue;
-      if (!plan.capacity.firstChoicesFirst)
-        queue.push_back(fallingKey(plan.scores[t * plan.K + k], t * plan.K + k));
-      else if (best < 0 || plan.scores[t * plan.K + k] > plan.scores[t * plan.K + best])
-        best = k;
-    }
-    if (best >= 0) queue.push_back(fallingKey(plan.scores[t * plan.K + best], t));
-  }
-  std::sort(queue.begin(), queue.end());
-  if (plan.capacity.firstChoicesFirst) {
+  return low;
+}
+
+/// The caller's priorities must have an order.
+void throwIfNotNumbers(const BuildPlan& plan) {
+  if (plan.capacity.priority != Priority::Given) return;
+  const Assignments assignments{plan};
+  for (int64_t t = 0; t < plan.T; ++t)
     for (int k = 0; k < plan.K; ++k)
-      for (const uint64_t key : queue) visitAssigned(indexOf(key), k);
-  } else {
-    for (const uint64_t key : queue) visitAssigned(indexOf(key) / plan.K, static_cast<int>(indexOf(key) % plan.K));
-  }
+      if (assignments.expert(t, k) >= 0 && std::isnan(plan.scores[t * plan.K + k]))
+        throw Error(ErrorCode::NonFinite, "priorities of token " + std::to_string(t) + " must be numbers, got NaN");
 }
 
 void throwIfBadIndex(const BuildPlan& plan, const Lowest& lowest) {
@@ -118,17 +192,13 @@ void CpuBackend::buildPlan(const BuildPlan& plan) {
     for (int e = 0; e < E; ++e) plan.assigned[e] += counts[piece * E + e];
   std::copy_n(plan.assigned, E, plan.keptCounts);
 
-  // Queue for the slots, when there are too few of them somewhere.
+  // Queue for the slots, when there may be too few of them somewhere.
   std::vector<uint8_t> dropped;  // [T,K]; empty while nothing is
-  const int64_t slots = plan.capacity.slots;
+  throwIfNotNumbers(plan);
+  const int64_t slots = slotsOf(plan);
   if (slots >= 0 && *std::max_element(plan.assigned, plan.assigned + E) > slots) {
     dropped.resize(static_cast<size_t>(T) * K);
-    std::fill_n(plan.keptCounts, E, 0);
-    forEachInQueue(plan, [&](int64_t t, int k, int32_t expert) {
-      if (plan.keptCounts[expert] < slots) {
-        ++plan.keptCounts[expert];
-        return;
-      }
+    giveSlots(plan, slots, [&](int64_t t, int k, int32_t expert) {
       dropped[t * K + k] = 1;
       --counts[t / tokensPerPiece * E + expert];
       --rows[t / tokensPerPiece];
@@ -183,6 +253,7 @@ void CpuBackend::buildPlan(const BuildPlan& plan) {
   const int32_t kept = plan.expertOffsets[E];
   for (int32_t* list : {plan.rowToken, plan.rowSlot, plan.tokenRows}) std::fill(list + kept, list + plan.R, -1);
   std::fill_n(plan.totals, PlanTotal::count, 0);
+  plan.totals[PlanTotal::slots] = static_cast<int32_t>(slots);
   for (int64_t piece = 0; piece < pieces; ++piece) {
     plan.totals[PlanTotal::tokens] += tokens[piece];
     plan.totals[PlanTotal::droppedTokens] += lostTokens[piece];

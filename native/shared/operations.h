@@ -145,7 +145,9 @@ struct BuildPlan {
   const int32_t* indices;    // [T,K]; -1 = no assignment. Anything else outside [0,E) is an error naming the token.
                              // Null: every token has the one assignment to expert 0 (E = K = 1)
   const int32_t* mask;       // [T] or null; 0 = the token has no assignment, whatever its indices say
-  const float* scores;       // [T,K] for the 'score' priority, else null
+  const float* scores;       // [T,K] for the priorities 'score' and 'given', else null
+  uint64_t drawKey;          // for the priority 'random': keys a draw per token and expert
+  int64_t tokenOffset;       // the number that the first token's draws are for
 
   float* weights;          // [T,K] set to 0 where dropped or unassigned; null to skip
   int32_t* kept;           // [T,K] 0/1; null to skip
@@ -161,9 +163,9 @@ struct BuildPlan {
   void* workspace;
 };
 
-/// Layout of BuildPlan::totals. A token is one with at least one assignment.
+/// Layout of BuildPlan::totals. A token is one with at least one assignment; slots per expert and group, -1: no limit.
 struct PlanTotal {
-  enum { tokens, droppedAssignments, droppedTokens, count };
+  enum { tokens, droppedAssignments, droppedTokens, slots, count };
 };
 
 /// rows[r] = input[rowToken[r]]; rows past the end are zero.

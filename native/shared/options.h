@@ -46,12 +46,16 @@ struct LossOptions {
   int64_t scopes(int64_t tokens) const { return sequenceLength > 0 ? tokens / sequenceLength : 1; }
 };
 
-enum class Priority : int32_t { Position, Score };
+enum class Priority : int32_t { Position, Score, Random, Given };
 
 struct CapacityOptions {
-  int64_t slots = -1;  // per expert; below 0: dropless
+  int64_t slots = -1;         // per expert and group of tokens; below 0: dropless
+  int64_t buffer = 0;         // further slots of a group, shared by its experts
+  int64_t groupSize = 0;      // tokens; 0: all are one group
+  double targetDropRate = 0;  // dynamic only
   Priority priority = Priority::Position;
   bool firstChoicesFirst = true;
+  bool dynamic = false;  // as few slots as drop at most targetDropRate of the assignments, and at most `slots`
 };
 
 enum class Activation : int32_t { Relu, Gelu, GeluTanh, Silu, SwiGlu, GeGlu, GeGluTanh, ReGlu, ClampedSwiGlu };
