@@ -38,10 +38,12 @@ async function main(options: Options): Promise<void> {
 
   const bar = new ProgressDisplay(budget, progress);
   const interruption = new Interruption(() => bar.say('Saving… (Ctrl-C again exits at once)'));
+  let finished = false;
   try {
     await trainer.run(options.checkpoint, () => interruption.requested, bar);
-    bar.stop(!interruption.requested);
+    finished = !interruption.requested;
   } finally {
+    bar.stop(finished);
     interruption.dispose();
   }
   if (interruption.requested) {

@@ -121,7 +121,7 @@ void CudaBackend::read(void* host, const void* device, size_t bytes, const Outco
     if (result != CUDA_SUCCESS) return completion(lost(result, "read"));
     if (const FaultWord word = std::min(status->inherited, status->own); word != noFault)
       return completion(faults_.failure(word));
-    std::memcpy(host, block.get() + sizeof(Status), bytes);
+    if (bytes > 0) std::memcpy(host, block.get() + sizeof(Status), bytes);
     completion(nullptr);
   });
 }
