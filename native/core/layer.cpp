@@ -228,7 +228,7 @@ void MoEPass::queueRoute(const ForwardCall& call) {
   const TensorPtr workspace = device.workspace(route, plan);
   Operands operands;
   reads(operands, {input_, mask_, lossMask_, tokenTypes_, call.routingIndices, call.routingWeights, call.logits,
-                   call.noise, layer_->allowedExperts});
+                   call.noise, call.priorities, layer_->allowedExperts});
   if (ranRouter_)
     for (const ParameterPtr& parameter : {p.routerWeight, p.routerBias, p.routerNoise, p.selectionBias})
       if (parameter) reads(operands, {parameter->value()});
