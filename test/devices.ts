@@ -76,7 +76,7 @@ export interface TestDevice {
 }
 
 export function testDevices(): TestDevice[] {
-  if (cudaSkipped) return [{ kind: 'cuda', name: `cuda (skipped: ${cudaSkipped})`, open: () => openDevice('cpu') }];
+  if (cudaSkipped) return [{ kind: 'cuda', name: 'cuda (skipped)', open: () => openDevice('cpu') }];
   return usableDevices().flatMap(({ kind, index }): TestDevice[] => {
     const open: TestDevice['open'] = (options) => openDevice({ kind, index, ...options });
     if (kind !== 'cpu') return [{ kind, name: `${kind}:${index}`, open }];

@@ -26,9 +26,10 @@ export function build() {
   must(words[0], words.slice(1));
 }
 
-/** The path of a tool of the CUDA toolkit, or undefined. */
+/** The path of a tool of the CUDA toolkit, or undefined. The usual folder counts where no variable names another. */
 export function cudaTool(name) {
-  const folders = [process.env.CUDA_HOME, process.env.CUDA_PATH, '/usr/local/cuda'].filter(Boolean);
+  const named = [process.env.CUDA_HOME, process.env.CUDA_PATH].filter(Boolean);
+  const folders = named.length > 0 ? named : ['/usr/local/cuda'];
   const places = [
     ...folders.map((f) => join(f, 'bin', name)),
     ...(process.env.PATH ?? '').split(':').map((p) => join(p, name)),

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <atomic>
 #include <condition_variable>
+#include <cstdlib>
 #include <functional>
 #include <mutex>
 #include <thread>
@@ -44,6 +45,34 @@ void checkStreams(const Module& module) {
     CHECK(cuStreamSynchronize(b));
     expect("a stream that waits for an event of another runs after it", x.read()[0] == afterSteps(1, {5, 7}));
     expect("the event is complete", cuEventQuery(event) == CUDA_SUCCESS);
+  }
+  {
+    // Two streams that only wait for the same host function: a program that forgets the event between them gets what it
+    // asked last first with order "latest", and the other way round with "earliest".
+    set(x, 1);
+    Buffer<uint32_t> y(std::vector<uint32_t>{0});
+    Stream gate, a, b;
+    Event opened;
+    std::atomic<bool> open = false;
+    CHECK(cuLaunchHostFunc(
+        gate,
+        [](void* flag) {
+          while (!*static_cast<std::atomic<bool>*>(flag)) std::this_thread::yield();
+        },
+        &open));
+    CHECK(cuEventRecord(opened, gate));
+    CHECK(cuStreamWaitEvent(a, opened, 0));
+    CHECK(cuStreamWaitEvent(b, opened, 0));
+    step(f, a, x.address(), 5);
+    CHECK(cuMemcpyDtoDAsync(y.address(), x.address(), sizeof(uint32_t), b));
+    open = true;
+    CHECK(cuCtxSynchronize());
+    const std::string order = std::getenv("SOFTGPU_ORDER") ? std::getenv("SOFTGPU_ORDER") : "latest";
+    const uint32_t before = 1, after = afterSteps(1, {5}), got = y.read()[0];
+    expect("streams without an event between them overtake each other", order == "latest" ? got == before
+                                                                        : order == "earliest"
+                                                                            ? got == after
+                                                                            : got == before || got == after);
   }
   {
     // Blocking streams and the default stream wait for each other, without any event.

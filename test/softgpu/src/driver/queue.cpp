@@ -155,7 +155,9 @@ WorkPtr Device::pickReady(bool hostCallbacks) {
     }
   }
   if (ready.empty()) return nullptr;
-  return ready[options().order == Order::kRandom ? random_() % ready.size() : 0];
+  if (options().order == Order::kRandom) return ready[random_() % ready.size()];
+  // Of streams that do not wait for each other, the one that was asked last overtakes the others.
+  return options().order == Order::kLatest ? ready.back() : ready.front();
 }
 
 void Device::runQueue(bool hostCallbacks) {
