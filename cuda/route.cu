@@ -16,9 +16,18 @@ struct LogitTiles {
   float w[tileExperts][depthStride];
 };
 
-/// logits [first, first + count) = x·weightᵀ + bias. Each lane has a token, each warp every eighth expert.
+/// The logits of a tile: in shared memory, or when there are too many experts in their place in f.logits.
+struct TileLogits {
+  float* begin;
+  int stride;
+
+  __device__ float* of(int token) const { return begin + int64_t{token} * stride; }
+};
+
+/// logits = x·weightᵀ + bias for tokens [first, first + count). Each lane has a token, each warp every eighth expert.
 template <class T>
-__device__ void multiplyLogits(const RouteForward& f, int64_t first, int count, LogitTiles& tiles) {
+__device__ void multiplyLogits(const RouteForward& f, int64_t first, int count, LogitTiles& tiles,
+                               const TileLogits& logits) {
   const T* input = static_cast<const T*>(f.input);
   for (int e0 = 0; e0 < f.E; e0 += tileExperts) {
     const int experts = min(tileExperts, f.E - e0);
@@ -50,19 +59,23 @@ __device__ void multiplyLogits(const RouteForward& f, int64_t first, int count, 
         if (const int e = warp() + i * routeWarps; e < experts) {
           const bool live = isLive(f.mask, first + lane());
           const float bias = f.bias ? f.bias[e0 + e] : 0.0f;
-          f.logits[(first + lane()) * f.E + e0 + e] = live ? sums[i] + bias : 0.0f;
+          logits.of(lane())[e0 + e] = live ? sums[i] + bias : 0.0f;
         }
   }
 }
 
 /// The caller's logits in place of the product.
-__device__ inline void copyLogits(const RouteForward& f, int64_t first, int count) {
-  for (int64_t i = threadIdx.x; i < int64_t{count} * f.E; i += routeThreads) {
-    const int64_t t = first + i / f.E;
-    const int e = static_cast<int>(i % f.E);
-    const float logit = f.givenLogits[first * f.E + i] + (f.bias ? f.bias[e] : 0.0f);
-    f.logits[first * f.E + i] = isLive(f.mask, t) ? logit : 0.0f;
+__device__ inline void copyLogits(const RouteForward& f, int64_t first, int count, const TileLogits& logits) {
+  for (int i = warp(); i < count; i += routeWarps) {
+    const bool live = isLive(f.mask, first + i);
+    for (int e = lane(); e < f.E; e += warpSize_)
+      logits.of(i)[e] = live ? f.givenLogits[(first + i) * f.E + e] + (f.bias ? f.bias[e] : 0.0f) : 0.0f;
   }
+}
+
+__device__ inline void storeLogits(const RouteForward& f, int64_t first, int count, const TileLogits& logits) {
+  for (int i = warp(); i < count; i += routeWarps)
+    for (int e = lane(); e < f.E; e += warpSize_) f.logits[(first + i) * f.E + e] = logits.of(i)[e];
 }
 
 // ------------------------------------------------------------------------------------------------ a token
@@ -135,9 +148,8 @@ __device__ inline void clearToken(const RouteForward& f, int64_t t) {
 
 /// Indices, scores and weights of a live token, by a whole warp. False when its logits or indices are at fault: `fault`
 /// is then the lower of what it was and this one.
-__device__ inline bool routeToken(const RouteForward& f, int64_t t, Softmax& softmax, uint32_t operation,
-                                  FaultWord& fault) {
-  const float* logits = f.logits + t * f.E;
+__device__ inline bool routeToken(const RouteForward& f, int64_t t, const float* logits, Softmax& softmax,
+                                  uint32_t operation, FaultWord& fault) {
   int32_t* indices = f.indices + t * f.K;
   float* scores = f.scores + t * f.K;
   if (f.givenIndices && !copyIndices(f, t)) {
@@ -173,7 +185,7 @@ struct TileTokens {
 
 /// Adds a tile to the sums of its piece: each thread has experts of its own and takes the tokens in order.
 __device__ inline void addTile(const RouteForward& f, const RouteSums& sums, int64_t piece, int64_t first, int count,
-                               const TileTokens& tile, bool fresh) {
+                               const TileTokens& tile, const TileLogits& logits, bool fresh) {
   const LossOptions& losses = f.losses;
   const bool gates = losses.importanceOn && losses.importanceFrom == ImportanceFrom::Gates;
   const bool balance = losses.loadBalanceOn, masked = sums.lossP != sums.liveP;
@@ -185,7 +197,7 @@ __device__ inline void addTile(const RouteForward& f, const RouteSums& sums, int
     int32_t assigned = fresh || !balance ? 0 : sums.counts[at];
     for (int i = 0; i < count; ++i) {
       if (!tile.live[i]) continue;
-      const float logit = f.logits[(first + i) * f.E + e], p = tile.softmax[i](logit);
+      const float logit = logits.of(i)[e], p = tile.softmax[i](logit);
       liveP += p;
       if (!tile.loss[i]) continue;
       lossP += p;
@@ -222,6 +234,8 @@ __device__ void routePiece(const RouteForward& f, const RoutePieces& pieces, con
                            uint32_t operation) {
   __shared__ LogitTiles tiles;
   __shared__ TileTokens tile;
+  extern __shared__ float keptLogits[];
+  const bool keeps = f.E <= RoutePieces::keptExperts;
   const bool cleanSoftmax = f.losses.importanceOn && f.losses.importanceFrom == ImportanceFrom::Softmax;
   const bool tempered = f.router.temperature != 1 && (cleanSoftmax || f.losses.zOn);
   const int64_t piece = blockIdx.x, begin = pieces.begin(piece), end = pieces.end(piece);
@@ -229,20 +243,23 @@ __device__ void routePiece(const RouteForward& f, const RoutePieces& pieces, con
   FaultWord fault = noFault;
   for (int64_t first = begin; first < end; first += tileTokens) {
     const int count = static_cast<int>(min(int64_t{tileTokens}, end - first));
+    const TileLogits logits =
+        keeps ? TileLogits{keptLogits, RoutePieces::keptStride(f.E)} : TileLogits{f.logits + first * f.E, f.E};
     if (f.givenLogits)
-      copyLogits(f, first, count);
+      copyLogits(f, first, count, logits);
     else
-      multiplyLogits<T>(f, first, count, tiles);
+      multiplyLogits<T>(f, first, count, tiles, logits);
     __syncthreads();
+    if (keeps) storeLogits(f, first, count, logits);
     for (int i = warp(); i < count; i += routeWarps) {
       const int64_t t = first + i;
       Softmax softmax{1, 0, 1}, clean{1, 0, 1};
       const bool live = isLive(f.mask, t);
       bool good = false;
-      if (live) good = routeToken(f, t, softmax, operation, fault);
+      if (live) good = routeToken(f, t, logits.of(i), softmax, operation, fault);
       if (!good) clearToken(f, t);
       clean = softmax;
-      if (good && tempered) softmaxOf(f.logits + t * f.E, f.E, 1, clean);
+      if (good && tempered) softmaxOf(logits.of(i), f.E, 1, clean);
       if (lane() == 0) {
         tile.softmax[i] = softmax;
         tile.clean[i] = clean;
@@ -251,7 +268,7 @@ __device__ void routePiece(const RouteForward& f, const RoutePieces& pieces, con
       }
     }
     __syncthreads();
-    addTile(f, sums, piece, first, count, tile, first == begin);
+    addTile(f, sums, piece, first, count, tile, logits, first == begin);
     __syncthreads();
   }
   if (lane() == 0) sums.faults[piece * routeWarps + warp()] = fault;

@@ -31,7 +31,7 @@ void CudaBackend::routeForward(const RouteForward& f) {
   const RoutePieces pieces = RoutePieces::of(f.losses, f.T);
   RouteSums sums{};
   sums.carve(static_cast<char*>(f.workspace), pieces, f);
-  launch(typed("route", f.dtype), {blocks(pieces.count())}, threads, 0, f, pieces, sums);
+  launch(typed("route", f.dtype), {blocks(pieces.count())}, threads, RoutePieces::keptBytes(f.E), f, pieces, sums);
   launch("routeLosses", {blocks(std::max<int64_t>(1, pieces.scopes))}, threads, f.E * sizeof(double), f, pieces, sums);
 }
 

@@ -14,8 +14,15 @@ namespace moe {
 struct RoutePieces {
   static constexpr int tileTokens = 32;    // a piece is whole tiles, but for its end
   static constexpr int maxPerScope = 256;  // bounds the partial sums
+  static constexpr int keptExperts = 256;  // up to which a tile's logits stay in shared memory
 
   int64_t scopes, scopeTokens, pieceTokens, perScope;
+
+  /// Logits [tileTokens,E] in shared memory; the odd stride keeps columns free of bank conflicts.
+  MOE_MEMBER static int keptStride(int E) { return E | 1; }
+  MOE_MEMBER static size_t keptBytes(int E) {
+    return E <= keptExperts ? sizeof(float) * tileTokens * keptStride(E) : 0;
+  }
 
   MOE_MEMBER int64_t count() const { return scopes * perScope; }
   MOE_MEMBER int64_t scopeOf(int64_t piece) const { return piece / perScope; }
