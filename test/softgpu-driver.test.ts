@@ -157,7 +157,7 @@ describe('a device that cannot be used', () => {
       ['SOFTGPU_DRIVER_VERSION', 'new'],
       ['SOFTGPU_MEMORY', 'much'],
       ['SOFTGPU_FAIL_ALLOC', 'x'],
-      ['SOFTGPU_FAIL_LAUNCH', '+'],
+      ['SOFTGPU_FAIL_LAUNCH', 'many'],
     ] as const) {
       const { output } = run(['probe'], { [name]: value });
       expect(output).toContain('cuInit: CUDA_ERROR_UNKNOWN');
