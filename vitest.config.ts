@@ -20,6 +20,7 @@ const cudaSuites = [
     'optim',
     'out-of-memory',
     'properties',
+    'router-state',
     'tensor',
     'tidy',
   ].map(fileOf),

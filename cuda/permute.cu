@@ -335,7 +335,8 @@ extern "C" __global__ void __launch_bounds__(1024)
     buildPlan(const __grid_constant__ BuildPlan p, const __grid_constant__ PlanWorkspace w,
               const __grid_constant__ Guard guard) {
   extern __shared__ int32_t shared[];
-  // After a route, whose indices are right or whose faults end it, this kernel looks for none.
+  // As the first kernel it looks for bad indices, and then no block may stop at what another has found: the rest would
+  // wait for it. After a route there are none: their faults have ended the operation.
   if (enter(guard, guard.first)) Planner(p, w, guard, shared).build();
 }
 

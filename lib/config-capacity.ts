@@ -17,7 +17,7 @@ export type CapacityConfig =
   | { type: 'dropless' }
   | {
       type: 'fixed';
-      /** Slots per expert C = ⌈factor · K · T / E⌉, in double, with T all tokens of the call. This or `slots`. */
+      /** Slots per expert C = ⌈factor · K · T / E⌉, in double, with T all tokens of the call, or groupSize. This or `slots`. */
       factor?: number;
       /** Slots per expert as a number. This or `factor`. */
       slots?: number;

@@ -29,11 +29,11 @@ export interface ForwardOptions {
   /** Which gate, when the configuration has several. Not supported yet. */
   gate?: number;
   /**
-   * Keys the noise in place of the layer's count of training forwards: to do a forward again, draw for draw. Such a call is
+   * Keys the draws (noise, random priority) in place of the layer's count of training forwards: to do a forward again, draw for draw. Such a call is
    * not counted, neither there nor for the selection bias.
    */
   noiseStep?: number;
-  /** The number that the first token's noise is drawn for, when the batch is a part of a larger one. Default 0. */
+  /** The number that the first token's draws are for, when the batch is a part of a larger one. Default 0. */
   tokenOffset?: number;
   /** Coefficients of this call in place of the configured ones; a loss that was off is on for this call. */
   losses?: { loadBalance?: number; importance?: number; load?: number; z?: number };

@@ -96,7 +96,8 @@ export function listDevices(): DeviceInfo[] {
  * Opens a device. Each call opens one of its own, with its own queue, threads and memory pool; tensors of one cannot be
  * used on another (`tensor.to(device)` copies).
  *
- * ERR_DEVICE_UNAVAILABLE when `kind` is 'cuda' and it cannot be used; the message says why.
+ * ERR_DEVICE_UNAVAILABLE when `kind` is 'cuda' and it cannot be used; the message says why. ERR_OUT_OF_MEMORY when the GPU has
+ * no room for it.
  */
 export function openDevice(options: DeviceKind | 'auto' | DeviceOptions = 'auto'): Device {
   const given = typeof options === 'string' ? { kind: options } : checkOptions('options', options, deviceOptions);

@@ -11,7 +11,7 @@ export interface MoEStats {
   assigned: Int32Array;
   /** [E] assignments per expert that were kept. */
   kept: Int32Array;
-  /** Slots per expert; null without a limit. */
+  /** Slots per expert and group of tokens, without the buffer; null without a limit. */
   capacity: number | null;
   droppedAssignments: number;
   /** Tokens that lost all their experts. */

@@ -54,6 +54,16 @@ export const SLOTS: readonly Case[] = [
   ),
   fixed('one group longer than the batch', { factor: 0.3, groupSize: 100 }),
   fixed('groups of one token', { slots: 1, groupSize: 1 }),
+  // 0.1·(3·10) is 3 in double; from left to right it is a little more, and one slot too many.
+  fixed(
+    'a buffer at the edge of a whole number',
+    { slots: 10, buffer: 0.1 },
+    {
+      tokens: 60,
+      distribution: 'one-expert',
+      config: { numExperts: 3, topK: 1 },
+    },
+  ),
   fixed('a buffer for everybody', { factor: 0.3, buffer: 100 }),
   fixed('no token', { factor: 0.5, groupSize: 4, buffer: 0.5, priority: 'random' }, { tokens: 0 }),
   ...(['position', 'score', 'random'] as const).flatMap((priority) =>

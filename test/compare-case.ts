@@ -164,8 +164,7 @@ function compareStats(actual: MoEStats, expected: Stats): void {
   const counts = ['tokens', 'droppedAssignments', 'droppedTokens'] as const;
   const shares = ['imbalance', 'routerEntropy', 'utilization'] as const;
   for (const name of [...counts, ...shares]) expectScalar(`stats.${name}`, actual[name], expected[name]);
-  // What an empty call's capacity is, is nobody's concern.
-  if (expected.tokens > 0) expectScalar('stats.capacity', actual.capacity ?? -1, expected.capacity ?? -1);
+  expectScalar('stats.capacity', actual.capacity ?? -1, expected.capacity ?? -1);
   for (const name of ['loadBalance', 'importance', 'load', 'z', 'total'] as const) {
     expectScalar(`stats.losses.${name}`, actual.losses[name], expected.losses[name]);
   }

@@ -129,7 +129,7 @@ describe.skipIf(!simulated)(simulated ? 'a CUDA device' : 'a CUDA device (skippe
     });
     // One refusal alone is over when the device is opened.
     if (value === '2') expect(opened).toBe('');
-    else expect(opened).toMatchObject({ code: 'ERR_DEVICE_UNAVAILABLE', message: expect.stringContaining(call) });
+    else expect(opened).toMatchObject({ code: 'ERR_OUT_OF_MEMORY', message: expect.stringContaining(call) });
   });
 
   test('whose kernels are missing', async () => {

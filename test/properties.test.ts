@@ -286,7 +286,7 @@ function expectInvariants(testCase: Case, problem: Problem, observed: Observed):
 function mostRows({ tokens, config: { capacity, numExperts } }: Case, stats: MoEStats): number {
   if (stats.capacity === null) return Number.POSITIVE_INFINITY;
   const { groupSize = Math.max(1, tokens), buffer = 0 } = capacity?.type === 'fixed' ? capacity : {};
-  const spare = Math.ceil(buffer * numExperts * stats.capacity);
+  const spare = Math.ceil(buffer * (numExperts * stats.capacity));
   return Math.ceil(tokens / groupSize) * (stats.capacity + spare);
 }
 

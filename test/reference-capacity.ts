@@ -47,9 +47,10 @@ export interface Queue {
   draws?: Uint32Array | undefined;
 }
 
-/** Slots per expert and group; null without a limit; the most there may be where they are dynamic. */
+/** Slots per expert and group, 0 for no token; null without a limit; the most there may be where they are dynamic. */
 export function capacityOf(options: CapacityOptions, call: CapacityCall): number | null {
   if (options.type === 'dropless') return null;
+  if (call.tokens === 0) return 0;
   if (options.type === 'dynamic') return Math.ceil((options.maxFactor * call.topK * call.tokens) / call.numExperts);
   const configured = call.training ? options.factor : (options.evalFactor ?? options.factor);
   const factor = call.capacityFactor ?? configured;
@@ -119,7 +120,7 @@ export function admit(
       .map((assignment) => queueKey(assignment, topK, indices, queue, options));
     group.sort((a, b) => a.rank - b.rank || b.order - a.order || a.assignment - b.assignment);
     const taken = new Int32Array(numExperts);
-    let spare = Math.ceil(buffer * numExperts * (capacity ?? 0));
+    let spare = Math.ceil(buffer * (numExperts * (capacity ?? 0)));
     for (const { assignment } of group) {
       const expert = indices[assignment]!;
       if (capacity !== null && taken[expert]! >= capacity && spare-- <= 0) continue;

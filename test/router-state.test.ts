@@ -56,8 +56,8 @@ describe('the reference draws', () => {
 onEachDevice((device) => {
   const isCuda = (): boolean => device().kind === 'cuda';
 
-  it('refuses by name what the device does not compute yet', () => {
-    if (!isCuda()) return;
+  it('refuses by name what the device does not compute yet', ({ skip }) => {
+    skip(!isCuda(), 'the CPU computes all of it');
     const refused: [string, Partial<MoEConfig>][] = [
       ["router.scoring 'sigmoid'", { router: { scoring: 'sigmoid' } }],
       ["router.noise 'gumbel'", { router: { noise: { type: 'gumbel' } } }],
@@ -78,8 +78,8 @@ onEachDevice((device) => {
     }
   });
 
-  it('takes priorities that are numbers, [T,K], and nothing else', async () => {
-    if (isCuda()) return;
+  it('takes priorities that are numbers, [T,K], and nothing else', async ({ skip }) => {
+    skip(isCuda(), 'CPU only so far');
     using layer = new MoELayer(device(), { ...sizes, capacity: { type: 'fixed', slots: 1 } });
     const forward = (values: number[], shape: number[]) =>
       layer.forward(device().zeros([3, sizes.hiddenSize]), { priorities: device().tensor(values, shape) });
@@ -99,8 +99,8 @@ onEachDevice((device) => {
   describe('the selection bias', () => {
     const config: MoEConfig = { ...sizes, router: { scoring: 'sigmoid', selectionBias: { rate: 0.125 } } };
 
-    it('goes by the sign of the imbalance of all training forwards since its last step', async () => {
-      if (isCuda()) return;
+    it('goes by the sign of the imbalance of all training forwards since its last step', async ({ skip }) => {
+      skip(isCuda(), 'CPU only so far');
       using layer = new MoELayer(device(), config);
       const bias = layer.parameters().get('router.selectionBias')!;
       const expected = new Float32Array(4);
@@ -126,8 +126,8 @@ onEachDevice((device) => {
       expect(expected.some((b) => b !== 0)).toBe(true);
     });
 
-    it('balances a skewed router without touching the weights of the chosen', async () => {
-      if (isCuda()) return;
+    it('balances a skewed router without touching the weights of the chosen', async ({ skip }) => {
+      skip(isCuda(), 'CPU only so far');
       using layer = new MoELayer(device(), {
         ...config,
         router: { scoring: 'sigmoid', selectionBias: { rate: 0.02 } },
@@ -157,8 +157,8 @@ onEachDevice((device) => {
       });
     });
 
-    it('is never trained, and steps of it make no pass stale', async () => {
-      if (isCuda()) return;
+    it('is never trained, and steps of it make no pass stale', async ({ skip }) => {
+      skip(isCuda(), 'CPU only so far');
       using layer = new MoELayer(device(), config);
       const bias = layer.parameters().get('router.selectionBias')!;
       expect(
@@ -181,8 +181,8 @@ onEachDevice((device) => {
       });
     });
 
-    it('continues from a checkpoint, and from a file that knows nothing of counts', async () => {
-      if (isCuda()) return;
+    it('continues from a checkpoint, and from a file that knows nothing of counts', async ({ skip }) => {
+      skip(isCuda(), 'CPU only so far');
       const folder = await mkdtemp(join(tmpdir(), 'switchyard-'));
       try {
         const path = join(folder, 'layer.safetensors');
@@ -226,8 +226,8 @@ onEachDevice((device) => {
       return [...(await pass.routing.indices.data()), ...(await pass.routing.weights.data())];
     };
 
-    it('is another one in every training forward, and the same for the same seed and forward', async () => {
-      if (isCuda()) return;
+    it('is another one in every training forward, and the same for the same seed and forward', async ({ skip }) => {
+      skip(isCuda(), 'CPU only so far');
       using layer = new MoELayer(device(), config);
       const first = await weightsOf(layer);
       const second = await weightsOf(layer);
@@ -245,8 +245,8 @@ onEachDevice((device) => {
       expect(await weightsOf(other)).not.toEqual(first);
     });
 
-    it('follows the number of the token, so that a batch may be cut', async () => {
-      if (isCuda()) return;
+    it('follows the number of the token, so that a batch may be cut', async ({ skip }) => {
+      skip(isCuda(), 'CPU only so far');
       using layer = new MoELayer(device(), config);
       const data = testNormals(4, T * 5);
       const whole = await weightsOf(layer, { noiseStep: 3 }, device().tensor(data, [T, 5]));
@@ -255,8 +255,8 @@ onEachDevice((device) => {
       expect(part).toEqual([...whole.slice(50, 2 * T), ...whole.slice(2 * T + 50)]);
     });
 
-    it('is refused where it is not finite', async () => {
-      if (isCuda()) return;
+    it('is refused where it is not finite', async ({ skip }) => {
+      skip(isCuda(), 'CPU only so far');
       using layer = new MoELayer(device(), config);
       const noise = device().tensor(new Float32Array(T * 4).fill(Number.NaN, 4 * 17, 4 * 17 + 1), [T, 4]);
       using pass = layer.forward(inputOf(device()), { noise });
@@ -273,8 +273,8 @@ onEachDevice((device) => {
   describe('token types', () => {
     const config: MoEConfig = { ...sizes, router: { allowedExperts: [[0, 1], [2, 3], [3]] } };
 
-    it('are needed, and name the token that has none of them', async () => {
-      if (isCuda()) return;
+    it('are needed, and name the token that has none of them', async ({ skip }) => {
+      skip(isCuda(), 'CPU only so far');
       using layer = new MoELayer(device(), config);
       expect(failure(() => layer.forward(inputOf(device())))).toMatchObject({
         code: 'ERR_INVALID_ARGUMENT',
@@ -293,8 +293,8 @@ onEachDevice((device) => {
         .catch(() => {});
     });
 
-    it('keep each token to its experts', async () => {
-      if (isCuda()) return;
+    it('keep each token to its experts', async ({ skip }) => {
+      skip(isCuda(), 'CPU only so far');
       using layer = new MoELayer(device(), config);
       const types = integers(5, T, 0, 2);
       using pass = layer.forward(inputOf(device()), { tokenTypes: device().tensor(types, [T]) });
@@ -315,49 +315,50 @@ onEachDevice((device) => {
   });
 
   // The gradient of the output is 0: what comes back is the losses', through float32 alone until the input's own rounding.
-  it.each(
-    (['bfloat16', 'float16'] as const).flatMap((dtype) => NOISES_OF_16_BITS.map((router) => ({ dtype, router }))),
-  )('routes 16-bit tokens in float32: $dtype, $router', async ({ dtype, router }) => {
-    if (isCuda()) return;
-    const testCase: Case = {
-      name: '16 bits',
-      tokens: 21,
-      config: {
-        hiddenSize: 17,
-        ffnSize: 3,
-        numExperts: 8,
-        topK: 2,
-        router,
-        losses: {
-          loadBalance: 1,
-          importance: 1,
-          z: 0.3,
-          ...('noise' in router && router.noise.type === 'learned' && { load: 1 }),
+  it.for((['bfloat16', 'float16'] as const).flatMap((dtype) => NOISES_OF_16_BITS.map((router) => ({ dtype, router }))))(
+    'routes 16-bit tokens in float32: $dtype, $router',
+    async ({ dtype, router }, { skip }) => {
+      skip(isCuda(), 'CPU only so far');
+      const testCase: Case = {
+        name: '16 bits',
+        tokens: 21,
+        config: {
+          hiddenSize: 17,
+          ffnSize: 3,
+          numExperts: 8,
+          topK: 2,
+          router,
+          losses: {
+            loadBalance: 1,
+            importance: 1,
+            z: 0.3,
+            ...('noise' in router && router.noise.type === 'learned' && { load: 1 }),
+          },
         },
-      },
-    };
-    const problem = makeProblem(testCase);
-    problem.input = problem.input.map((x) => rounded(dtype, x));
-    problem.gradOutput.fill(0);
-    using layer = new MoELayer(device(), { ...testCase.config, dtype, seed: 1 } as MoEConfig);
-    for (const [name, { value }] of layer.parameters()) value.write(problem.parameters[name]!);
-    using input = device().tensor(problem.input, [21, 17], dtype);
-    using pass = layer.forward(input);
-    using gradInput = pass.backward(device().zeros([21, 17], dtype));
-    const read = { indices: await pass.routing.indices.data(), kept: await pass.routing.kept.data() };
-    const reference = referenceFor(testCase, problem, read);
-    const gradients = referenceGradients(reference, testCase, problem);
-    expectClose('logits', await pass.routing.logits!.data(), reference.logits!, 8);
-    expectClose('weights', await pass.routing.weights.data(), reference.weights, 2);
-    for (const name of ['router.weight', 'router.noise']) {
-      const parameter = layer.parameters().get(name);
-      if (parameter) expectClose(name, await parameter.grad.data(), gradients.parameters[name]!, 17);
-    }
-    // Two roundings at most: the product with the router's weight, and that with the noise's.
-    const unit = dtype === 'bfloat16' ? 2 ** -8 : 2 ** -11;
-    const largest = gradients.input.reduce((max, g) => Math.max(max, Math.abs(g)), 0);
-    (await gradInput.data()).forEach((g, i) => {
-      expect(Math.abs(g - gradients.input[i]!), `gradient ${i}`).toBeLessThan(2 * unit * largest);
-    });
-  });
+      };
+      const problem = makeProblem(testCase);
+      problem.input = problem.input.map((x) => rounded(dtype, x));
+      problem.gradOutput.fill(0);
+      using layer = new MoELayer(device(), { ...testCase.config, dtype, seed: 1 } as MoEConfig);
+      for (const [name, { value }] of layer.parameters()) value.write(problem.parameters[name]!);
+      using input = device().tensor(problem.input, [21, 17], dtype);
+      using pass = layer.forward(input);
+      using gradInput = pass.backward(device().zeros([21, 17], dtype));
+      const read = { indices: await pass.routing.indices.data(), kept: await pass.routing.kept.data() };
+      const reference = referenceFor(testCase, problem, read);
+      const gradients = referenceGradients(reference, testCase, problem);
+      expectClose('logits', await pass.routing.logits!.data(), reference.logits!, 8);
+      expectClose('weights', await pass.routing.weights.data(), reference.weights, 2);
+      for (const name of ['router.weight', 'router.noise']) {
+        const parameter = layer.parameters().get(name);
+        if (parameter) expectClose(name, await parameter.grad.data(), gradients.parameters[name]!, 17);
+      }
+      // Two roundings at most: the product with the router's weight, and that with the noise's.
+      const unit = dtype === 'bfloat16' ? 2 ** -8 : 2 ** -11;
+      const largest = gradients.input.reduce((max, g) => Math.max(max, Math.abs(g)), 0);
+      (await gradInput.data()).forEach((g, i) => {
+        expect(Math.abs(g - gradients.input[i]!), `gradient ${i}`).toBeLessThan(2 * unit * largest);
+      });
+    },
+  );
 });

@@ -1,6 +1,6 @@
 // Runs the suites that drive native code with the addon under GCC's sanitizers: on the CPU, and under `address` the host
-// side of the CUDA backend as well, on the software GPU, where nvcc is found. It happens in a copy of the sources (build/sanitize-*), so that
-// the addon in use stays as it is:
+// side of the CUDA backend as well, on the software GPU, where nvcc is found. It happens in a copy of the sources
+// (build/sanitize-*), so that the addon in use stays as it is:
 //
 //   npm run test:sanitize [-- address|thread [vitest's arguments]]     both, unless one is named
 //
@@ -37,14 +37,17 @@ const sanitizers = {
   },
 };
 
-/** The suites that drive native code; the others are about files, types and child processes. */
+/** The suites that drive native code in their own process; the others are about files, types and child processes. */
 const suites = [
   'checkpoint',
+  'cross-device',
   'cuda',
+  'cuda-lost',
   'determinism',
   'dtype',
   'errors',
   'failure',
+  'initial',
   'modules',
   'moe-layer',
   'ops',

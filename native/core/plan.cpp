@@ -14,6 +14,10 @@ CapacityOptions CapacityRule::resolve(int64_t tokens, int topK, int experts, boo
   options.dynamic = dynamic;
   options.targetDropRate = targetDropRate;
   options.groupSize = groupSize;
+  if (tokens == 0) {
+    options.slots = 0;
+    return options;
+  }
   if (groupSize > 0) tokens = groupSize;
   // In the order that the contract writes it: another order rounds differently at the edge of a whole number.
   const double product = (training ? factor : evalFactor) * topK * static_cast<double>(tokens) / experts;
@@ -23,7 +27,7 @@ CapacityOptions CapacityRule::resolve(int64_t tokens, int topK, int experts, boo
   const auto bounded = [](double slots) { return static_cast<int64_t>(std::min(slots, static_cast<double>(most))); };
   const int64_t count = std::max(bounded(wanted), min);
   options.slots = std::min((count + multipleOf - 1) / multipleOf * multipleOf, most);
-  options.buffer = bounded(std::ceil(buffer * experts * static_cast<double>(options.slots)));
+  options.buffer = bounded(std::ceil(buffer * (static_cast<double>(experts) * static_cast<double>(options.slots))));
   return options;
 }
 

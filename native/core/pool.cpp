@@ -35,20 +35,14 @@ Block Pool::take(size_t bytes, bool lasting) {
   if (bytes > std::numeric_limits<size_t>::max() / 2)
     throw Error(ErrorCode::OutOfMemory, "a tensor of " + megabytes(bytes) + " is larger than any memory");
   const size_t size = classOf(bytes);
-  const auto reuse = [&]() -> void* {
-    const auto found = free_.find(size);
-    if (found == free_.end() || found->second.empty()) return nullptr;
-    void* const address = found->second.back();
-    found->second.pop_back();
-    return address;
-  };
   const auto grow = [&]() -> void* {
     void* const address = size <= limit_ && reserved_ <= limit_ - size ? backend_.allocate(size) : nullptr;
     if (address) reserved_ += size;
     return address;
   };
-  void* address = lasting ? grow() : reuse();
-  if (!address) address = lasting ? reuse() : grow();
+  void* address = reuse(lasting ? freeLasting_ : free_, size);
+  if (!address) address = grow();
+  if (!address) address = reuse(lasting ? free_ : freeLasting_, size);
   if (!address) {
     waitIdle_();
     trim();
@@ -61,22 +55,32 @@ Block Pool::take(size_t bytes, bool lasting) {
                 "Dispose tensors and passes that are no longer needed, or use smaller batches.");
   allocated_ += bytes;
   peak_ = std::max(peak_, allocated_);
-  return {address, size, bytes};
+  return {address, size, bytes, lasting};
+}
+
+void* Pool::reuse(FreeBlocks& blocks, size_t size) {
+  const auto found = blocks.find(size);
+  if (found == blocks.end() || found->second.empty()) return nullptr;
+  void* const address = found->second.back();
+  found->second.pop_back();
+  return address;
 }
 
 void Pool::give(const Block& block) {
   if (!block.address) return;
   allocated_ -= block.requested;
-  free_[block.bytes].push_back(block.address);
+  (block.lasting ? freeLasting_ : free_)[block.bytes].push_back(block.address);
 }
 
 void Pool::trim() {
-  for (auto& [size, blocks] : free_)
-    for (void* address : blocks) {
-      backend_.release(address, size);
-      reserved_ -= size;
-    }
-  free_.clear();
+  for (FreeBlocks* free : {&free_, &freeLasting_}) {
+    for (auto& [size, blocks] : *free)
+      for (void* address : blocks) {
+        backend_.release(address, size);
+        reserved_ -= size;
+      }
+    free->clear();
+  }
 }
 
 }  // namespace moe

@@ -16,6 +16,7 @@ struct Block {
   void* address = nullptr;
   size_t bytes = 0;      // of the class
   size_t requested = 0;  // by the tensor
+  bool lasting = false;
 };
 
 struct MemoryUse {
@@ -31,8 +32,8 @@ class Pool {
   Pool(const Pool&) = delete;
   Pool& operator=(const Pool&) = delete;
 
-  /// Throws OutOfMemory. Zero bytes still give a block. A lasting one is new as long as there is memory: what an
-  /// earlier step has given back is what the next one will ask for.
+  /// Throws OutOfMemory. Zero bytes still give a block. Lasting blocks, which a step makes once, and the others are
+  /// reused apart as long as there is memory: what a step has given back is what the next one will ask for.
   Block take(size_t bytes, bool lasting = false);
   void give(const Block& block);
 
@@ -45,7 +46,9 @@ class Pool {
   Backend& backend_;
   const size_t limit_;
   const std::function<void()> waitIdle_;
-  std::map<size_t, std::vector<void*>> free_;  // by class
+  using FreeBlocks = std::map<size_t, std::vector<void*>>;  // by class
+  static void* reuse(FreeBlocks& blocks, size_t size);
+  FreeBlocks free_, freeLasting_;
   size_t allocated_ = 0, peak_ = 0, reserved_ = 0;
 };
 

@@ -37,8 +37,13 @@ StatusPool::~StatusPool() {
 void StatusPool::grow() {
   CUdeviceptr block = 0;
   MOE_CUDA(cuMemAlloc_v2, &block, blockCount * sizeof(Status));
+  blocks_.reserve(blocks_.size() + 1);
+  if (const CUresult result = driver().cuMemsetD8Async(block, 0xff, blockCount * sizeof(Status), stream_);
+      result != CUDA_SUCCESS) {
+    driver().cuMemFree_v2(block);
+    check(result, "cuMemsetD8Async");
+  }
   blocks_.push_back(block);
-  MOE_CUDA(cuMemsetD8Async, block, 0xff, blockCount * sizeof(Status), stream_);
   for (size_t i = blockCount; i-- > 0;) free_.push_back(reinterpret_cast<Status*>(block) + i);
 }
 

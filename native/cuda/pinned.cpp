@@ -7,7 +7,7 @@ namespace moe::cuda {
 namespace {
 
 constexpr size_t smallest = 4096;
-// Page-locked memory is taken from the whole machine: larger blocks are kept until the next one is asked for.
+// Page-locked memory is taken from the whole machine: larger blocks are kept until another large one is asked for.
 constexpr size_t largestKept = size_t{64} << 20;
 
 }  // namespace
@@ -19,6 +19,7 @@ PinnedPool::~PinnedPool() {
 
 std::shared_ptr<char[]> PinnedPool::take(size_t bytes) {
   const size_t size = std::bit_ceil(bytes < smallest ? smallest : bytes);
+  MOE_CUDA(cuCtxSetCurrent, context_);
   char* block = nullptr;
   std::vector<char*> large;
   {
@@ -27,10 +28,9 @@ std::shared_ptr<char[]> PinnedPool::take(size_t bytes) {
       block = blocks.back();
       blocks.pop_back();
     }
-    for (auto it = free_.upper_bound(largestKept); it != free_.end(); it = free_.erase(it))
+    for (auto it = free_.upper_bound(largestKept); size > largestKept && it != free_.end(); it = free_.erase(it))
       large.insert(large.end(), it->second.begin(), it->second.end());
   }
-  MOE_CUDA(cuCtxSetCurrent, context_);
   for (char* unused : large) driver().cuMemFreeHost(unused);
   if (!block) {
     void* made = nullptr;

@@ -5,7 +5,7 @@
 
 namespace moe {
 
-/// As much as fits beside the other parameters into the 4 KB that every driver takes.
+/// As many words as fit, beside the other two fields, into the 4 KB of parameters that every driver takes.
 struct UploadPiece {
   static constexpr int maxWords = 480;
 
