@@ -89,7 +89,7 @@ describe('a command', () => {
   });
 
   test('gets the signals that its parent gets', async () => {
-    const script = 'trap "echo ended; exit 9" TERM; kill -TERM $PPID; while :; do :; done';
+    const script = 'trap "echo ended; exit 9" TERM; kill -TERM $PPID; while :; do sleep 0.05; done';
     expect(await softgpu(shell(script))).toEqual({ status: 9, out: 'ended\n', err: '' });
   });
 });
