@@ -87,6 +87,11 @@ describe('a command', () => {
       err: expect.stringMatching(/^softgpu: .*EACCES/),
     });
   });
+
+  test('gets the signals that its parent gets', async () => {
+    const script = 'trap "echo ended; exit 9" TERM; kill -TERM $PPID; while :; do :; done';
+    expect(await softgpu(shell(script))).toEqual({ status: 9, out: 'ended\n', err: '' });
+  });
 });
 
 describe('a fault', () => {

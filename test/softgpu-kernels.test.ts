@@ -14,7 +14,7 @@ describe.skipIf(!hasNvcc)(hasNvcc ? 'kernels' : 'kernels (skipped: no nvcc)', ()
   describe.each(capabilities)('at capability %s', (capability) => {
     const architecture = architectureOf(capability);
 
-    test.each([...kernels, ...libraryKernels])('%s uses no form without a case', (kernel) => {
+    test.each(kernels.concat(libraryKernels))('%s uses no form without a case', (kernel) => {
       expect(run(['coverage', ptxOf(kernel, [], architecture)]).output).toBe('');
     });
 

@@ -60,10 +60,12 @@ function faultsIn(path, from) {
 }
 
 function execute(command, words, env) {
-  const child = spawn(command, words, { stdio: 'inherit', env });
-  // The terminal sends Ctrl-C to both: the command decides what it does with it, and its faults are told all the same.
+  let child;
+  // Listened to before there is a child: one that signals at once would end this process and be left alone. The terminal
+  // sends Ctrl-C to both: the command decides what it does with it, and its faults are told all the same.
   process.on('SIGINT', () => {});
   for (const signal of ['SIGTERM', 'SIGHUP']) process.on(signal, () => child.kill(signal));
+  child = spawn(command, words, { stdio: 'inherit', env });
   return new Promise((done) => {
     child.on('error', (error) => {
       const why = error.code === 'ENOENT' ? 'command not found' : error.message;
