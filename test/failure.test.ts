@@ -36,6 +36,12 @@ function inputWithNaN(device: Device): Tensor {
   return device.tensor(data, [tokens, config.hiddenSize]);
 }
 
+function trainOn(input: Tensor, layer: MoELayer, optimizer: AdamW): void {
+  using pass = layer.forward(input);
+  pass.backward(pass.output).dispose();
+  optimizer.step();
+}
+
 onEachDevice((device) => {
   // What synchronize() has not told yet would be told to the next test.
   afterEach(async () => {
@@ -105,11 +111,7 @@ onEachDevice((device) => {
       using optimizer = new AdamW(layer.parameters().values(), { learningRate: 0.1 });
       using bad = inputWithNaN(device());
       using good = device().randn([tokens, config.hiddenSize], { seed: 1 });
-      const step = (input: Tensor) => {
-        using pass = layer.forward(input);
-        pass.backward(pass.output).dispose();
-        optimizer.step();
-      };
+      const step = (input: Tensor) => trainOn(input, layer, optimizer);
       step(good);
       const norm = await optimizer.gradNorm();
       expect(norm).toBeGreaterThan(0);
@@ -126,11 +128,7 @@ onEachDevice((device) => {
       using optimizer = new AdamW(layer.parameters().values(), { learningRate: 0.1 });
       using bad = inputWithNaN(device());
       using good = device().randn([tokens, config.hiddenSize], { seed: 1 });
-      const step = (input: Tensor) => {
-        using pass = layer.forward(input);
-        pass.backward(pass.output).dispose();
-        optimizer.step();
-      };
+      const step = (input: Tensor) => trainOn(input, layer, optimizer);
       step(bad);
       const before = await weightsOf(layer);
       step(good);
