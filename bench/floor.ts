@@ -57,8 +57,8 @@ export function floors({ tokens, config }: CountedShape): Record<'forward' | 'ba
         flops: ups * product,
       },
       { kernel: 'combine', bytes: wide + x + perRow + tokens * word, flops: 0 },
-      { kernel: 'routeTokensBackward', bytes: 2 * logits + 3 * perRow, flops: 0 },
-      { kernel: 'routeProducts', bytes: x + 2 * logits + 3 * routerWeight, flops: 0 },
+      { kernel: 'routeTokensBackward', bytes: 2 * logits + 2 * perRow, flops: 0 },
+      { kernel: 'routeProducts', bytes: x + 2 * logits + 2 * routerWeight, flops: 0 },
     ],
   };
 }

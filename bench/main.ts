@@ -1,8 +1,11 @@
 // `npm run bench -- --help`: every figure as a share of what the same cores reach in a bare multiply-add loop in the same run.
 import { parseArgs } from 'node:util';
-import { type Device, MoELayer, openDevice, ops } from '../lib/index.js';
+import { type Device, listDevices, MoELayer, openDevice, ops } from '../lib/index.js';
+import { countTable } from './count-table.js';
+import { explain } from './explain.js';
+import { timeTable } from './gpu.js';
 import { type Figures, measure } from './measure.js';
-import { usefulFlops, type Workload, workloads } from './workloads.js';
+import { countedWorkloads, usefulFlops, type Workload, workloads } from './workloads.js';
 
 interface Row extends Figures {
   workload: string;
@@ -94,7 +97,7 @@ function fail(message: string): never {
   process.exit(1);
 }
 
-const names = ['gemm', ...workloads.map((workload) => workload.name)];
+const names = ['gemm', ...[...workloads, ...countedWorkloads].map((workload) => workload.name)];
 const usage = `Times layers and the grouped product against the multiply-add peak that the same cores reach in the same run.
 
   npm run bench -- [workload …] [pass …] [options]
@@ -102,6 +105,9 @@ const usage = `Times layers and the grouped product against the multiply-add pea
   workloads    gemm: the product ${gemmShape.rows}×${gemmShape.inFeatures}×${gemmShape.outFeatures} by itself;
                ${workloads.map(({ name, title }) => `${name}: ${title}`).join('; ')} (default: all)
   passes       forward, training (default: both)
+  --device D   cpu (default), or cuda: a training step in bfloat16, kernel by kernel; on a GPU timed by its events,
+               on the software GPU counted, of ${countedWorkloads.map(({ name, title }) => `${name}: ${title}`).join('; ')} unless others are named
+  --explain    prints the tiles that the products of each workload would take on GPUs, and measures nothing
   --threads N  CPU threads (default: the cores this process may use)
   --time MS    how long to measure each (default 1500)
   --json       one JSON object a line
@@ -114,6 +120,8 @@ function readArguments() {
     return parseArgs({
       allowPositionals: true,
       options: {
+        device: { type: 'string', default: 'cpu' },
+        explain: { type: 'boolean', default: false },
         threads: { type: 'string' },
         time: { type: 'string', default: '1500' },
         json: { type: 'boolean', default: false },
@@ -144,6 +152,28 @@ const passes = (['forward', 'training'] as const).filter(
   (pass) => positionals.includes(pass) || !positionals.some((word) => word === 'forward' || word === 'training'),
 );
 const wanted = (name: string) => chosen.length === 0 || chosen.includes(name);
+
+if (values.explain) {
+  for (const workload of [...workloads, ...countedWorkloads].filter(({ name }) => wanted(name)))
+    console.log(explain(workload).join('\n'));
+  process.exit(0);
+}
+if (values.device !== 'cpu' && values.device !== 'cuda')
+  fail(`--device must be cpu or cuda, but is "${values.device}"`);
+if (values.device === 'cuda') {
+  const gpu = listDevices().find(({ kind }) => kind === 'cuda');
+  if (!gpu?.usable)
+    fail(`no GPU can be used: ${gpu?.reason}\nnpm run softgpu -- npm run bench -- --device cuda counts.`);
+  const all = [...workloads, ...countedWorkloads];
+  if (gpu.name.startsWith('Software GPU')) {
+    const counted = chosen.length === 0 ? countedWorkloads : all;
+    for (const workload of counted.filter(({ name }) => wanted(name))) console.log(countTable(workload));
+  } else {
+    using device = openDevice('cuda');
+    for (const workload of all.filter(({ name }) => wanted(name))) console.log(await timeTable(device, workload, time));
+  }
+  process.exit(0);
+}
 
 using device = openDevice({ kind: 'cpu', ...(values.threads && { threads: positive('--threads', values.threads) }) });
 if (!values.json) {

@@ -22,6 +22,12 @@ export const workloads: readonly Workload[] = [
   { name: 'S5', title: 'qwen-moe', tokens: 1024, config: layer(1024, 704, 60, 4, 'swiglu') },
 ];
 
+/** Small enough for the software GPU, which counts them; see docs/numbers.md. */
+export const countedWorkloads: readonly Workload[] = [
+  { name: 'C1', title: 'few experts', tokens: 1024, config: layer(512, 896, 8, 2, 'swiglu') },
+  { name: 'C2', title: 'many experts', tokens: 1024, config: layer(512, 256, 64, 6, 'swiglu') },
+];
+
 /** 2·T·K·(matrices)·H·F: the router and everything else count as zero. */
 export function usefulFlops({ tokens, config }: Workload, pass: 'forward' | 'training'): number {
   const matrices = config.experts?.activation === 'swiglu' ? 3 : 2;

@@ -1,6 +1,7 @@
 // The AdamW step over all tensors of an optimizer: the global norm in one pass over the gradients, then one pass over
 // everything. See native/shared/optim.h.
 #include "../native/shared/optim.h"
+#include "../native/shared/upload.h"
 #include "rows.cuh"
 
 namespace moe {
@@ -71,10 +72,31 @@ __device__ void correct(const AdamWWork& w) {
   }
 }
 
+/// The tables as they came in the kernel's parameters: every block has a copy, the first one also writes them for the
+/// next kernel.
+__device__ AdamWWork receive(AdamWWork w, const UploadPiece& tables, uint64_t* words) {
+  for (int i = threadIdx.x; i < tables.count; i += blockDim.x) {
+    words[i] = tables.words[i];
+    if (blockIdx.x == 0) tables.target[i] = words[i];
+  }
+  __syncthreads();
+  const auto place = [&]<class Table>(const Table*& table) {
+    const auto offset = reinterpret_cast<uintptr_t>(table) - reinterpret_cast<uintptr_t>(tables.target);
+    table = reinterpret_cast<const Table*>(reinterpret_cast<const char*>(words) + offset);
+  };
+  place(w.scalars);
+  place(w.tensors);
+  place(w.firstPiece);
+  return w;
+}
+
 extern "C" __global__ void __launch_bounds__(adamwThreads)
-    adamwNorm(const __grid_constant__ AdamWWork w, const __grid_constant__ Guard guard) {
+    adamwNorm(const __grid_constant__ AdamWWork step, const __grid_constant__ UploadPiece tables,
+              const __grid_constant__ Guard guard) {
   if (!enter(guard)) return;
   __shared__ double scratch[adamwThreads / warpSize_];
+  __shared__ uint64_t words[UploadPiece::maxWords];
+  const AdamWWork w = tables.count > 0 ? receive(step, tables, words) : step;
   correct(w);
   double sum = 0;
   PieceWalk(w).forEach([&](int tensor, int64_t begin, int64_t end) {

@@ -19,6 +19,12 @@ export type AdamWHandle = Handle<'adamw'>;
 export type PlanHandle = Handle<'plan'>;
 
 /** The numbers of native/shared/dtype.h's DType. */
+/** What one kernel took, by the clock of the device. */
+export interface KernelTime {
+  kernel: string;
+  milliseconds: number;
+}
+
 export const dtypeCode = { float32: 0, bfloat16: 1, float16: 2, int32: 3 } as const;
 /** Uint16Array: the bits of 16-bit floats; a Float32Array reads and writes any float dtype. */
 export type HostArray = Float32Array | Int32Array | Uint16Array;
@@ -181,6 +187,18 @@ export interface NativeBinding {
     }[];
   };
 
+  /** How the experts stage's products would be tiled on a GPU of given size; asks no device. */
+  cudaTiles(shape: {
+    dtype: number;
+    rows: number;
+    numExperts: number;
+    hiddenSize: number;
+    ffnSize: number;
+    gated: boolean;
+    multiprocessors: number;
+    sharedBytesPerBlock: number;
+  }): { kernel: string; tile: string }[];
+
   cpuOpen(threads: number, memoryLimit: number): DeviceHandle;
   cudaOpen(index: number, memoryLimit: number): DeviceHandle;
   deviceClose(device: DeviceHandle): void;
@@ -189,6 +207,9 @@ export interface NativeBinding {
   deviceResetPeak(device: DeviceHandle): void;
   deviceSynchronize(device: DeviceHandle): Promise<void>;
   deviceMeasureLimits(device: DeviceHandle): Promise<{ flopsPerSecond: number; readBytesPerSecond: number }>;
+
+  deviceTimeKernels(device: DeviceHandle): void;
+  deviceKernelTimes(device: DeviceHandle): Promise<KernelTime[]>;
 
   tensorFrom(device: DeviceHandle, dtype: number, data: HostArray): TensorHandle;
   tensorZeros(device: DeviceHandle, dtype: number, size: number): TensorHandle;

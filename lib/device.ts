@@ -221,6 +221,24 @@ export class Device implements Disposable {
     return await native.deviceMeasureLimits(this.#context.handle('measureLimits()'));
   }
 
+  /**
+   * Times every kernel that `body` queues on a GPU, by events around it, in the order of the launches; the CPU has none. A
+   * kernel that the GPU does faster than the host launches it may read as long as its launch.
+   */
+  async profile(body: () => void): Promise<{ kernel: string; milliseconds: number }[]> {
+    const handle = this.#context.handle('profile()');
+    if (typeof body !== 'function') throw invalid('body', 'a function', body);
+    native.deviceTimeKernels(handle);
+    try {
+      body();
+    } catch (error) {
+      await native.deviceKernelTimes(handle).catch(() => {});
+      throw error;
+    }
+    // Awaited, not returned: a device that is forgotten meanwhile must not be collected.
+    return await native.deviceKernelTimes(handle);
+  }
+
   /** Not supported yet by this version: ERR_UNSUPPORTED. */
   graph(_step: () => void): Graph {
     this.#context.handle('graph()');

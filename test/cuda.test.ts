@@ -100,6 +100,19 @@ describe.skipIf(!where)(where ? 'CUDA' : 'CUDA (skipped: no nvcc, or not run by 
     expect(readBytesPerSecond).toBeGreaterThan(0);
   });
 
+  test('times the kernels that a body queues, and those alone', async () => {
+    using a = cuda.randn([64], { seed: 1 });
+    const times = await cuda.profile(() => cuda.tidy(() => void a.to('bfloat16').to('float32')));
+    expect(times.map(({ kernel }) => kernel)).toEqual(['convert_float32', 'convert_bfloat16']);
+    for (const { milliseconds } of times) expect(milliseconds).toBeGreaterThanOrEqual(0);
+    const broken = cuda.profile(() => {
+      throw new Error('of the body');
+    });
+    await expect(broken).rejects.toThrow('of the body');
+    expect(await cuda.profile(() => {})).toEqual([]);
+    expect(await cpu.profile(() => cpu.zeros([1]).dispose())).toEqual([]);
+  });
+
   const shapes = [
     [3, 17, 7, 2],
     [0, 4, 3, 1],
@@ -107,6 +120,7 @@ describe.skipIf(!where)(where ? 'CUDA' : 'CUDA (skipped: no nvcc, or not run by 
     [70, 33, 64, 6],
     [100, 40, 130, 40],
     [300, 65, 9, 9],
+    [40, 24, 300, 4],
   ] as const;
   const routers: Partial<RouterConfig>[] = [
     {},

@@ -93,7 +93,7 @@ function differences(a: Record<string, string>, b: Record<string, string>): stri
 }
 
 describe.each(testDevices())('$name', ({ kind, open }) => {
-  const threads = kind === 'cpu' ? [1, 1, 2, 2, 7, 7] : [1, 1, 1];
+  const threads = kind === 'cpu' ? [1, 1, 2, 2, 7, 7] : [1, 1];
   it.each(FLOAT_DTYPES.flatMap((dtype) => RUNS.map((testCase) => [dtype, testCase.name, testCase] as const)))(
     '%s: %s',
     async (dtype, _, testCase) => {

@@ -10,6 +10,7 @@
 #include "../cpu/isa.h"
 #include "../cuda/devices.h"
 #include "../cuda/kernels.h"
+#include "../cuda/tiles.h"
 #include "guard.h"
 
 namespace moe::binding {
@@ -73,6 +74,25 @@ Napi::Value cudaDevices(const Napi::CallbackInfo& info) {
   return result;
 }
 
+/// The tiles that the experts stage takes for a shape on a GPU of given size: no device is asked.
+Napi::Value cudaTiles(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  const Napi::Object given = info[0].As<Napi::Object>();
+  const auto of = [&](const char* name) { return integer(given.Get(name)); };
+  const cuda::ExpertsShape shape{
+      static_cast<DType>(of("dtype")), count(given.Get("rows")), of("numExperts"), of("hiddenSize"), of("ffnSize"),
+      boolean(given.Get("gated"))};
+  Napi::Array products = Napi::Array::New(env);
+  for (const cuda::PlannedProduct& product :
+       cuda::planExperts(shape, {of("multiprocessors"), of("sharedBytesPerBlock")})) {
+    Napi::Object object = Napi::Object::New(env);
+    object.Set("kernel", product.kernel);
+    object.Set("tile", product.choice.describe(shape.dtype));
+    products.Set(products.Length(), object);
+  }
+  return products;
+}
+
 Napi::Object buildInfo(Napi::Env env) {
   Napi::Object build = Napi::Object::New(env);
   build.Set("compiler", __VERSION__);
@@ -92,6 +112,7 @@ Napi::Object start(Napi::Env env, Napi::Object exports) {
   expose<initialize>(exports, "initialize");
   expose<cpuInfo>(exports, "cpuInfo");
   expose<cudaDevices>(exports, "cudaDevices");
+  expose<cudaTiles>(exports, "cudaTiles");
   exposeTensors(exports);
   exposeLayer(exports);
   exposeModules(exports);

@@ -69,6 +69,30 @@ Napi::Value deviceMeasureLimits(const Napi::CallbackInfo& info) {
   return pending.promise;
 }
 
+Napi::Value deviceTimeKernels(const Napi::CallbackInfo& info) {
+  unwrap<Device>(info[0])->enqueue("profile", {}, [](Backend& backend) { backend.timeKernels(); });
+  return info.Env().Undefined();
+}
+
+Napi::Value deviceKernelTimes(const Napi::CallbackInfo& info) {
+  const auto device = unwrap<Device>(info[0]);
+  device->checkOpen();
+  auto times = std::make_shared<std::vector<KernelTime>>();
+  auto pending = Environment::of(info.Env()).expect(info.Env(), [times](Napi::Env env) {
+    Napi::Array result = Napi::Array::New(env);
+    for (const KernelTime& time : *times) {
+      Napi::Object object = Napi::Object::New(env);
+      object.Set("kernel", time.kernel);
+      object.Set("milliseconds", time.milliseconds);
+      result.Set(result.Length(), object);
+    }
+    return result;
+  });
+  device->enqueue("profile", {}, [times](Backend& backend) { *times = backend.kernelTimes(); });
+  device->synchronize(std::move(pending.completion));
+  return pending.promise;
+}
+
 // ------------------------------------------------------------------------------------------------ tensors
 
 /// The elements of a typed array.
@@ -215,6 +239,8 @@ void exposeTensors(Napi::Object exports) {
   expose<deviceResetPeak>(exports, "deviceResetPeak");
   expose<deviceSynchronize>(exports, "deviceSynchronize");
   expose<deviceMeasureLimits>(exports, "deviceMeasureLimits");
+  expose<deviceTimeKernels>(exports, "deviceTimeKernels");
+  expose<deviceKernelTimes>(exports, "deviceKernelTimes");
   expose<tensorFrom>(exports, "tensorFrom");
   expose<tensorZeros>(exports, "tensorZeros");
   expose<tensorNormal>(exports, "tensorNormal");

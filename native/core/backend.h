@@ -12,6 +12,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "../shared/operations.h"
@@ -23,6 +24,12 @@ namespace moe {
 struct DeviceLimits {
   double flopsPerSecond;      // float32 multiply-adds from registers, all threads
   double readBytesPerSecond;  // from main memory, all threads
+};
+
+/// What one kernel took, by the clock of the device.
+struct KernelTime {
+  std::string kernel;
+  double milliseconds;
 };
 
 class Backend {
@@ -54,6 +61,9 @@ class Backend {
   virtual void convert(const Convert&) = 0;
   virtual void randomNormal(const RandomNormal&) = 0;
   virtual DeviceLimits measureLimits() = 0;
+  /// Times every kernel from here to kernelTimes(), which waits for them; a device without kernels has no times.
+  virtual void timeKernels() {}
+  virtual std::vector<KernelTime> kernelTimes() { return {}; }
 
   virtual void routeForward(const RouteForward&) = 0;
   virtual void routeBackward(const RouteBackward&) = 0;

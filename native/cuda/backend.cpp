@@ -249,11 +249,14 @@ void CudaBackend::launchKernel(const std::string& kernel, Dim grid, unsigned blo
     MOE_CUDA(cuFuncSetAttribute, function, CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES,
              static_cast<int>(sharedBytes));
   const auto shared = static_cast<unsigned>(sharedBytes);
+  if (timing_) timed_.push_back({kernel, {}, {}});
+  if (timing_) timed_.back().from.record(stream_.get());
   if (together)
     MOE_CUDA(cuLaunchCooperativeKernel, function, grid.x, grid.y, grid.z, block, 1, 1, shared, stream_.get(),
              parameters);
   else
     MOE_CUDA(cuLaunchKernel, function, grid.x, grid.y, grid.z, block, 1, 1, shared, stream_.get(), parameters, nullptr);
+  if (timing_) timed_.back().to.record(stream_.get());
 }
 
 void CudaBackend::collectFailures(std::function<void(std::vector<FailurePtr>)> completion) {

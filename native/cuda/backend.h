@@ -11,9 +11,11 @@
 #include "../shared/status.h"
 #include "completions.h"
 #include "driver.h"
+#include "event.h"
 #include "kernels.h"
 #include "outcomes.h"
 #include "pinned.h"
+#include "tiles.h"
 
 namespace moe {
 
@@ -27,12 +29,6 @@ namespace moe::cuda {
 
 struct Dim {
   unsigned x = 1, y = 1, z = 1;
-};
-
-/// What the choice of a grid or a tile may depend on.
-struct Properties {
-  int multiprocessors;
-  int sharedBytesPerBlock;  // the most that a kernel may ask for
 };
 
 /// "add" and BFloat16 give "add_bfloat16".
@@ -91,6 +87,8 @@ class CudaBackend final : public Backend {
 
   // limits.cpp
   DeviceLimits measureLimits() override;
+  void timeKernels() override;
+  std::vector<KernelTime> kernelTimes() override;
 
   // route.cpp
   void routeForward(const RouteForward&) override;
@@ -201,6 +199,12 @@ class CudaBackend final : public Backend {
   const std::shared_ptr<StatusPool> statuses_;
   Faults faults_;
   Operation operation_;
+  struct TimedLaunch {
+    std::string kernel;
+    Event from, to;
+  };
+  bool timing_ = false;
+  std::vector<TimedLaunch> timed_;                   // since timeKernels()
   std::deque<std::shared_ptr<CudaOutcome>> recent_;  // outcomes of operations that can fail, oldest first
   Completions completions_;                          // last: its thread uses the rest
 };

@@ -15,16 +15,9 @@ namespace {
 constexpr unsigned biasThreads = 256;
 constexpr int biasColumns = 128;
 
-TileChoice upTile(const ExpertsForward& p, const Properties& device) {
-  return chooseRowTile({p.dtype, p.plan.R, p.plan.E, int64_t{p.F} * (p.activation.gated() ? 2 : 1)}, device);
-}
-
-TileChoice downBackwardTile(const ExpertsBackward& p, const Properties& device) {
-  return chooseRowTile({p.dtype, p.plan.R, p.plan.E, p.F}, device);
-}
-
-TileChoice rowTile(DType dtype, int64_t R, int E, int columns, const Properties& device) {
-  return chooseRowTile({dtype, R, E, columns}, device);
+template <class Experts>
+ExpertsShape shapeOf(const Experts& p) {
+  return {p.dtype, p.plan.R, p.plan.E, p.H, p.F, p.activation.gated()};
 }
 
 void append(WeightGradients& gradients, const WeightGradient& gradient) {
@@ -51,14 +44,14 @@ unsigned blocksOf(const BiasGradients& p) {
 }  // namespace
 
 void CudaBackend::rowProduct(const GroupedGemmForward& p, bool clearTail) {
-  TileChoice tile = rowTile(p.dtype, p.R, p.expertOffsets ? p.E : 1, p.out, properties_);
+  TileChoice tile = chooseRowTile({p.dtype, p.R, p.expertOffsets ? p.E : 1, p.out}, properties_);
   tile.walk.chunked = inChunks(p.dtype, p.in, {p.input, p.weight});
   launch(kernelOf("rowProduct", tile, p.dtype), {tile.grid}, tile.shape.threads(), tile.sharedBytes, p, tile.walk,
          clearTail);
 }
 
 void CudaBackend::rowGradient(const RowGradient& p, DType dtype) {
-  TileChoice tile = rowTile(dtype, p.R, p.E, p.width, properties_);
+  TileChoice tile = chooseRowTile({dtype, p.R, p.E, p.width}, properties_);
   tile.walk.chunked = inChunks(dtype, p.depth, {p.gradients[0], p.gradients[1]}) &&
                       inChunks(dtype, p.width, {p.weights[0], p.weights[1]});
   launch(kernelOf("rowGradient", tile, dtype), {tile.grid}, tile.shape.threads(), tile.sharedBytes, p, tile.walk);
@@ -80,7 +73,7 @@ size_t CudaBackend::workspaceBytes(const ExpertsForward& p) const { return Exper
 void CudaBackend::expertsForward(const ExpertsForward& p) {
   ExpertsForwardSpace space{};
   space.carve(static_cast<char*>(p.workspace), p);
-  TileChoice tile = upTile(p, properties_);
+  TileChoice tile = chooseRowTile(shapeOf(p).up(), properties_);
   tile.walk.chunked = inChunks(p.dtype, p.H, {p.input, p.gate, p.up});
   launch(kernelOf("expertsUp", tile, p.dtype), {tile.grid}, tile.shape.threads(), tile.sharedBytes, p, space,
          tile.walk);
@@ -106,12 +99,12 @@ void CudaBackend::groupedGemmForward(const GroupedGemmForward& p) { rowProduct(p
 // ------------------------------------------------------------------------------------------------ backward
 
 size_t CudaBackend::workspaceBytes(const ExpertsBackward& p) const {
-  return ExpertsBackwardSpace{}.carve(nullptr, p, downBackwardTile(p, properties_).shape);
+  return ExpertsBackwardSpace{}.carve(nullptr, p, chooseRowTile(shapeOf(p).downBackward(), properties_).shape);
 }
 
 void CudaBackend::expertsBackward(const ExpertsBackward& p) {
   const PlanRows& plan = p.plan;
-  TileChoice tile = downBackwardTile(p, properties_);
+  TileChoice tile = chooseRowTile(shapeOf(p).downBackward(), properties_);
   tile.walk.chunked = inChunks(p.dtype, p.H, {p.gradOutput}) && inChunks(p.dtype, p.F, {p.down});
   ExpertsBackwardSpace space{};
   space.carve(static_cast<char*>(p.workspace), p, tile.shape);

@@ -1,8 +1,9 @@
-// The roofline of a bench, measured. The only operation that waits for the device.
+// What a bench asks for: the roofline, measured, and the times of kernels. Nothing else waits for the device.
 #include <algorithm>
 #include <functional>
 
 #include "backend.h"
+#include "event.h"
 
 namespace moe::cuda {
 
@@ -12,29 +13,14 @@ constexpr double enough = 0.02;  // seconds that a measurement takes at least
 constexpr unsigned threads = 256;
 constexpr int chains = 16;  // of cuda/limits.cu
 
-class Event {
- public:
-  Event() { MOE_CUDA(cuEventCreate, &event_, CU_EVENT_BLOCKING_SYNC); }
-  ~Event() { driver().cuEventDestroy_v2(event_); }
-  Event(const Event&) = delete;
-  Event& operator=(const Event&) = delete;
-
-  CUevent get() const { return event_; }
-
- private:
-  CUevent event_ = nullptr;
-};
-
 /// Seconds that the stream takes for what `work` gives to it.
 double timed(CUstream stream, const std::function<void()>& work) {
   const Event from, to;
-  MOE_CUDA(cuEventRecord, from.get(), stream);
+  from.record(stream);
   work();
-  MOE_CUDA(cuEventRecord, to.get(), stream);
-  MOE_CUDA(cuEventSynchronize, to.get());
-  float milliseconds = 0;
-  MOE_CUDA(cuEventElapsedTime_v2, &milliseconds, from.get(), to.get());
-  return std::max(milliseconds * 1e-3, 1e-9);
+  to.record(stream);
+  to.synchronize();
+  return std::max(to.millisecondsSince(from) * 1e-3, 1e-9);
 }
 
 }  // namespace
@@ -67,6 +53,22 @@ DeviceLimits CudaBackend::measureLimits() {
     if (seconds > enough) break;
   }
   return limits;
+}
+
+void CudaBackend::timeKernels() {
+  timed_.clear();
+  timing_ = true;
+}
+
+std::vector<KernelTime> CudaBackend::kernelTimes() {
+  timing_ = false;
+  std::vector<KernelTime> times;
+  for (const TimedLaunch& launch : timed_) {
+    launch.to.synchronize();
+    times.push_back({launch.kernel, launch.to.millisecondsSince(launch.from)});
+  }
+  timed_.clear();
+  return times;
 }
 
 }  // namespace moe::cuda

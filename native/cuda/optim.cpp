@@ -5,6 +5,7 @@
 #include <type_traits>
 #include <vector>
 
+#include "../shared/upload.h"
 #include "backend.h"
 #include "carver.h"
 
@@ -73,10 +74,18 @@ void CudaBackend::adamwStep(const AdamWStep& step) {
   std::copy_n(step.tensors, step.count, tables.tensors);
   tables.firstPiece[0] = 0;
   for (int i = 0; i < step.count; ++i) tables.firstPiece[i + 1] = tables.firstPiece[i] + piecesOf(step.tensors[i]);
-  upload(step.workspace, host);
+  // Few tensors travel in the parameters of the first kernel.
+  UploadPiece piece;
+  if (host.size() <= UploadPiece::maxWords) {
+    piece.target = static_cast<uint64_t*>(step.workspace);
+    piece.count = static_cast<int32_t>(host.size());
+    std::copy(host.begin(), host.end(), piece.words);
+  } else {
+    upload(step.workspace, host);
+  }
 
   const auto blocks = static_cast<unsigned>(w.normBlocks);
-  launch("adamwNorm", {blocks}, threads, 0, w);
+  launch("adamwNorm", {blocks}, threads, 0, w, piece);
   launch("adamwUpdate", {blocks}, threads, 0, w);
 }
 

@@ -4,8 +4,6 @@
 #include <cmath>
 #include <cstdio>
 
-#include "backend.h"
-
 namespace moe::cuda {
 
 namespace {
@@ -72,7 +70,22 @@ bool inChunks(DType dtype, int64_t width, std::initializer_list<const void*> mat
 }
 
 std::string kernelOf(const char* name, const TileChoice& choice, DType dtype) {
-  return typed((std::string(name) + choice.name).c_str(), dtype);
+  return std::string(name) + choice.name + "_" + dtypeName(dtype);
+}
+
+std::vector<PlannedProduct> planExperts(const ExpertsShape& shape, const Properties& device) {
+  const TileShape tile = gradientTile(shape.dtype);
+  const auto tilesOf = [&](int M, int N) { return ceilDivide(M, tile.rows()) * ceilDivide(N, tile.columns()); };
+  const int64_t tiles =
+      shape.experts * (tilesOf(shape.hidden, shape.ffn) + (shape.gated ? 2 : 1) * tilesOf(shape.ffn, shape.hidden));
+  const auto product = [&](const char* name, const TileChoice& choice) {
+    return PlannedProduct{kernelOf(name, choice, shape.dtype), choice};
+  };
+  return {product("expertsUp", chooseRowTile(shape.up(), device)),
+          product("rowProduct", chooseRowTile(shape.down(), device)),
+          product("downBackward", chooseRowTile(shape.downBackward(), device)),
+          product("weightGradients", chooseGradientTile(shape.dtype, tiles, device)),
+          product("rowGradient", chooseRowTile(shape.rowGradient(), device))};
 }
 
 std::string TileChoice::describe(DType dtype) const {

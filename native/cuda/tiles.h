@@ -6,13 +6,18 @@
 #include <cstdint>
 #include <initializer_list>
 #include <string>
+#include <vector>
 
 #include "../shared/dtype.h"
 #include "../shared/tile-map.h"
 
 namespace moe::cuda {
 
-struct Properties;
+/// What the choice of a grid or a tile may depend on.
+struct Properties {
+  int multiprocessors;
+  int sharedBytesPerBlock;  // the most that a kernel may ask for
+};
 
 /// A grouped product as the choice sees it: `rows` rows of `experts` experts, every row tile with all column tiles.
 struct ProductShape {
@@ -35,6 +40,19 @@ struct TileChoice {
   std::string describe(DType dtype) const;
 };
 
+/// The experts of a layer, with all the rows that a plan can have.
+struct ExpertsShape {
+  DType dtype;
+  int64_t rows;
+  int experts, hidden, ffn;
+  bool gated;
+
+  ProductShape up() const { return {dtype, rows, experts, int64_t{ffn} * (gated ? 2 : 1)}; }
+  ProductShape down() const { return {dtype, rows, experts, hidden}; }
+  ProductShape downBackward() const { return {dtype, rows, experts, ffn}; }
+  ProductShape rowGradient() const { return {dtype, rows, experts, hidden}; }
+};
+
 /// For products that have rows: experts with few rows get a flat tile.
 TileChoice chooseRowTile(const ProductShape& product, const Properties& device);
 
@@ -43,6 +61,15 @@ TileChoice chooseGradientTile(DType dtype, int64_t tiles, const Properties& devi
 
 /// The shape that gradients of weights are tiled by.
 TileShape gradientTile(DType dtype);
+
+/// How a kernel of the experts stage would be launched.
+struct PlannedProduct {
+  std::string kernel;
+  TileChoice choice;
+};
+
+/// Of forward and backward, in the order of their launches, when all weights are trained.
+std::vector<PlannedProduct> planExperts(const ExpertsShape& shape, const Properties& device);
 
 /// Whether rows of `width` elements begin at multiples of 16 bytes in all of these matrices; null ones do.
 bool inChunks(DType dtype, int64_t width, std::initializer_list<const void*> matrices);

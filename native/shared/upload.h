@@ -5,12 +5,12 @@
 
 namespace moe {
 
-/// As many words as fit, beside the other two fields, into the 4 KB of parameters that every driver takes.
+/// As many words as fit beside a kernel's other parameters into the 4 KB that every driver takes.
 struct UploadPiece {
-  static constexpr int maxWords = 480;
+  static constexpr int maxWords = 448;
 
-  uint64_t* target;  // [count]
-  int32_t count;
+  uint64_t* target = nullptr;  // [count]
+  int32_t count = 0;
   uint64_t words[maxWords];
 };
 
