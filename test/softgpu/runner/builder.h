@@ -19,6 +19,11 @@ inline float F(uint64_t x) { return std::bit_cast<float>(static_cast<uint32_t>(x
 inline double G(uint64_t x) { return std::bit_cast<double>(x); }
 constexpr uint64_t kNan = 0x7fffffff, kHalfNan = 0x7fff, kDoubleNan = 0x7ff8000000000000;
 
+inline uint64_t signExtended(uint64_t x, unsigned bytes) {
+  const unsigned shift = 64 - 8 * bytes;
+  return static_cast<uint64_t>(static_cast<int64_t>(x << shift) >> shift);
+}
+
 class Builder {
  public:
   // Cases from here on need this compute capability, times ten.

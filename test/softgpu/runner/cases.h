@@ -27,6 +27,7 @@ std::vector<Case> floatCases();
 std::vector<Case> halfCases();
 std::vector<Case> convertCases();
 std::vector<Case> memoryCases();
+std::vector<Case> accessCases();
 std::vector<Case> atomicCases();
 std::vector<Case> warpCases();
 std::vector<Case> matrixCases();

@@ -24,8 +24,8 @@ constexpr unsigned kNewest = 90;
 
 std::vector<Case> allCases(unsigned capability) {
   std::vector<Case> all;
-  for (auto family : {integerCases, carryCases, floatCases, halfCases, convertCases, memoryCases, atomicCases,
-                      warpCases, matrixCases, specialCases, libraryCases}) {
+  for (auto family : {integerCases, carryCases, floatCases, halfCases, convertCases, memoryCases, accessCases,
+                      atomicCases, warpCases, matrixCases, specialCases, libraryCases}) {
     for (Case& c : family()) {
       if (c.capability <= capability) all.push_back(std::move(c));
     }
@@ -172,7 +172,11 @@ std::string conformancePtx(unsigned capability) {
       ".address_size 64\n.global .align 8 .b8 pool[64];\n.global .align 32 .b8 heap[4096];\n"
       ".const .align 4 .u32 table[4] = {11, 22, 33, 44};\n"
       ".func (.param .b32 r) twice(.param .b32 x)\n{\n.reg .b32 %v;\nld.param.b32 %v, [x];\n"
-      "add.s32 %v, %v, %v;\nst.param.b32 [r], %v;\nret;\n}\n";
+      "add.s32 %v, %v, %v;\nst.param.b32 [r], %v;\nret;\n}\n"
+      ".func (.param .align 16 .b8 r[16]) same(.param .align 16 .b8 x[16])\n{\n.reg .b64 %v<2>;\nld.param.v2.b64 {%v0, "
+      "%v1}, [x];\nst.param.v2.b64 [r], {%v0, %v1};\nret;\n}\n"
+      ".func (.param .b64 r) same64(.param .b64 x)\n{\n.reg .b64 %v;\nld.param.b64 %v, [x];\nst.param.b64 [r], "
+      "%v;\nret;\n}\n";
   size_t number = 0;
   for (const Case& c : allCases(capability)) text += kernelOf(c, number++);
   return text;

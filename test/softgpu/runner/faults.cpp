@@ -1,16 +1,14 @@
 #include "faults.h"
 
 #include <cstdio>
-#include <functional>
 #include <stdexcept>
 #include <vector>
 
+#include "faults_host.h"
 #include "gpu.h"
 
 namespace runner {
 namespace {
-
-constexpr unsigned kWords = 64;
 
 struct FaultCase {
   const char* name;
@@ -281,113 +279,6 @@ const FaultCase kCases[] = {
      "call.uni __assertfail, (m, f, l, n, s)", 9, 0},
 };
 
-// ---- Programs whose mistake is the host's.
-
-struct HostCase {
-  const char* name;
-  const char* fault;
-  const char* kernel;  // that the report names
-  std::function<void(CUfunction plain, CUfunction bounded, CUdeviceptr a)> run;
-  const char* base = "";
-  long offset = 0;
-  unsigned bytes = 0;
-};
-
-const char* const kHostPtx = R"(.version 8.0
-.target sm_80
-.address_size 64
-.visible .entry plain(.param .u64 pa) { .reg .b64 %a; .reg .b32 %t; ld.param.u64 %a, [pa]; ld.global.u32 %t, [%a]; ret; }
-.visible .entry bounded(.param .u64 pa) .maxntid 128, 1, 1 { ret; }
-)";
-
-void start(CUfunction f, CUdeviceptr a, unsigned gx, unsigned gy, unsigned bx, unsigned by, unsigned shared,
-           bool cooperative = false) {
-  void* arguments[] = {&a};
-  if (cooperative) {
-    cuLaunchCooperativeKernel(f, gx, gy, 1, bx, by, 1, shared, nullptr, arguments);
-  } else {
-    cuLaunchKernel(f, gx, gy, 1, bx, by, 1, shared, nullptr, arguments, nullptr);
-  }
-  cuCtxSynchronize();
-}
-
-const HostCase kHostCases[] = {
-    {"a grid without blocks", "invalid-launch", "plain",
-     [](CUfunction f, CUfunction, CUdeviceptr a) { start(f, a, 0, 1, 32, 1, 0); }},
-    {"a block without threads", "invalid-launch", "plain",
-     [](CUfunction f, CUfunction, CUdeviceptr a) { start(f, a, 1, 1, 0, 1, 0); }},
-    {"too many threads", "invalid-launch", "plain",
-     [](CUfunction f, CUfunction, CUdeviceptr a) { start(f, a, 1, 1, 64, 32, 0); }},
-    {"more threads than the kernel's bounds", "invalid-launch", "bounded",
-     [](CUfunction, CUfunction f, CUdeviceptr a) { start(f, a, 1, 1, 160, 1, 0); }},
-    {"too many rows of blocks", "invalid-launch", "plain",
-     [](CUfunction f, CUfunction, CUdeviceptr a) { start(f, a, 1, 65536, 32, 1, 0); }},
-    {"more shared memory than was asked for", "invalid-launch", "plain",
-     [](CUfunction f, CUfunction, CUdeviceptr a) { start(f, a, 1, 1, 32, 1, 49 * 1024); }},
-    {"a cooperative grid that does not fit", "invalid-launch", "plain",
-     [](CUfunction f, CUfunction, CUdeviceptr a) { start(f, a, 1000, 1, 1024, 1, 0, true); }},
-    {"a cluster of two blocks", "invalid-launch", "plain",
-     [](CUfunction f, CUfunction, CUdeviceptr a) {
-       void* arguments[] = {&a};
-       CUlaunchAttribute cluster{};
-       cluster.id = CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION;
-       cluster.value.clusterDim = {2, 1, 1};
-       CUlaunchConfig config{2, 1, 1, 32, 1, 1, 0, nullptr, &cluster, 1};
-       cuLaunchKernelEx(&config, f, arguments, nullptr);
-     }},
-    {"a kernel that reads freed memory", "use-after-free", "plain",
-     [](CUfunction f, CUfunction, CUdeviceptr a) {
-       CHECK(cuMemFree(a));
-       start(f, a, 1, 1, 1, 1, 0);
-     },
-     "a", 0, 4},
-    {"a kernel that reads what its stream has freed", "use-after-free", "plain",
-     [](CUfunction f, CUfunction, CUdeviceptr a) {
-       CHECK(cuMemFreeAsync(a, nullptr));
-       start(f, a, 1, 1, 1, 1, 0);
-     },
-     "a", 0, 4},
-    {"a copy from freed memory", "use-after-free", "",
-     [](CUfunction, CUfunction, CUdeviceptr a) {
-       unsigned word = 0;
-       CHECK(cuMemFree(a));
-       cuMemcpyDtoH(&word, a + 8, 4);
-     },
-     "a", 8, 4},
-    {"a copy beyond the end", "out-of-bounds", "",
-     [](CUfunction, CUfunction, CUdeviceptr a) {
-       unsigned words[2] = {};
-       cuMemcpyHtoD(a + 252, words, 8);
-     },
-     "a", 252, 8},
-    {"a fill beyond the end", "out-of-bounds", "", [](CUfunction, CUfunction, CUdeviceptr a) { cuMemsetD32(a, 0, 65); },
-     "a", 0, 260},
-    {"a copy to the host of memory nobody wrote", "uninitialised-copy", "",
-     [](CUfunction, CUfunction, CUdeviceptr a) {
-       unsigned words[kWords] = {};
-       CUdeviceptr fresh = 0;
-       CHECK(cuMemAlloc(&fresh, sizeof words));
-       // The mark travels with a copy on the device; the first half is overwritten.
-       CHECK(cuMemcpyDtoD(a, fresh, sizeof words));
-       CHECK(cuMemcpyHtoD(a, words, 128));
-       CHECK(cuMemcpyDtoH(words, a, sizeof words));
-       CHECK(cuMemFree(fresh));
-     },
-     "a", 128, 128},
-    {"memory that is never freed", "leak", "",
-     [](CUfunction, CUfunction, CUdeviceptr) {
-       CUdeviceptr lost = 0;
-       CHECK(cuMemAlloc(&lost, 100));
-     },
-     "", 0, 100},
-    {"pinned memory that is never freed", "leak", "",
-     [](CUfunction, CUfunction, CUdeviceptr) {
-       void* lost = nullptr;
-       CHECK(cuMemHostAlloc(&lost, 200, 0));
-     },
-     "", 0, 200},
-};
-
 std::string ptxOf(const FaultCase& c) { return std::string(kPrologue) + c.body + "\nret;\n}\n"; }
 
 std::string quoted(const char* text) {
@@ -407,7 +298,7 @@ void listFaults() {
         quoted(c.name).c_str(), quoted(c.fault).c_str(), quoted(c.statement).c_str(), c.thread, c.block,
         quoted(c.base).c_str(), c.offset, c.bytes, *c.also ? (",\"also\":" + quoted(c.also)).c_str() : "");
   }
-  for (const HostCase& c : kHostCases) {
+  for (const HostCase& c : hostCases()) {
     std::printf("{\"name\":%s,\"fault\":%s,\"kernel\":%s,\"base\":%s,\"offset\":%ld,\"bytes\":%u}\n",
                 quoted(c.name).c_str(), quoted(c.fault).c_str(), quoted(c.kernel).c_str(), quoted(c.base).c_str(),
                 c.offset, c.bytes);
@@ -441,7 +332,7 @@ void provoke(const std::string& name) {
     std::printf("%s\n", cuCtxSynchronize() == CUDA_SUCCESS ? "no error" : "error");
     return;
   }
-  for (const HostCase& c : kHostCases) {
+  for (const HostCase& c : hostCases()) {
     if (name != c.name) continue;
     say();
     Module module(kHostPtx);
