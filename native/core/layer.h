@@ -96,6 +96,17 @@ class MoEPass {
   void countAssignments();
   void queueExperts(const ForwardCall& call);
   void queueShared(const ForwardCall& call);
+
+  struct BackwardCall;
+  struct SharedBackward {
+    ExpertsBackward experts;
+    SigmoidGateBackward gate;
+  };
+  // What each stage is given, and its gradients as operands; nothing when it did not run.
+  RouteBackward routeBackward(BackwardCall& call) const;
+  ExpertsBackward expertsBackward(BackwardCall& call) const;
+  SharedBackward sharedBackward(BackwardCall& call) const;
+
   void watch(const TensorPtr& tensor);
   void watchParameters();
   AllowedExperts allowed() const;

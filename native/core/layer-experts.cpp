@@ -1,0 +1,90 @@
+// The routed experts of the layer and the sum of their outputs.
+#include "layer-parts.h"
+
+namespace moe {
+
+// ------------------------------------------------------------------------------------------------ forward
+
+void MoEPass::queueExperts(const ForwardCall& call) {
+  Device& device = *layer_->device;
+  const LayerParameters& p = layer_->parameters;
+  const ActivationOptions& activation = layer_->config.activation;
+  if (call.training) {
+    if (activation.gated()) savedGate_ = device.empty(dtype_, R_ * F_);
+    savedUp_ = device.empty(dtype_, R_ * F_);
+  }
+  const TensorPtr expertRows = device.empty(dtype_, R_ * H_);
+  ExpertsForward experts{.dtype = dtype_,
+                         .plan = rows(),
+                         .activation = activation,
+                         .H = H_,
+                         .F = F_,
+                         .input = input_->data(),
+                         .gate = dataOf(p.gate),
+                         .up = dataOf(p.up),
+                         .down = dataOf(p.down),
+                         .gateBias = dataOf(p.gateBias),
+                         .upBias = dataOf(p.upBias),
+                         .downBias = dataOf(p.downBias),
+                         .savedGate = dataOf(savedGate_),
+                         .savedUp = dataOf(savedUp_),
+                         .rows = expertRows->data()};
+  const Combine combine{.dtype = dtype_,
+                        .plan = rows(),
+                        .H = H_,
+                        .rows = expertRows->data(),
+                        .weights = weights_->floats(),
+                        .output = output_->data(),
+                        .accumulate = false};
+  const TensorPtr workspace = device.workspace(experts);
+  Operands operands;
+  reads(operands, {input_, weights_, statistics_.plan});
+  for (const ParameterPtr& parameter : {p.gate, p.up, p.down, p.gateBias, p.upBias, p.downBias})
+    if (parameter) reads(operands, {parameter->value()});
+  writes(operands, {savedGate_, savedUp_, output_});
+  device.enqueue("MoELayer.forward", std::move(operands), [experts, combine](Backend& backend) {
+    backend.expertsForward(experts);
+    backend.combine(combine);
+  });
+}
+
+PlanRows MoEPass::rows() const { return planRows(statistics_.block, T_, R_, E_, K_); }
+
+// ------------------------------------------------------------------------------------------------ backward
+
+ExpertsBackward MoEPass::expertsBackward(BackwardCall& call) const {
+  const LayerParameters& p = layer_->parameters;
+  const GradTarget gateWeight = gradTarget(p.gate, call.operands), up = gradTarget(p.up, call.operands),
+                   down = gradTarget(p.down, call.operands), gateBias = gradTarget(p.gateBias, call.operands),
+                   upBias = gradTarget(p.upBias, call.operands), downBias = gradTarget(p.downBias, call.operands);
+  return {.dtype = dtype_,
+          .plan = rows(),
+          .activation = layer_->config.activation,
+          .H = H_,
+          .F = F_,
+          .input = input_->data(),
+          .gradOutput = call.gradOutput->data(),
+          .weights = weights_->floats(),
+          .gate = dataOf(p.gate),
+          .up = dataOf(p.up),
+          .down = dataOf(p.down),
+          .downBias = dataOf(p.downBias),
+          .savedGate = dataOf(savedGate_),
+          .savedUp = dataOf(savedUp_),
+          .gradRows = call.gradRows->data(),
+          .gradWeights = call.gradWeights->floats(),
+          .gradGate = gateWeight.data,
+          .gradUp = up.data,
+          .gradDown = down.data,
+          .gradGateBias = gateBias.data,
+          .gradUpBias = upBias.data,
+          .gradDownBias = downBias.data,
+          .accumulateGate = gateWeight.accumulate,
+          .accumulateUp = up.accumulate,
+          .accumulateDown = down.accumulate,
+          .accumulateGateBias = gateBias.accumulate,
+          .accumulateUpBias = upBias.accumulate,
+          .accumulateDownBias = downBias.accumulate};
+}
+
+}  // namespace moe

@@ -1,0 +1,200 @@
+// The router of the layer, its balancing losses, and the plan of what it decides.
+#include "../shared/noise.h"
+#include "layer-parts.h"
+
+namespace moe {
+
+namespace {
+
+/// The float block of what the balancing losses keep for backward. One function both counts and carves.
+struct LossBlock {
+  float *counts = nullptr, *tokens = nullptr, *importance = nullptr, *load = nullptr;
+
+  int64_t carve(float* block, const LossOptions& losses, int64_t scopes, int experts) {
+    int64_t used = 0;
+    const auto take = [&](float*& field, int64_t count) {
+      if (block) field = block + used;
+      used += count;
+    };
+    if (losses.loadBalanceOn) {
+      take(counts, scopes * experts);
+      take(tokens, scopes);
+    }
+    if (losses.importanceOn) take(importance, experts);
+    if (losses.loadOn) take(load, experts);
+    return used;
+  }
+};
+
+}  // namespace
+
+void Layer::updateSelectionBias() {
+  const TensorPtr& bias = parameters.selectionBias->value();
+  const SelectionBiasStep step{.E = config.numExperts,
+                               .rate = config.selectionBiasRate,
+                               .totals = static_cast<int64_t*>(assigned->data()),
+                               .bias = bias->floats()};
+  Operands operands;
+  writes(operands, {bias});
+  reads(operands, {bias});
+  device->enqueue("MoELayer.updateSelectionBias", std::move(operands),
+                  [step](Backend& backend) { backend.selectionBiasStep(step); });
+  ++bias->version;
+}
+
+// ------------------------------------------------------------------------------------------------ forward
+
+void MoEPass::queueRoute(const ForwardCall& call) {
+  Device& device = *layer_->device;
+  const LayerParameters& p = layer_->parameters;
+  if (ranRouter_) logits_ = device.empty(DType::Float32, T_ * E_);
+  indices_ = device.empty(DType::Int32, T_ * K_);
+  weights_ = device.empty(DType::Float32, T_ * K_);
+  kept_ = device.empty(DType::Int32, T_ * K_);
+  scores_ = device.empty(DType::Float32, T_ * K_);
+  const bool noisy = ranRouter_ && (call.noise || (noise_.drawn && router_.noise != NoiseType::Jitter));
+  if (noisy) noisy_ = device.empty(DType::Float32, T_ * E_);
+  const bool drawsLearned = noise_.drawn && router_.noise == NoiseType::Learned;
+  if (p.routerNoise && (drawsLearned || losses_.loadOn)) noiseLogits_ = device.empty(DType::Float32, T_ * E_);
+  statistics_.values = device.empty(DType::Float32, RouteValue::count);
+  LossBlock loss;
+  const int64_t scopes = losses_.scopes(T_);
+  if (const int64_t size = loss.carve(nullptr, losses_, scopes, E_); size > 0) {
+    lossState_ = device.empty(DType::Float32, size);
+    loss.carve(lossState_->floats(), losses_, scopes, E_);
+  }
+  statistics_.plan = device.empty(DType::Int32, statistics_.block.carve(nullptr, T_, E_, R_));
+  statistics_.block.carve(statistics_.plan->ints(), T_, E_, R_);
+  statistics_.counts = device.empty(DType::Int32, 2 * int64_t{E_} + PlanTotal::count);
+  statistics_.block.assigned = statistics_.counts->ints();
+  statistics_.block.keptCounts = statistics_.counts->ints() + E_;
+  statistics_.block.totals = statistics_.counts->ints() + 2 * int64_t{E_};
+
+  const bool product = ranRouter_ && !givenLogits_;
+  RouteForward route{.dtype = dtype_,
+                     .router = router_,
+                     .losses = losses_,
+                     .T = T_,
+                     .H = H_,
+                     .E = E_,
+                     .K = K_,
+                     .input = product || noiseLogits_ ? input_->data() : nullptr,
+                     .weight = product ? floatsOf(p.routerWeight) : nullptr,
+                     .bias = ranRouter_ ? floatsOf(p.routerBias) : nullptr,
+                     .noiseWeight = noiseLogits_ ? floatsOf(p.routerNoise) : nullptr,
+                     .selectionBias = ranRouter_ ? floatsOf(p.selectionBias) : nullptr,
+                     .givenNoise = ranRouter_ ? floatsOf(call.noise) : nullptr,
+                     .noise = noise_,
+                     .allowed = allowed(),
+                     .givenLogits = floatsOf(call.logits),
+                     .givenIndices = intsOf(call.routingIndices),
+                     .givenWeights = floatsOf(call.routingWeights),
+                     .mask = intsOf(mask_),
+                     .lossMask = intsOf(lossMask_),
+                     .logits = floatsOf(logits_),
+                     .noisy = floatsOf(noisy_),
+                     .noiseLogits = floatsOf(noiseLogits_),
+                     .indices = indices_->ints(),
+                     .scores = scores_->floats(),
+                     .weights = weights_->floats(),
+                     .lossCounts = loss.counts,
+                     .lossTokens = loss.tokens,
+                     .importance = loss.importance,
+                     .load = loss.load,
+                     .values = statistics_.values->floats()};
+  BuildPlan plan = planInto(statistics_.block, T_, R_, E_, K_);
+  plan.capacity = capacity_;
+  plan.indices = indices_->ints();
+  plan.mask = intsOf(mask_);
+  plan.scores = call.priorities ? call.priorities->floats() : scores_->floats();
+  plan.drawKey = noiseKey(layer_->seed, NoisePurpose::Queue, stepOf(call));
+  plan.tokenOffset = call.tokenOffset;
+  plan.weights = weights_->floats();
+  plan.kept = kept_->ints();
+  const TensorPtr workspace = device.workspace(route, plan);
+  Operands operands;
+  reads(operands, {input_, mask_, lossMask_, tokenTypes_, call.routingIndices, call.routingWeights, call.logits,
+                   call.noise, call.priorities, layer_->allowedExperts});
+  if (ranRouter_)
+    for (const ParameterPtr& parameter : {p.routerWeight, p.routerBias, p.routerNoise, p.selectionBias})
+      if (parameter) reads(operands, {parameter->value()});
+  writes(operands, {logits_, noisy_, noiseLogits_, indices_, weights_, kept_, scores_, lossState_, statistics_.values,
+                    statistics_.plan, statistics_.counts});
+  device.enqueue("MoELayer.forward", std::move(operands), [route, plan](Backend& backend) {
+    backend.routeForward(route);
+    backend.buildPlan(plan);
+  });
+  if (p.selectionBias && training_ && ranRouter_ && call.noiseStep < 0) countAssignments();
+}
+
+/// Apart from the forward, so that one that failed adds nothing and poisons nothing.
+void MoEPass::countAssignments() {
+  const CountAssignments count{
+      .E = E_, .counts = statistics_.block.assigned, .totals = static_cast<int64_t*>(layer_->assigned->data())};
+  const HealthPtr counts = statistics_.counts->health();
+  Operands operands;
+  operands.inputs.push_back(counts);
+  layer_->device->enqueue("MoELayer.forward", std::move(operands),
+                          [count](Backend& backend) { backend.countAssignments(count); });
+}
+
+AllowedExperts MoEPass::allowed() const {
+  const TensorPtr& table = layer_->allowedExperts;
+  if (!table || !ranRouter_) return {};
+  return {.table = table->ints(), .types = static_cast<int>(table->size() / E_), .tokenTypes = intsOf(tokenTypes_)};
+}
+
+// ------------------------------------------------------------------------------------------------ backward
+
+RouteBackward MoEPass::routeBackward(BackwardCall& call) const {
+  if (!ranRouter_) return {};
+  const LayerParameters& p = layer_->parameters;
+  LossBlock loss;
+  if (lossState_) loss.carve(lossState_->floats(), losses_, losses_.scopes(T_), E_);
+  LossOptions losses = losses_;
+  losses.loadBalance *= call.lossScale;
+  losses.importance *= call.lossScale;
+  losses.load *= call.lossScale;
+  losses.z *= call.lossScale;
+  const GradTarget weight = givenLogits_ ? GradTarget{} : gradTarget(p.routerWeight, call.operands);
+  const GradTarget bias = gradTarget(p.routerBias, call.operands);
+  const GradTarget noise = noiseLogits_ ? gradTarget(p.routerNoise, call.operands) : GradTarget{};
+  writes(call.operands, {call.gradLogits});
+  if (givenLogits_) call.gradients.routingLogits = call.gradLogits;
+  return {.dtype = dtype_,
+          .router = router_,
+          .losses = losses,
+          .T = T_,
+          .H = H_,
+          .E = E_,
+          .K = K_,
+          .input = givenLogits_ && !noiseLogits_ ? nullptr : input_->data(),
+          .weight = givenLogits_ ? nullptr : floatsOf(p.routerWeight),
+          .noiseWeight = noiseLogits_ ? floatsOf(p.routerNoise) : nullptr,
+          .noise = noise_,
+          .allowed = allowed(),
+          .mask = intsOf(mask_),
+          .lossMask = intsOf(lossMask_),
+          .logits = logits_->floats(),
+          .noisy = floatsOf(noisy_),
+          .noiseLogits = floatsOf(noiseLogits_),
+          .indices = indices_->ints(),
+          .scores = scores_->floats(),
+          .lossCounts = loss.counts,
+          .lossTokens = loss.tokens,
+          .importance = loss.importance,
+          .load = loss.load,
+          .values = statistics_.values->floats(),
+          .gradWeights = call.gradWeights->floats(),
+          .gradLogits = call.gradLogits->floats(),
+          .gradInput = givenLogits_ && !noiseLogits_ ? nullptr : call.gradients.input->data(),
+          .gradWeight = weight.data,
+          .gradBias = bias.data,
+          .gradNoiseLogits = floatsOf(call.gradNoiseLogits),
+          .gradNoiseWeight = noise.data,
+          .accumulateWeight = weight.accumulate,
+          .accumulateBias = bias.accumulate,
+          .accumulateNoiseWeight = noise.accumulate};
+}
+
+}  // namespace moe
