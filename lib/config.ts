@@ -70,7 +70,7 @@ export interface ResolvedConfig {
   seed: number | bigint;
 }
 
-const configOptions = new Set([
+export const configOptions: ReadonlySet<string> = new Set([
   'hiddenSize',
   'ffnSize',
   'numExperts',

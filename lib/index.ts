@@ -24,6 +24,7 @@ export type { AdamWOptions } from './optim.js';
 export { AdamW } from './optim.js';
 export type { Parameter } from './parameter.js';
 export type { LossPass, Pass } from './pass.js';
+export { presets } from './presets.js';
 export * as schedules from './schedules.js';
 export type { MoEStats } from './stats.js';
 export type { Tensor } from './tensor.js';

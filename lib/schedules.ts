@@ -1,6 +1,6 @@
 // Plain functions of the step, for forward options and learning rates. Steps count from 0; before it and past the end a
 // schedule stays at its first and last value.
-import { checkInteger, checkNumber, checkSize } from './checks.js';
+import { checkInteger, checkNumber, checkSize, invalid } from './checks.js';
 
 export type Schedule = (step: number) => number;
 
@@ -36,6 +36,39 @@ export function cosine(from: number, to: number, steps: number, warmup = 0): Sch
     if (step < warmup) return from * progress(step, warmup);
     if (step >= steps) return to;
     return to + ((from - to) * (1 + Math.cos(Math.PI * progress(step - warmup, steps - warmup)))) / 2;
+  };
+}
+
+/**
+ * From `from` at step 0 to `to` at step `steps` by the same factor at every step; both above 0. For temperatures, which act
+ * as a quotient (Jang, Gu & Poole 2017 anneal theirs so).
+ */
+export function exponential(from: number, to: number, steps: number): Schedule {
+  checkNumber('from', from, { above: 0 });
+  checkNumber('to', to, { above: 0 });
+  checkSize('steps', steps);
+  return (step) => {
+    const share = progress(step, steps);
+    return share === 1 ? to : from * (to / from) ** share;
+  };
+}
+
+/**
+ * One schedule after the other: schedules[i] from step boundaries[i - 1] on, with its own steps counted from there. A warm-up
+ * before an annealing, or values that change at given steps.
+ */
+export function join(schedules: readonly Schedule[], boundaries: readonly number[]): Schedule {
+  if (!Array.isArray(schedules) || schedules.length === 0 || schedules.some((one) => typeof one !== 'function'))
+    throw invalid('schedules', 'an array of at least one schedule', schedules);
+  if (!Array.isArray(boundaries) || boundaries.length !== schedules.length - 1)
+    throw invalid('boundaries', `${schedules.length - 1} steps, one between any two schedules`, boundaries);
+  const starts = [0];
+  for (const [i, boundary] of boundaries.entries())
+    starts.push(checkInteger(`boundaries[${i}]`, boundary, starts.at(-1)! + 1, Number.MAX_SAFE_INTEGER));
+  return (step) => {
+    const begun = starts.filter((start) => step >= start).length;
+    const current = Math.max(begun - 1, 0);
+    return schedules[current]!(step - starts[current]!);
   };
 }
 

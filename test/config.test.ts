@@ -1,7 +1,7 @@
 // Configurations: defaults, what is frozen, what is refused and in which words. No device but where a layer is needed.
 import { describe, expect, it } from 'vitest';
 import { resolveConfig } from '../lib/config.js';
-import { type MoEConfig, MoELayer, openDevice, schedules } from '../lib/index.js';
+import { type MoEConfig, MoELayer, openDevice } from '../lib/index.js';
 import { failure } from './failure.js';
 
 const sizes = { hiddenSize: 8, ffnSize: 6, numExperts: 4, topK: 2 };
@@ -233,26 +233,5 @@ describe('what is not supported yet', () => {
     expect(codeOf({ gate: -1 })).toMatch(/options\.gate: expected an integer.*-1/);
     using pass = layer.forward(input, { gate: 0, tokenOffset: 0, noise: undefined } as never);
     expect(pass.output.shape).toEqual([3, 8]);
-  });
-});
-
-describe('schedules', () => {
-  const at = (schedule: schedules.Schedule, ...steps: number[]) =>
-    steps.map((step) => Number(schedule(step).toFixed(6)));
-
-  it('go where they say', () => {
-    expect(at(schedules.constant(3), 0, 99)).toEqual([3, 3]);
-    expect(at(schedules.linear(1, 0, 10), -5, 0, 5, 10, 99)).toEqual([1, 1, 0.5, 0, 0]);
-    expect(at(schedules.cosine(2, 0, 100), 0, 50, 100, 200)).toEqual([2, 1, 0, 0]);
-    expect(at(schedules.cosine(2, 1, 110, 10), 0, 5, 10, 60, 110)).toEqual([0, 1, 2, 1.5, 1]);
-    expect(at(schedules.cosine(2, 1, 10, 10), 9, 10)).toEqual([1.8, 1]);
-    expect(at(schedules.denseToSparse(8, 2, 6), 0, 1, 3, 6, 7)).toEqual([8, 7, 5, 2, 2]);
-  });
-
-  it('refuse what is no schedule', () => {
-    expect(failure(() => schedules.linear(1, 0, 0)).message).toMatch(/^steps: .*got 0$/);
-    expect(failure(() => schedules.cosine(1, 0, 10, 11)).message).toMatch(/^warmup: .*steps \(10\), got 11$/);
-    expect(failure(() => schedules.constant(Number.NaN)).message).toMatch(/^value: .*NaN$/);
-    expect(failure(() => schedules.denseToSparse(4, 5, 10)).code).toBe('ERR_INVALID_ARGUMENT');
   });
 });

@@ -17,6 +17,7 @@ import {
   ops,
   type Parameter,
   type Pass,
+  presets,
   RMSNorm,
   saveCheckpoint,
   schedules,
@@ -48,6 +49,9 @@ export async function accepted(config: MoEConfig, options: ForwardOptions): Prom
   dense.dispose();
   using loss = crossEntropy(input, device.zeros([2], 'int32'));
   loss.backward();
+  const preset: MoEConfig = presets.deepseekV3({ hiddenSize: 4, seed: 1n });
+  using small = new MoELayer(device, preset);
+  small.zeroGrad();
   const map: ReadonlyMap<string, Parameter> = layer.parameters();
   using optimizer = new AdamW(map.values(), { learningRate: 1e-3, betas: [0.9, 0.95] });
   optimizer.learningRate = schedules.cosine(1e-3, 0, 100)(3);
