@@ -4,6 +4,7 @@
 // Every output here is written (=). No sum depends on which block computes it.
 #include "../native/shared/activation.h"
 #include "../native/shared/experts.h"
+#include "../native/shared/noise.h"
 #include "tiles.cuh"
 
 namespace moe {
@@ -101,9 +102,17 @@ __device__ __forceinline__ void biasOf(const T* bias, int64_t at, int count, flo
   for (int k = 0; k < 4; ++k) x[k] = bias && k < count ? toFloat(bias[at + k]) : 0.0f;
 }
 
+/// values *= what dropout leaves of four features of a row; the first is a multiple of 4.
+__device__ __forceinline__ void drop(const Dropout& dropout, int64_t token, int expert, int F, int feature,
+                                     float (&values)[4]) {
+  const Philox4 bits = noiseBits(dropout.key, dropout.tokenOffset + token, dropoutBlock(expert, F, feature));
+#pragma unroll
+  for (int k = 0; k < 4; ++k) values[k] *= dropoutFactor(bits.word[k], dropout.threshold, dropout.scale);
+}
+
 /// z = x·[gate; up]ᵀ + bias with x = input[rowToken[r]], a = act(z). With a gate, half of a tile's columns are gate,
-/// half the up of the same features.
-template <class Tile>
+/// half the up of the same features. `extra`: weights of the input, which multiply the product instead, and dropout.
+template <class Tile, bool extra>
 __device__ void expertsUp(const ExpertsForward& p, const ExpertsForwardSpace& space, const TileWalk& walk) {
   using T = typename Tile::T;
   const bool gated = p.activation.gated();
@@ -152,6 +161,17 @@ __device__ void expertsUp(const ExpertsForward& p, const ExpertsForwardSpace& sp
         float g[4], u[4], a[4];
         toFloats(slab.at(local, lanes.column), none, g);
         toFloats(slab.at(local, upColumn), none, u);
+        const int64_t at = first + int64_t{row} * F;
+        if (extra && p.inputWeights) {
+          if (gated && p.savedGate) storeFour(static_cast<T*>(p.savedGate) + at, g, inside, whole);
+          if (p.savedUp) storeFour(static_cast<T*>(p.savedUp) + at, u, inside, whole);
+          const float weight = p.inputWeights[p.plan.rowSlot[tile.row + row]];
+#pragma unroll
+          for (int k = 0; k < 4; ++k) {
+            g[k] *= weight;
+            u[k] *= weight;
+          }
+        }
 #pragma unroll
         for (int k = 0; k < 4; ++k) {
           g[k] += gateBias[k];
@@ -162,9 +182,12 @@ __device__ void expertsUp(const ExpertsForward& p, const ExpertsForwardSpace& sp
           for (int k = 0; k < 4; ++k)
             a[k] = activationAt<kind.value>(g[k], u[k], p.activation.alpha, p.activation.limit).value;
         });
-        const int64_t at = first + int64_t{row} * F;
-        if (gated && p.savedGate) storeFour(static_cast<T*>(p.savedGate) + at, g, inside, whole);
-        if (p.savedUp) storeFour(static_cast<T*>(p.savedUp) + at, u, inside, whole);
+        if (extra && p.dropout.threshold > 0)
+          drop(p.dropout, p.plan.rowToken[tile.row + row], tile.expert, F, feature, a);
+        if (!extra || !p.inputWeights) {
+          if (gated && p.savedGate) storeFour(static_cast<T*>(p.savedGate) + at, g, inside, whole);
+          if (p.savedUp) storeFour(static_cast<T*>(p.savedUp) + at, u, inside, whole);
+        }
         storeFour(static_cast<T*>(space.activated) + at, a, inside, whole);
       }
     }
@@ -213,7 +236,9 @@ __device__ void rowProduct(const GroupedGemmForward& p, const TileWalk& walk, bo
 
 /// dA = dO·down with dO = gradOutput[rowToken[r]]; dz = w·dA·act'(z), w·a, and the row sums ⟨dA, a⟩ of each warp's
 /// columns, from the saved z. Also clears the gradients of routing weights, which rowGradient then fills in.
-template <class Tile>
+/// `extra`: dropout, and weights v of the input, which give dz and v·dz = v·dA·act'(z), a, and ⟨dz, u⟩ from the saved
+/// products u.
+template <class Tile, bool extra>
 __device__ void downBackward(const ExpertsBackward& p, const ExpertsBackwardSpace& space, const TileWalk& walk) {
   using T = typename Tile::T;
   const bool gated = p.activation.gated();
@@ -221,6 +246,8 @@ __device__ void downBackward(const ExpertsBackward& p, const ExpertsBackwardSpac
   const T *savedGate = static_cast<const T*>(p.savedGate), *savedUp = static_cast<const T*>(p.savedUp);
   T *gradGate = static_cast<T*>(space.gradGate), *gradUp = static_cast<T*>(space.gradUp),
     *weighted = static_cast<T*>(space.weighted);
+  const bool ofInput = extra && p.inputWeights;
+  const float* rowWeights = ofInput ? p.inputWeights : p.weights;
   const Ring ring = ringOf<Tile>(walk);
   const LeftReader<Tile, Major::K> left;
   const RightReader<Tile, Major::MN> right;
@@ -251,7 +278,7 @@ __device__ void downBackward(const ExpertsBackward& p, const ExpertsBackwardSpac
       return lanes.tileRow(pass / passes, pass % passes * lanes.rowsAtOnce() + lanes.row);
     };
 
-    // What the next pass needs from global memory is on its way during the pass before.
+    // What the next pass needs from global memory is on its way during the pass before, where registers suffice.
     Four<T> gate4{}, up4{};
     float weight = 1;
     const auto fetch = [&](int row) {
@@ -259,38 +286,69 @@ __device__ void downBackward(const ExpertsBackward& p, const ExpertsBackwardSpac
       const int64_t at = first + int64_t{row} * F;
       if (gated) gate4 = loadFour(savedGate + at, inside, whole);
       up4 = loadFour(savedUp + at, inside, whole);
-      if (p.weights) weight = p.weights[p.plan.rowSlot[tile.row + row]];
+      if (rowWeights) weight = rowWeights[p.plan.rowSlot[tile.row + row]];
     };
     const int last = Tile::fragmentsOf(tile.rows) * passes - 1;
-    fetch(rowOf(0));
+    if (!extra) fetch(rowOf(0));
 #pragma unroll 1
     for (int pass = 0; pass <= last; ++pass) {
       if (pass % passes == 0) slab.put(sums, pass / passes);
       const int row = rowOf(pass);
+      if (extra) fetch(row);
       float g[4], u[4], dA[4], sum = 0;
       toFloats(gate4, savedGate, g);
       toFloats(up4, savedUp, u);
       const float w = weight;
-      if (pass < last) fetch(rowOf(pass + 1));
+      if (!extra && pass < last) fetch(rowOf(pass + 1));
       if (row < tile.rows && inside > 0) {
         toFloats(slab.at(pass % passes * lanes.rowsAtOnce() + lanes.row, lanes.column), static_cast<float*>(nullptr),
                  dA);
-        float a[4];
+        const int64_t at = first + int64_t{row} * F;
+        const bool drops = extra && p.dropout.threshold > 0;
+        const int64_t token = drops ? p.plan.rowToken[tile.row + row] : 0;
+        if (drops) drop(p.dropout, token, tile.expert, F, feature, dA);
+        float a[4], rawG[4], rawU[4];
+        if (ofInput) {
+          float gateBias[4], upBias[4];
+          biasOf(static_cast<const T*>(p.gateBias), int64_t{tile.expert} * F + feature, inside, gateBias);
+          biasOf(static_cast<const T*>(p.upBias), int64_t{tile.expert} * F + feature, inside, upBias);
+#pragma unroll
+          for (int k = 0; k < 4; ++k) {
+            rawG[k] = g[k];
+            rawU[k] = u[k];
+            g[k] = w * g[k] + gateBias[k];
+            u[k] = w * u[k] + upBias[k];
+          }
+        }
+        const float outputWeight = ofInput ? 1.0f : w;
         withActivation(p.activation.kind, [&](auto kind) {
 #pragma unroll
           for (int k = 0; k < 4; ++k) {
             const ActivationPoint z = activationAt<kind.value>(g[k], u[k], p.activation.alpha, p.activation.limit);
             if (k < inside) sum += dA[k] * z.value;
-            const float wdA = w * dA[k];
+            const float wdA = outputWeight * dA[k];
             g[k] = wdA * z.dGate;
             u[k] = wdA * z.dUp;
-            a[k] = w * z.value;
+            a[k] = outputWeight * z.value;
           }
         });
-        const int64_t at = first + int64_t{row} * F;
+        if (ofInput) {
+          sum = 0;
+          if (space.biasGate) storeFour(static_cast<T*>(space.biasGate) + at, g, inside, whole);
+          if (space.biasUp) storeFour(static_cast<T*>(space.biasUp) + at, u, inside, whole);
+#pragma unroll
+          for (int k = 0; k < 4; ++k) {
+            if (k < inside) sum += u[k] * rawU[k] + (gated ? g[k] * rawG[k] : 0.0f);
+            g[k] *= w;
+            u[k] *= w;
+          }
+        }
         if (gated) storeFour(gradGate + at, g, inside, whole);
         storeFour(gradUp + at, u, inside, whole);
-        storeFour(weighted + at, a, inside, whole);
+        if (weighted) {
+          if (drops) drop(p.dropout, token, tile.expert, F, feature, a);
+          storeFour(weighted + at, a, inside, whole);
+        }
       }
       if (!p.gradWeights) continue;
 #pragma unroll 1
@@ -358,21 +416,25 @@ __device__ void rowGradient(const RowGradient& p, const TileWalk& walk) {
 
 // ------------------------------------------------------------------------------------------------
 
+#define MOE_ACTIVATION_KERNELS(tile, shape, name, type, which, extra)                                \
+  extern "C" __global__ void __launch_bounds__(128, 2) expertsUp##which##tile##_##name(              \
+      const __grid_constant__ ExpertsForward p, const __grid_constant__ ExpertsForwardSpace space,   \
+      const __grid_constant__ TileWalk walk, const __grid_constant__ Guard guard) {                  \
+    if (enter(guard)) expertsUp<Tile<type, shape>, extra>(p, space, walk);                           \
+  }                                                                                                  \
+  extern "C" __global__ void __launch_bounds__(128, 2) downBackward##which##tile##_##name(           \
+      const __grid_constant__ ExpertsBackward p, const __grid_constant__ ExpertsBackwardSpace space, \
+      const __grid_constant__ TileWalk walk, const __grid_constant__ Guard guard) {                  \
+    if (enter(guard)) downBackward<Tile<type, shape>, extra>(p, space, walk);                        \
+  }
+
 #define MOE_TILE_KERNELS(tile, shape, name, type)                                                                    \
-  extern "C" __global__ void __launch_bounds__(128, 2) expertsUp##tile##_##name(                                     \
-      const __grid_constant__ ExpertsForward p, const __grid_constant__ ExpertsForwardSpace space,                   \
-      const __grid_constant__ TileWalk walk, const __grid_constant__ Guard guard) {                                  \
-    if (enter(guard)) expertsUp<Tile<type, shape>>(p, space, walk);                                                  \
-  }                                                                                                                  \
+  MOE_ACTIVATION_KERNELS(tile, shape, name, type, , false)                                                           \
+  MOE_ACTIVATION_KERNELS(tile, shape, name, type, Extra, true)                                                       \
   extern "C" __global__ void __launch_bounds__(128, 2)                                                               \
       rowProduct##tile##_##name(const __grid_constant__ GroupedGemmForward p, const __grid_constant__ TileWalk walk, \
                                 bool clearTail, const __grid_constant__ Guard guard) {                               \
     if (enter(guard)) rowProduct<Tile<type, shape>>(p, walk, clearTail);                                             \
-  }                                                                                                                  \
-  extern "C" __global__ void __launch_bounds__(128, 2) downBackward##tile##_##name(                                  \
-      const __grid_constant__ ExpertsBackward p, const __grid_constant__ ExpertsBackwardSpace space,                 \
-      const __grid_constant__ TileWalk walk, const __grid_constant__ Guard guard) {                                  \
-    if (enter(guard)) downBackward<Tile<type, shape>>(p, space, walk);                                               \
   }                                                                                                                  \
   extern "C" __global__ void __launch_bounds__(128, 2)                                                               \
       rowGradient##tile##_##name(const __grid_constant__ RowGradient p, const __grid_constant__ TileWalk walk,       \

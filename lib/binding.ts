@@ -111,6 +111,9 @@ export interface NativeLayerConfig {
   activation: number;
   activationAlpha: number;
   activationLimit: number;
+  /** The routing weight multiplies the expert's input. */
+  weightInput: boolean;
+  dropout: number;
   /** 0: no shared experts. */
   sharedSize: number;
   /** 0 without a selection bias. */

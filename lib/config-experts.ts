@@ -30,7 +30,10 @@ export interface ExpertConfig {
     | { type: 'clamped-swiglu'; alpha: number; limit: number };
   /** Biases of the routed experts. Default false. */
   bias?: boolean;
-  /** Probability of dropping an activation between up and down in training. Default 0; more is not supported yet. */
+  /**
+   * Probability of dropping an activation between up and down in training, in shared experts too; what stays is divided by
+   * 1 - dropout. Drawn by token, expert and feature, keyed as noise is, and drawn again in backward. Default 0.
+   */
   dropout?: number;
   /** Experts every token uses, fused into one dense FFN of this width, same activation, no bias. gate: default 'none'. */
   shared?: { ffnSize: number; gate?: 'none' | 'sigmoid' };

@@ -29,7 +29,7 @@ export interface RouterConfig {
   renormalizeAfterDrop?: boolean;
   /** Multiplies the weights last (DeepSeek's routed_scaling_factor). Default 1. */
   weightScale?: number;
-  /** Where the weight multiplies: the expert's output (default) or, not supported yet, its input (Llama 4). */
+  /** Where the weight multiplies: the expert's output (default) or its input (Llama 4). Shared experts have none. */
   applyWeightTo?: 'output' | 'input';
   /** A learned bias on the logits, 'router.bias' [E]. Default false. */
   bias?: boolean;

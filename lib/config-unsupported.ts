@@ -13,7 +13,6 @@ type Table<Options> = Record<string, (options: Options) => string | boolean | un
 const router: Table<ResolvedRouter> = {
   type: ({ type }) => type !== 'top-k' && type,
   renormalizeAfterDrop: (options) => options.renormalizeAfterDrop,
-  applyWeightTo: ({ applyWeightTo }) => applyWeightTo !== 'output' && applyWeightTo,
   secondChoice: ({ secondChoice }) => secondChoice !== 'always' && secondChoice.type,
 };
 
@@ -23,11 +22,11 @@ const capacity: Table<ResolvedCapacity> = {
 
 const layer: Table<ResolvedConfig> = {
   gates: ({ gates }) => gates !== 1,
-  'experts.dropout': ({ experts }) => experts.dropout > 0,
 };
 
 /** What only a layer can do, which has parameters, a count of forwards and calls with options. */
 const routeAlone: Table<ResolvedRouter> = {
+  applyWeightTo: ({ applyWeightTo }) => applyWeightTo !== 'output' && applyWeightTo,
   noise: ({ noise }) => noise !== undefined,
   selectionBias: ({ selectionBias }) => selectionBias !== undefined,
   allowedExperts: ({ allowedExperts }) => allowedExperts !== undefined,

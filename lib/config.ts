@@ -203,6 +203,8 @@ export function nativeConfig(config: ResolvedConfig, allowedExperts: TensorHandl
     activation: activationOf(experts).code,
     activationAlpha: clamped?.alpha ?? 0,
     activationLimit: clamped?.limit ?? 0,
+    weightInput: config.router.applyWeightTo === 'input',
+    dropout: experts.dropout,
     sharedSize: experts.shared?.ffnSize ?? 0,
     selectionBiasRate: config.router.selectionBias?.rate ?? 0,
     allowedExperts,

@@ -204,7 +204,6 @@ describe('what is not supported yet', () => {
     ['gates', { gates: 2 }],
     ["router.type 'sinkhorn'", { router: { type: 'sinkhorn' } }],
     ['router.renormalizeAfterDrop', { router: { renormalizeAfterDrop: true } }],
-    ["router.applyWeightTo 'input'", { router: { applyWeightTo: 'input' } }],
     ["router.secondChoice 'random'", { router: { secondChoice: { type: 'random', threshold: 0.2 } } }],
     [
       "capacity.overflow 'residual'",

@@ -39,7 +39,6 @@ describe('a configuration', () => {
     ['ERR_UNSUPPORTED', { router: { type: 'expert-choice' } }, /router\.type.*expert-choice/],
     ['ERR_INVALID_ARGUMENT', { router: { noise: { type: 'gaussian' } } }, /router\.noise\.std/],
     ['ERR_UNSUPPORTED', { gates: 2 }, /gates/],
-    ['ERR_UNSUPPORTED', { experts: { dropout: 0.1 } }, /experts\.dropout/],
     ['ERR_UNSUPPORTED', { capacity: { type: 'fixed', factor: 1, overflow: 'residual' } }, /overflow.*residual/],
   ])('%s for %j', (code, change, message) => {
     using open = openDevice('cpu');

@@ -113,25 +113,36 @@ function linear(weight: Vector, bias: Vector | undefined, x: Vector): Vector {
   return y;
 }
 
-/** down·act(gate·x, up·x): [H] → [H]. */
-export function ffnForward(ffn: Ffn, activation: Activation, x: Vector): Vector {
+/** down·(factors·act(gate·x, up·x)): [H] → [H]. factors [F] of dropout, or none. */
+export function ffnForward(ffn: Ffn, activation: Activation, x: Vector, factors?: Vector): Vector {
   const up = linear(ffn.up, ffn.upBias, x);
   const gate = ffn.gate ? linear(ffn.gate, ffn.gateBias, x) : undefined;
-  const hidden = up.map((u, i) => activate(activation, gate ? gate[i]! : 0, u).value);
+  const hidden = up.map((u, i) => (factors?.[i] ?? 1) * activate(activation, gate ? gate[i]! : 0, u).value);
   return linear(ffn.down, ffn.downBias, hidden);
 }
 
 /** Adds to `grads` and to dx what the output gradient dy is worth. */
-export function ffnBackward(ffn: Ffn, grads: Ffn, activation: Activation, x: Vector, dy: Vector, dx: Vector): void {
+export function ffnBackward(
+  ffn: Ffn,
+  grads: Ffn,
+  activation: Activation,
+  x: Vector,
+  dy: Vector,
+  dx: Vector,
+  factors?: Vector,
+): void {
   const up = linear(ffn.up, ffn.upBias, x);
   const gate = ffn.gate ? linear(ffn.gate, ffn.gateBias, x) : undefined;
   const activated = Array.from(up, (u, i) => activate(activation, gate ? gate[i]! : 0, u));
 
-  const hidden = Float64Array.from(activated, (a) => a.value);
+  const hidden = Float64Array.from(activated, (a, i) => (factors?.[i] ?? 1) * a.value);
   addMatVecWeightGrad(grads.down, dy, hidden);
   if (grads.downBias) addScaled(grads.downBias, 1, dy);
   const dHidden = new Float64Array(hidden.length);
   addMatVecInputGrad(dHidden, ffn.down, dy);
+  factors?.forEach((factor, i) => {
+    dHidden[i]! *= factor;
+  });
 
   const dUp = dHidden.map((d, i) => d * activated[i]!.dUp);
   addMatVecWeightGrad(grads.up, dUp, x);

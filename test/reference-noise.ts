@@ -22,8 +22,13 @@ export function philox(counter: readonly bigint[], key: readonly bigint[]): numb
   return [c0, c1, c2, c3].map(Number);
 }
 
-export type NoisePurpose = 'router noise' | 'queue';
-const PURPOSES: Record<NoisePurpose, bigint> = { 'router noise': 1n, queue: 2n };
+export type NoisePurpose = 'router noise' | 'queue' | 'expert dropout' | 'shared dropout';
+const PURPOSES: Record<NoisePurpose, bigint> = {
+  'router noise': 1n,
+  queue: 2n,
+  'expert dropout': 5n,
+  'shared dropout': 6n,
+};
 
 export interface NoiseKey {
   seed: number | bigint;
@@ -38,25 +43,50 @@ const low = (value: bigint): bigint => value & WORD;
 const high = (value: bigint): bigint => (value >> 32n) & WORD;
 
 /**
- * 32 random bits for every token and column. The seed and the step make a key: words 0 and 1 of Philox at the counter
- * (step low, step high, purpose, 1) under the key (seed low, seed high). Under that, the counter (token low, token high,
- * column/4, 2) has the bits of four neighbouring columns.
+ * The seed and the step make a key: words 0 and 1 of Philox at the counter (step low, step high, purpose, 1) under the key
+ * (seed low, seed high).
  */
-export function draws(tokens: number, width: number, { seed, step, purpose, tokenOffset }: NoiseKey): Uint32Array {
+function philoxKey({ seed, step, purpose }: NoiseKey): bigint[] {
   const s = BigInt(seed);
   const forward = BigInt(step);
-  const key = philox([low(forward), high(forward), PURPOSES[purpose], 1n], [low(s), high(s)])
+  return philox([low(forward), high(forward), PURPOSES[purpose], 1n], [low(s), high(s)])
     .slice(0, 2)
     .map(BigInt);
+}
+
+/**
+ * 32 random bits for each of `width` columns of a token: under its key, the counter (token low, token high, block, 2) has
+ * those of four neighbouring columns, the first four at block `block`.
+ */
+function tokenDraws(key: readonly bigint[], token: bigint, block: number, width: number): number[] {
+  const fours = Array.from({ length: Math.ceil(width / 4) }, (_, i) =>
+    philox([low(token), high(token), BigInt(block + i), 2n], key),
+  );
+  return fours.flat().slice(0, width);
+}
+
+/** 32 random bits for every token and column. */
+export function draws(tokens: number, width: number, noise: NoiseKey): Uint32Array {
+  const key = philoxKey(noise);
   const bits = new Uint32Array(tokens * width);
-  for (let t = 0; t < tokens; t++) {
-    const token = BigInt(tokenOffset + t);
-    for (let column = 0; column < width; column += 4) {
-      const four = philox([low(token), high(token), BigInt(column / 4), 2n], key);
-      bits.set(four.slice(0, Math.min(4, width - column)), t * width + column);
-    }
-  }
+  for (let t = 0; t < tokens; t++) bits.set(tokenDraws(key, BigInt(noise.tokenOffset + t), 0, width), t * width);
   return bits;
+}
+
+/**
+ * What dropout multiplies the `width` activations of an expert by, for one token: 0 where the bits are below
+ * probability · 2^32, 1/(1 - probability) elsewhere. The experts' columns lie side by side, each in whole fours.
+ */
+export function dropoutFactors(
+  probability: number,
+  width: number,
+  token: number,
+  expert: number,
+  noise: NoiseKey,
+): Vector {
+  const bits = tokenDraws(philoxKey(noise), BigInt(noise.tokenOffset + token), expert * Math.ceil(width / 4), width);
+  const threshold = Math.floor(probability * 2 ** 32);
+  return Float64Array.from(bits, (b) => (b < threshold ? 0 : 1 / (1 - probability)));
 }
 
 /** In (0, 1). */

@@ -16,6 +16,8 @@ export interface RouterOptions {
   selectBy?: 'scores' | 'logits';
   renormalize?: boolean | { p?: number; epsilon?: number };
   weightScale?: number;
+  /** Of the expert; where the weight multiplies. */
+  applyWeightTo?: 'output' | 'input';
   bias?: boolean;
   temperature?: number;
   noise?:

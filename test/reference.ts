@@ -14,7 +14,7 @@ import { admit, type CapacityOptions, capacityOf, dynamicSlots } from './referen
 import { type Activation, type Ffn, ffnBackward, ffnForward, isGated } from './reference-experts.js';
 import { balancingLosses, type LossCoefficients, type LossOptions, type LossResult } from './reference-losses.js';
 import { addScaled, dot, row, sigmoid, sum, type Vector } from './reference-math.js';
-import { draws } from './reference-noise.js';
+import { draws, dropoutFactors } from './reference-noise.js';
 import { drawKey, type Routing, route, routeBackward } from './reference-route.js';
 import { probabilities, type RouterOptions } from './reference-router.js';
 
@@ -25,7 +25,12 @@ export interface LayerConfig {
   topK: number;
   router?: RouterOptions;
   capacity?: CapacityOptions;
-  experts?: { activation?: Activation; bias?: boolean; shared?: { ffnSize: number; gate?: 'none' | 'sigmoid' } };
+  experts?: {
+    activation?: Activation;
+    bias?: boolean;
+    dropout?: number;
+    shared?: { ffnSize: number; gate?: 'none' | 'sigmoid' };
+  };
   losses?: LossOptions;
   /** Of the noise; default 1. */
   seed?: number;
@@ -209,7 +214,22 @@ export function forward(config: LayerConfig, parameters: Parameters, call: Call)
   return result;
 }
 
-/** Σ_k w_k·FFN_k(x) over the kept choices, plus σ(x·w_g)·FFN_shared(x). */
+/** Of the activations of an expert for token t, 'shared' being one too; undefined where nothing is drawn. */
+function dropped({ config, call }: Forward, t: number, expert: number | 'shared'): Vector | undefined {
+  const { dropout = 0, shared } = config.experts ?? {};
+  if (dropout === 0 || call.training === false) return undefined;
+  if (expert === 'shared')
+    return dropoutFactors(dropout, shared!.ffnSize, t, 0, drawKey(config, call, 'shared dropout'));
+  return dropoutFactors(dropout, config.ffnSize, t, expert, drawKey(config, call, 'expert dropout'));
+}
+
+/** What a choice multiplies its expert's input and output by. */
+function placed({ config, weights }: Forward, assignment: number): { input: number; output: number } {
+  const weight = weights[assignment]!;
+  return config.router?.applyWeightTo === 'input' ? { input: weight, output: 1 } : { input: 1, output: weight };
+}
+
+/** Σ_k w_k·FFN_k(x) over the kept choices, or Σ_k FFN_k(w_k·x), plus σ(x·w_g)·FFN_shared(x). */
 function tokenOutput(pass: Forward, t: number): Vector {
   const { config, parameters, topK } = pass;
   const activation = config.experts?.activation ?? 'swiglu';
@@ -218,11 +238,14 @@ function tokenOutput(pass: Forward, t: number): Vector {
   for (let a = t * topK; a < (t + 1) * topK; a++) {
     if (pass.kept[a] === 0) continue;
     const expert = expertOf(parameters, pass.indices[a]!, config.numExperts);
-    addScaled(y, pass.weights[a]!, ffnForward(expert, activation, x));
+    const { input, output } = placed(pass, a);
+    const weighted = x.map((v) => input * v);
+    addScaled(y, output, ffnForward(expert, activation, weighted, dropped(pass, t, pass.indices[a]!)));
   }
   if (config.experts?.shared) {
     const gate = parameters['shared.outputGate'];
-    addScaled(y, gate ? sigmoid(dot(gate, x)) : 1, ffnForward(sharedOf(parameters), activation, x));
+    const shared = ffnForward(sharedOf(parameters), activation, x, dropped(pass, t, 'shared'));
+    addScaled(y, gate ? sigmoid(dot(gate, x)) : 1, shared);
   }
   return y;
 }
@@ -262,10 +285,18 @@ function expertsBackward(pass: Forward, gradients: Gradients, t: number, dy: Vec
     const a = t * topK + k;
     if (pass.kept[a] === 0) continue;
     const expert = expertOf(pass.parameters, pass.indices[a]!, E);
-    dWeights[k] = dot(dy, ffnForward(expert, activation, x));
+    const factors = dropped(pass, t, pass.indices[a]!);
+    const { input, output } = placed(pass, a);
+    const weighted = x.map((v) => input * v);
     const dExpert = expertOf(gradients.parameters, pass.indices[a]!, E);
-    const dExpertOutput = dy.map((d) => d * pass.weights[a]!);
-    ffnBackward(expert, dExpert, activation, x, dExpertOutput, row(gradients.input, t, H));
+    const dExpertOutput = dy.map((d) => d * output);
+    const dWeighted = new Float64Array(H);
+    ffnBackward(expert, dExpert, activation, weighted, dExpertOutput, dWeighted, factors);
+    dWeights[k] =
+      config.router?.applyWeightTo === 'input'
+        ? dot(dWeighted, x)
+        : dot(dy, ffnForward(expert, activation, weighted, factors));
+    addScaled(row(gradients.input, t, H), input, dWeighted);
   }
   return dWeights;
 }
@@ -279,9 +310,10 @@ function sharedBackward(pass: Forward, gradients: Gradients, t: number, dy: Vect
   const gate = parameters['shared.outputGate'];
   const open = gate ? sigmoid(dot(gate, x)) : 1;
   const scaled = dy.map((d) => d * open);
-  ffnBackward(sharedOf(parameters), sharedOf(gradients.parameters), activation, x, scaled, dx);
+  const factors = dropped(pass, t, 'shared');
+  ffnBackward(sharedOf(parameters), sharedOf(gradients.parameters), activation, x, scaled, dx, factors);
   if (!gate) return;
-  const dGateLogit = dot(dy, ffnForward(sharedOf(parameters), activation, x)) * open * (1 - open);
+  const dGateLogit = dot(dy, ffnForward(sharedOf(parameters), activation, x, factors)) * open * (1 - open);
   addScaled(gradients.parameters['shared.outputGate']!, dGateLogit, x);
   addScaled(dx, dGateLogit, gate);
 }

@@ -78,6 +78,8 @@ Napi::Value layerCreate(const Napi::CallbackInfo& info) {
   c.losses = toLossOptions(config.Get("losses").As<Napi::Object>());
   c.activation = {static_cast<Activation>(integer(config.Get("activation"))), real(config.Get("activationAlpha")),
                   real(config.Get("activationLimit"))};
+  c.weightInput = boolean(config.Get("weightInput"));
+  c.dropout = number(config.Get("dropout"));
   c.sharedSize = integer(config.Get("sharedSize"));
 
   const auto given = info[2].As<Napi::Object>();

@@ -17,6 +17,7 @@ void MoEPass::queueExperts(const ForwardCall& call) {
   ExpertsForward experts{.dtype = dtype_,
                          .plan = rows(),
                          .activation = activation,
+                         .dropout = dropout_,
                          .H = H_,
                          .F = F_,
                          .input = input_->data(),
@@ -26,6 +27,7 @@ void MoEPass::queueExperts(const ForwardCall& call) {
                          .gateBias = dataOf(p.gateBias),
                          .upBias = dataOf(p.upBias),
                          .downBias = dataOf(p.downBias),
+                         .inputWeights = inputWeights(),
                          .savedGate = dataOf(savedGate_),
                          .savedUp = dataOf(savedUp_),
                          .rows = expertRows->data()};
@@ -33,7 +35,7 @@ void MoEPass::queueExperts(const ForwardCall& call) {
                         .plan = rows(),
                         .H = H_,
                         .rows = expertRows->data(),
-                        .weights = weights_->floats(),
+                        .weights = outputWeights(),
                         .output = output_->data(),
                         .accumulate = false};
   const TensorPtr workspace = device.workspace(experts);
@@ -48,6 +50,15 @@ void MoEPass::queueExperts(const ForwardCall& call) {
   });
 }
 
+Dropout MoEPass::dropoutOf(NoisePurpose purpose, const ForwardCall& call) const {
+  const double probability = layer_->config.dropout;
+  if (!training_ || probability <= 0) return {};
+  return {.threshold = static_cast<uint32_t>(probability * 4294967296.0),
+          .scale = static_cast<float>(1 / (1 - probability)),
+          .key = noiseKey(layer_->seed, purpose, stepOf(call)),
+          .tokenOffset = call.tokenOffset};
+}
+
 PlanRows MoEPass::rows() const { return planRows(statistics_.block, T_, R_, E_, K_); }
 
 // ------------------------------------------------------------------------------------------------ backward
@@ -60,15 +71,19 @@ ExpertsBackward MoEPass::expertsBackward(BackwardCall& call) const {
   return {.dtype = dtype_,
           .plan = rows(),
           .activation = layer_->config.activation,
+          .dropout = dropout_,
           .H = H_,
           .F = F_,
           .input = input_->data(),
           .gradOutput = call.gradOutput->data(),
-          .weights = weights_->floats(),
+          .weights = outputWeights(),
           .gate = dataOf(p.gate),
           .up = dataOf(p.up),
           .down = dataOf(p.down),
           .downBias = dataOf(p.downBias),
+          .gateBias = dataOf(p.gateBias),
+          .upBias = dataOf(p.upBias),
+          .inputWeights = inputWeights(),
           .savedGate = dataOf(savedGate_),
           .savedUp = dataOf(savedUp_),
           .gradRows = call.gradRows->data(),

@@ -35,6 +35,8 @@ MoEPass::MoEPass(std::shared_ptr<Layer> layer, const TensorPtr& input, const For
   noise_ = {.drawn = training_ && ranRouter_ && !ownNoise,
             .key = noiseKey(layer_->seed, NoisePurpose::Router, stepOf(call)),
             .tokenOffset = call.tokenOffset};
+  dropout_ = dropoutOf(NoisePurpose::ExpertDropout, call);
+  sharedDropout_ = dropoutOf(NoisePurpose::SharedDropout, call);
   capacity_ = call.capacity.resolve(T_, K_, E_, training_);
   if (call.priorities) capacity_.priority = Priority::Given;
   R_ = maxRows(capacity_, T_, K_, E_);

@@ -6,6 +6,7 @@
 #include <utility>
 #include <vector>
 
+#include "../shared/noise.h"
 #include "parameter.h"
 #include "plan.h"
 
@@ -18,7 +19,9 @@ struct LayerConfig {
   CapacityRule capacity;
   LossOptions losses;
   ActivationOptions activation;
-  int sharedSize = 0;  // 0: no shared experts
+  bool weightInput = false;  // the routing weight multiplies the expert's input, not its output
+  double dropout = 0;        // the probability
+  int sharedSize = 0;        // 0: no shared experts
   float selectionBiasRate = 0;
 };
 
@@ -110,6 +113,9 @@ class MoEPass {
   void watch(const TensorPtr& tensor);
   void watchParameters();
   AllowedExperts allowed() const;
+  Dropout dropoutOf(NoisePurpose purpose, const ForwardCall& call) const;
+  const float* inputWeights() const { return layer_->config.weightInput ? weights_->floats() : nullptr; }
+  const float* outputWeights() const { return layer_->config.weightInput ? nullptr : weights_->floats(); }
   PlanRows rows() const;
   PlanRows sharedRows() const;
 
@@ -121,6 +127,7 @@ class MoEPass {
   bool spent_ = false;
   RouterOptions router_;
   RouteNoise noise_{};
+  Dropout dropout_{}, sharedDropout_{};
   LossOptions losses_;
   CapacityOptions capacity_;
 

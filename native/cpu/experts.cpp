@@ -7,8 +7,7 @@
 #include <cstring>
 
 #include "backend.h"
-#include "element.h"
-#include "gemm.h"
+#include "experts-epilogue.h"
 
 namespace moe::cpu {
 
@@ -17,9 +16,15 @@ namespace {
 // ------------------------------------------------------------------------------------------------ forward
 
 /// One chunk of tokens: x [panels][H][L] and a [panels][F][L], tokens in the lanes, so that the product of up is the
-/// operand of down as it stands.
+/// operand of down as it stands; and the tokens' weights when these multiply x.
 struct ChunkBuffers {
   float *x, *a;
+  float* weights;  // [panels][L] or null
+};
+
+struct ForwardBuffers {
+  WeightBuffers weights;
+  float* factors;  // [rowBlock][L] of dropout, or null
 };
 
 template <class T>
@@ -30,11 +35,16 @@ class Forward {
   void pack(const TokenChunk& chunk, const ChunkBuffers& buffers) const {
     gemm_.of<T>().packTransposed(elements<T>(p_.input), p_.H, p_.plan.rowToken + chunk.row, chunk.count, p_.H,
                                  buffers.x);
+    if (!p_.inputWeights) return;
+    const int64_t lanes = roundUp(chunk.count, gemm_.lanes);
+    for (int64_t i = 0; i < lanes; ++i)
+      buffers.weights[i] = i < chunk.count ? p_.inputWeights[p_.plan.rowSlot[chunk.row + i]] : 0.0f;
   }
 
-  /// Features [from, to) of a; own.stage holds the gate.
+  /// Features [from, to) of a; the stage holds the gate.
   void up(const TokenChunk& chunk, const ChunkBuffers& buffers, int64_t from, int64_t to,
-          const WeightBuffers& own) const {
+          const ForwardBuffers& forward) const {
+    const WeightBuffers& own = forward.weights;
     const int64_t L = gemm_.lanes, F = p_.F, aPanel = F * L, stagePanel = rowBlock * L;
     const bool gated = p_.activation.gated();
     for (int64_t f = from; f < to; f += rowBlock) {
@@ -42,9 +52,14 @@ class Forward {
       float* a = buffers.a + f * L;
       project(chunk, buffers, f, rows, {p_.up, p_.upBias, p_.savedUp}, own, a, aPanel);
       if (gated) project(chunk, buffers, f, rows, {p_.gate, p_.gateBias, p_.savedGate}, own, own.stage, stagePanel);
-      for (int64_t panel = 0; panel * L < chunk.count; ++panel)
-        gemm_.activate(p_.activation, rows, static_cast<int>(std::min(L, chunk.count - panel * L)),
-                       gated ? own.stage + panel * stagePanel : nullptr, a + panel * aPanel);
+      for (int64_t panel = 0; panel * L < chunk.count; ++panel) {
+        const int64_t tokens = std::min(L, chunk.count - panel * L);
+        gemm_.activate(p_.activation, rows, static_cast<int>(tokens), gated ? own.stage + panel * stagePanel : nullptr,
+                       a + panel * aPanel);
+        if (forward.factors)
+          dropTokens(gemm_, p_.dropout, dropoutBlock(chunk.expert, p_.F, static_cast<int>(f)), rows,
+                     p_.plan.rowToken + chunk.row + panel * L, tokens, forward.factors, a + panel * aPanel);
+      }
     }
   }
 
@@ -55,6 +70,15 @@ class Forward {
     const T* bias = elements<T>(p_.downBias);
     projectTransposed(gemm_, chunk, buffers.a, F, elements<T>(p_.down) + chunk.expert * H * F,
                       bias ? bias + chunk.expert * H : nullptr, from, to, own, elements<T>(p_.rows) + chunk.row * H, H);
+  }
+
+  ForwardBuffers carveOwn(Carver& carver, int64_t lanes) const {
+    return {carveWeightBuffers<T>(carver, lanes, std::max(p_.H, p_.F)),
+            p_.dropout.threshold > 0 ? carver.take(rowBlock * gemm_.lanes) : nullptr};
+  }
+
+  ChunkBuffers carveChunk(Carver& carver, int64_t lanes) const {
+    return {carver.take(p_.H * lanes), carver.take(p_.F * lanes), p_.inputWeights ? carver.take(lanes) : nullptr};
   }
 
  private:
@@ -69,10 +93,16 @@ class Forward {
                const WeightBuffers& own, float* out, int64_t outPanel) const {
     const int64_t H = p_.H, F = p_.F, weightRow = chunk.expert * F + f;
     const T* bias = elements<T>(to.bias);
-    multiplyWeight(gemm_, chunk, buffers.x, H, elements<T>(to.weight) + weightRow * H,
-                   bias ? bias + weightRow : nullptr, rows, own, out, outPanel);
+    const T* before = bias && !p_.inputWeights ? bias + weightRow : nullptr;
+    multiplyWeight(gemm_, chunk, buffers.x, H, elements<T>(to.weight) + weightRow * H, before, rows, own, out,
+                   outPanel);
     if (to.saved)
       gemm_.of<T>().unpackTransposed(out, outPanel, chunk.count, rows, elements<T>(to.saved) + chunk.row * F + f, F);
+    if (!p_.inputWeights) return;
+    float wide[rowBlock];
+    const float* after = widenedBias<T>(gemm_, bias, weightRow, rows, wide);
+    for (int64_t panel = 0; panel * gemm_.lanes < chunk.count; ++panel)
+      gemm_.scaleLanes(rows, buffers.weights + panel * gemm_.lanes, after, out + panel * outPanel);
   }
 
   const ExpertsForward& p_;
@@ -92,29 +122,30 @@ void runForward(const ExpertsForward& p, const GemmKernels& gemm, ThreadPool& po
   const int64_t upPiece = roundUp(ceilDiv(p.F, pieces), rowBlock), upPieces = ceilDiv(p.F, upPiece);
   const int64_t downPiece = roundUp(ceilDiv(p.H, pieces), rowBlock), downPieces = ceilDiv(p.H, downPiece);
 
+  const Forward<T> forward(p, gemm);
   std::vector<ChunkBuffers> own(pool.threads()), shared(split);
-  std::vector<WeightBuffers> weights(pool.threads());
+  std::vector<ForwardBuffers> buffersOf(pool.threads());
   scratch.layOut([&](Carver& carver) {
-    for (ChunkBuffers& buffers : shared) buffers = {carver.take(p.H * lanes), carver.take(p.F * lanes)};
-    for (ChunkBuffers& buffers : own) buffers = {carver.take(p.H * lanes), carver.take(p.F * lanes)};
-    for (WeightBuffers& buffers : weights) buffers = carveWeightBuffers<T>(carver, lanes, std::max(p.H, p.F));
+    for (ChunkBuffers& buffers : shared) buffers = forward.carveChunk(carver, lanes);
+    for (ChunkBuffers& buffers : own) buffers = forward.carveChunk(carver, lanes);
+    for (ForwardBuffers& buffers : buffersOf) buffers = forward.carveOwn(carver, lanes);
   });
 
-  const Forward<T> forward(p, gemm);
   pool.parallelFor(split, [&](int64_t i, int) { forward.pack(chunks[whole + i], shared[i]); });
   pool.parallelFor(whole + split * upPieces, [&](int64_t i, int worker) {
     if (i < whole) {
       forward.pack(chunks[i], own[worker]);
-      forward.up(chunks[i], own[worker], 0, p.F, weights[worker]);
-      forward.down(chunks[i], own[worker], 0, p.H, weights[worker]);
+      forward.up(chunks[i], own[worker], 0, p.F, buffersOf[worker]);
+      forward.down(chunks[i], own[worker], 0, p.H, buffersOf[worker].weights);
     } else {
       const int64_t chunk = (i - whole) / upPieces, from = (i - whole) % upPieces * upPiece;
-      forward.up(chunks[whole + chunk], shared[chunk], from, std::min<int64_t>(from + upPiece, p.F), weights[worker]);
+      forward.up(chunks[whole + chunk], shared[chunk], from, std::min<int64_t>(from + upPiece, p.F), buffersOf[worker]);
     }
   });
   pool.parallelFor(split * downPieces, [&](int64_t i, int worker) {
     const int64_t chunk = i / downPieces, from = i % downPieces * downPiece;
-    forward.down(chunks[whole + chunk], shared[chunk], from, std::min<int64_t>(from + downPiece, p.H), weights[worker]);
+    forward.down(chunks[whole + chunk], shared[chunk], from, std::min<int64_t>(from + downPiece, p.H),
+                 buffersOf[worker].weights);
   });
 }
 
@@ -140,8 +171,9 @@ struct WaveBuffers {
 };
 
 struct WorkerBuffers {
-  float* down;  // [columnBlock/L][H][L] a block of the weight in panels
-  float* dA;    // [columnBlock/L][depthBlock][L] dA, then w·a
+  float* down;     // [columnBlock/L][H][L] a block of the weight in panels
+  float* dA;       // [columnBlock/L][depthBlock][L] dA, then w·a
+  float* factors;  // the same of dropout, or null
   InputBuffers inputs;
 };
 
@@ -176,6 +208,7 @@ class Backward {
 
   WorkerBuffers carveWorker(Carver& carver, int64_t rows) const {
     return {carver.take(p_.H * columnBlock), carver.take(depthBlock * columnBlock),
+            p_.dropout.threshold > 0 ? carver.take(depthBlock * columnBlock) : nullptr,
             carveInputBuffers<T>(carver, p_.gradRows ? rows : 0)};
   }
 
@@ -189,8 +222,8 @@ class Backward {
     };
     if (needX_) pack(p_.input, b.x);
     pack(p_.gradOutput, b.dO);
-    for (int64_t r = from; r < to; ++r)
-      b.weights[start + r] = p_.weights ? p_.weights[p_.plan.rowSlot[part.row + r]] : 1.0f;
+    const float* weights = p_.inputWeights ? p_.inputWeights : p_.weights;
+    for (int64_t r = from; r < to; ++r) b.weights[start + r] = weights ? weights[p_.plan.rowSlot[part.row + r]] : 1.0f;
   }
 
   /// Features [block·columnBlock, ...) of a part: dA, dz, the row dots of these features, and all weight gradients that
@@ -222,12 +255,23 @@ class Backward {
       };
       load(p_.savedUp, dUp);
       if (gated_) load(p_.savedGate, dGate);
-      for (int64_t i = 0; i * L_ < columns; ++i)
-        gemm_.activateBackward(p_.activation, rows, static_cast<int>(std::min(L_, columns - i * L_)),
-                               b.weights + start + row, gated_ ? dGate + at + i * panel : nullptr, dUp + at + i * panel,
-                               own.dA + i * dAPanel, dots + row);
-
       const bool more = !part.first || row > 0;
+      if (own.factors) {
+        rowFactors(gemm_, p_.dropout, e, p_.F, f, columns, p_.plan.rowToken + part.row + row, rows, own.factors);
+        gemm_.multiplyBy(own.factors, dAPanel * ceilDiv(columns, L_), own.dA);
+      }
+      for (int64_t i = 0; i * L_ < columns; ++i) {
+        const int lanes = static_cast<int>(std::min(L_, columns - i * L_));
+        float *gate = gated_ ? dGate + at + i * panel : nullptr, *up = dUp + at + i * panel;
+        if (p_.inputWeights)
+          activateInputRows<T>(gemm_, p_, e * F + f + i * L_, rows, lanes, b.weights + start + row, gate, up,
+                               own.dA + i * dAPanel, dots + row, more);
+        else
+          gemm_.activateBackward(p_.activation, rows, lanes, b.weights + start + row, gate, up, own.dA + i * dAPanel,
+                                 dots + row);
+      }
+      if (own.factors && p_.gradDown) gemm_.multiplyBy(own.factors, dAPanel * ceilDiv(columns, L_), own.dA);
+
       if (p_.gradDown)
         weightGradient(gemm_, {dO + at, panel}, H, {own.dA, dAPanel}, columns, rows, p_.gradDown + e * H * F + f, F,
                        p_.accumulateDown || more);
@@ -238,6 +282,7 @@ class Backward {
         weightGradient(gemm_, {dGate + at, panel}, columns, {x + at, panel}, H, rows, p_.gradGate + (e * F + f) * H, H,
                        p_.accumulateGate || more);
     }
+    if (p_.inputWeights) return;
     if (p_.gradUpBias)
       sumColumns(dUp, panel, part.rows, columns, nullptr, p_.gradUpBias + e * F + f,
                  p_.accumulateUpBias || !part.first);
@@ -270,10 +315,10 @@ class Backward {
     const int64_t H = p_.H, start = part.row - wave.row, panel = part.rows * L_;
     const float* dO = b.dO + start * Hp_;
     if (p_.gradDownBias)
-      sumColumns(dO, panel, part.rows, H, b.weights + start, p_.gradDownBias + part.expert * H,
-                 p_.accumulateDownBias || !part.first);
+      sumColumns(dO, panel, part.rows, H, p_.inputWeights ? nullptr : b.weights + start,
+                 p_.gradDownBias + part.expert * H, p_.accumulateDownBias || !part.first);
     if (!needDots_) return;
-    const T* bias = p_.downBias ? elements<T>(p_.downBias) + part.expert * H : nullptr;
+    const T* bias = p_.downBias && !p_.inputWeights ? elements<T>(p_.downBias) + part.expert * H : nullptr;
     for (int64_t r = 0; r < part.rows; ++r) {
       float sum = 0;
       for (int64_t block = 0; block < featureBlocks(); ++block) sum += b.dots[block * wave.rows + start + r];

@@ -20,6 +20,13 @@ ExpertsShape shapeOf(const Experts& p) {
   return {p.dtype, p.plan.R, p.plan.E, p.H, p.F, p.activation.gated()};
 }
 
+/// The kernel with the activation: a second one has what few layers use.
+template <class Experts>
+std::string activationKernel(std::string name, const Experts& p, const TileChoice& tile) {
+  if (p.inputWeights || p.dropout.threshold > 0) name += "Extra";
+  return kernelOf(name.c_str(), tile, p.dtype);
+}
+
 void append(WeightGradients& gradients, const WeightGradient& gradient) {
   if (gradient.gradient) gradients.list[gradients.count++] = gradient;
 }
@@ -75,7 +82,7 @@ void CudaBackend::expertsForward(const ExpertsForward& p) {
   space.carve(static_cast<char*>(p.workspace), p);
   TileChoice tile = chooseRowTile(shapeOf(p).up(), properties_);
   tile.walk.chunked = inChunks(p.dtype, p.H, {p.input, p.gate, p.up});
-  launch(kernelOf("expertsUp", tile, p.dtype), {tile.grid}, tile.shape.threads(), tile.sharedBytes, p, space,
+  launch(activationKernel("expertsUp", p, tile), {tile.grid}, tile.shape.threads(), tile.sharedBytes, p, space,
          tile.walk);
 
   GroupedGemmForward down{};
@@ -108,7 +115,7 @@ void CudaBackend::expertsBackward(const ExpertsBackward& p) {
   tile.walk.chunked = inChunks(p.dtype, p.H, {p.gradOutput}) && inChunks(p.dtype, p.F, {p.down});
   ExpertsBackwardSpace space{};
   space.carve(static_cast<char*>(p.workspace), p, tile.shape);
-  launch(kernelOf("downBackward", tile, p.dtype), {tile.grid}, tile.shape.threads(), tile.sharedBytes, p, space,
+  launch(activationKernel("downBackward", p, tile), {tile.grid}, tile.shape.threads(), tile.sharedBytes, p, space,
          tile.walk);
 
   WeightGradients weights{};
@@ -124,9 +131,11 @@ void CudaBackend::expertsBackward(const ExpertsBackward& p) {
   biases.R = plan.R;
   biases.E = plan.E;
   biases.expertOffsets = plan.expertOffsets;
+  const void *gate = p.inputWeights ? space.biasGate : space.gradGate,
+             *up = p.inputWeights ? space.biasUp : space.gradUp;
   append(biases, {p.gradOutput, token, p.weights, plan.rowSlot, p.H, p.gradDownBias, p.accumulateDownBias});
-  append(biases, {space.gradGate, nullptr, nullptr, nullptr, p.F, p.gradGateBias, p.accumulateGateBias});
-  append(biases, {space.gradUp, nullptr, nullptr, nullptr, p.F, p.gradUpBias, p.accumulateUpBias});
+  append(biases, {gate, nullptr, nullptr, nullptr, p.F, p.gradGateBias, p.accumulateGateBias});
+  append(biases, {up, nullptr, nullptr, nullptr, p.F, p.gradUpBias, p.accumulateUpBias});
   parameterGradients(weights, biases, p.dtype);
 
   if (!p.gradRows && !p.gradWeights) return;
@@ -149,7 +158,7 @@ void CudaBackend::expertsBackward(const ExpertsBackward& p) {
     rows.rowToken = plan.rowToken;
     rows.rowSlot = plan.rowSlot;
     rows.gradOutput = p.gradOutput;
-    rows.downBias = p.downBias;
+    rows.downBias = p.inputWeights ? nullptr : p.downBias;
     rows.gradWeights = p.gradWeights;
   }
   rowGradient(rows, p.dtype);

@@ -82,8 +82,10 @@ struct ExpertsForwardSpace {
 
 /// Between the backward of down and the products that follow it.
 struct ExpertsBackwardSpace {
-  void *gradGate, *gradUp;  // [R,F] of the pre-activations; gradGate null without gate
-  void* weighted;           // [R,F] activations times the row's weight
+  void *gradGate, *gradUp;  // [R,F] of the pre-activations, or of the products of inputs with weights; gradGate null
+                            // without gate
+  void *biasGate, *biasUp;  // [R,F] of the pre-activations of inputs with weights, for gradients of biases; else null
+  void* weighted;           // [R,F] activations times the weight of the expert's output; null when down is frozen
   float* dots;              // [R,dotCount] ⟨dA, a⟩ over the columns of each warp
   int dotCount;
 
@@ -95,10 +97,12 @@ struct ExpertsBackwardSpace {
     };
     const size_t rows = static_cast<size_t>(p.plan.R), bytes = rows * p.F * dtypeSize(p.dtype);
     dotCount = static_cast<int>(ceilDivide(p.F, tile.columns())) * tile.warpsN;
-    gradGate = nullptr;
+    gradGate = biasGate = biasUp = weighted = nullptr;
     if (p.activation.gated()) take(gradGate, bytes);
     take(gradUp, bytes);
-    take(weighted, bytes);
+    if (p.inputWeights && p.gradGateBias) take(biasGate, bytes);
+    if (p.inputWeights && p.gradUpBias) take(biasUp, bytes);
+    if (p.gradDown) take(weighted, bytes);
     take(dots, rows * dotCount * sizeof(float));
     return used;
   }

@@ -9,7 +9,7 @@
 namespace moe {
 
 /// What draws are for. The numbers are part of what a seed means and never change.
-enum class NoisePurpose : uint32_t { Router = 1, Queue = 2 };
+enum class NoisePurpose : uint32_t { Router = 1, Queue = 2, ExpertDropout = 5, SharedDropout = 6 };
 
 /// The key of one purpose in one forward.
 MOE_HD uint64_t noiseKey(uint64_t seed, NoisePurpose purpose, uint64_t step) {
@@ -25,6 +25,15 @@ MOE_HD Philox4 noiseBits(uint64_t key, int64_t token, uint32_t block) {
       {{static_cast<uint32_t>(token), static_cast<uint32_t>(static_cast<uint64_t>(token) >> 32), block, 2}},
       {{static_cast<uint32_t>(key), static_cast<uint32_t>(key >> 32)}});
 }
+
+/// Where the four features from a multiple of 4 on have their bits among those of a token: the experts side by side,
+/// each in whole fours.
+MOE_HD uint32_t dropoutBlock(int64_t expert, int F, int feature) {
+  return static_cast<uint32_t>(expert * ((F + 3) / 4) + feature / 4);
+}
+
+/// What dropout multiplies an activation by.
+MOE_HD float dropoutFactor(uint32_t bits, uint32_t threshold, float scale) { return bits < threshold ? 0.0f : scale; }
 
 /// U[1-ε, 1+ε]
 MOE_HD float jitterOf(uint32_t bits, float epsilon) {

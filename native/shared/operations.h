@@ -201,33 +201,50 @@ struct CombineBackward {
 
 // ------------------------------------------------------------------------------------------------ experts
 
-/// y[r] = down_e · act(gate_e·x, up_e·x) for every row r of every expert e, x = input[rowToken[r]].
+/// Of activations between up and down, drawn by token, expert and feature: see dropoutFactor() in noise.h.
+struct Dropout {
+  uint32_t threshold;  // probability · 2^32: lower bits drop; 0: nothing is drawn
+  float scale;         // of what stays, 1/(1 - probability)
+  uint64_t key;        // noiseKey() of this forward
+  int64_t tokenOffset;
+};
+
+/// y[r] = down_e · dropout(act(gate_e·x, up_e·x)) for every row r of every expert e, x = v·input[rowToken[r]] with
+/// v = inputWeights[rowSlot[r]], or 1 without.
 struct ExpertsForward {
   DType dtype;
   PlanRows plan;
   ActivationOptions activation;
+  Dropout dropout;
   int H, F;
   const void* input;                         // [T,H]
   const void *gate, *up, *down;              // [E,F,H] (gate null when not gated), [E,F,H], [E,H,F]
   const void *gateBias, *upBias, *downBias;  // [E,F], [E,F], [E,H]; null without
-  void *savedGate, *savedUp;                 // [R,F] pre-activations with bias, kept for backward; null in inference
-  void* rows;                                // [R,H]; rows past the end are left as they are
+  const float* inputWeights;                 // [T,K] by slot, or null
+  void *savedGate, *savedUp;  // [R,F] kept for backward, null in inference: pre-activations with bias; with
+                              // inputWeights the products of the unweighted input, without bias
+  void* rows;  // [R,H]; rows past the end are left as they are
 
   void* workspace;
 };
 
 /// Rows weigh in as rowWeight = weights[rowSlot[r]] (1 when weights is null): with dO gathered by rowToken,
 /// dA = dO·down, rowDot[r] = ⟨dA, a⟩ + ⟨dO, downBias⟩ = dL/d(weight), dz = w·dA·act'(z), dDown = Σ w·dO ⊗ a.
+/// With inputWeights v and no weights, u the saved products: z = v·u + bias, rowDot[r] = ⟨dz, u⟩, and v·dz takes the
+/// place of dz but in the gradients of biases. Dropped activations are 0 in a and dA.
 struct ExpertsBackward {
   DType dtype;
   PlanRows plan;
   ActivationOptions activation;
+  Dropout dropout;
   int H, F;
   const void* input;       // [T,H]
   const void* gradOutput;  // [T,H]
   const float* weights;    // [T,K] by slot, or null
   const void *gate, *up, *down;
   const void* downBias;
+  const void *gateBias, *upBias;    // for inputWeights
+  const float* inputWeights;        // [T,K] by slot, or null
   const void *savedGate, *savedUp;  // [R,F]
 
   void* gradRows;                       // [R,H] gradient of the gathered input; rows past the end are left as they are

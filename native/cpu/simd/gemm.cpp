@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "../../shared/activation.h"
+#include "../../shared/noise.h"
 #include "gemm-tile.h"
 #include "tables.h"
 
@@ -263,6 +264,82 @@ void activateBackward(const ActivationOptions& options, int64_t rows, int column
           [&]<Activation kind>() { activateBackwardRows<kind>(options, rows, columns, weight, gate, up, dA, dots); });
 }
 
+template <Activation kind>
+void activateInputBackwardRow(const ActivationOptions& options, int n, float weight, const float* __restrict gateBias,
+                              const float* __restrict upBias, float* __restrict gate, float* __restrict up,
+                              float* __restrict dA, float* __restrict products) {
+  const float alpha = options.alpha, limit = options.limit;
+  for (int i = 0; i < n; ++i) {
+    const float g = isGated(kind) ? gate[i] : 0.0f, u = up[i];
+    const ActivationPoint point = activationAt<kind>(weight * g + (gateBias ? gateBias[i] : 0.0f),
+                                                     weight * u + (upBias ? upBias[i] : 0.0f), alpha, limit);
+    const float dGate = dA[i] * point.dGate, dUp = dA[i] * point.dUp;
+    products[i] = dGate * g + dUp * u;
+    if (isGated(kind)) gate[i] = dGate;
+    up[i] = dUp;
+    dA[i] = point.value;
+  }
+}
+
+void activateInputBackward(const ActivationOptions& options, int64_t rows, int columns, const float* weight,
+                           const float* gateBias, const float* upBias, float* gate, float* up, float* dA, float* dots) {
+  const int n = (columns + width - 1) / width * width;
+  forKind(options.kind, [&]<Activation kind>() {
+    for (int64_t r = 0; r < rows; ++r) {
+      const int64_t at = r * lanes;
+      float products[lanes];
+      activateInputBackwardRow<kind>(options, n, weight[r], gateBias, upBias, gate ? gate + at : nullptr, up + at,
+                                     dA + at, products);
+      float sum = 0;
+      for (int i = 0; i < columns; ++i) sum += products[i];
+      dots[r] += sum;
+    }
+  });
+}
+
+// ------------------------------------------------------------------------------------------------ scaling and dropout
+
+void scaleLanes(int64_t rows, const float* weight, const float* bias, float* panel) {
+  for (int64_t r = 0; r < rows; ++r)
+    for (int i = 0; i < lanes; ++i) panel[r * lanes + i] = weight[i] * panel[r * lanes + i] + (bias ? bias[r] : 0.0f);
+}
+
+void scaleRows(int64_t rows, const float* weight, float* panel) {
+  for (int64_t r = 0; r < rows; ++r)
+    for (int i = 0; i < lanes; ++i) panel[r * lanes + i] *= weight[r];
+}
+
+void multiplyBy(const float* __restrict factors, int64_t n, float* __restrict values) {
+  for (int64_t i = 0; i < n; ++i) values[i] *= factors[i];
+}
+
+/// noiseBits() of `tokenRun` tokens side by side: counters and key word by word, so that the rounds are vector loops.
+constexpr int tokenRun = 16;
+
+void drawBits(uint64_t key, const int64_t (&tokens)[tokenRun], uint32_t block, uint32_t (&words)[4][tokenRun]) {
+  for (int i = 0; i < tokenRun; ++i) {
+    const Philox4 bits = noiseBits(key, tokens[i], block);
+    for (int word = 0; word < 4; ++word) words[word][i] = bits.word[word];
+  }
+}
+
+void dropoutFactors(const Dropout& dropout, uint32_t block, int64_t features, const int32_t* tokens, int64_t count,
+                    int64_t featureStride, int64_t tokenStride, float* factors) {
+  for (int64_t first = 0; first < count; first += tokenRun) {
+    const int64_t n = smaller(tokenRun, count - first);
+    int64_t numbers[tokenRun] = {};
+    for (int64_t i = 0; i < n; ++i) numbers[i] = dropout.tokenOffset + tokens[first + i];
+    for (int64_t f = 0; f < features; f += 4) {
+      uint32_t words[4][tokenRun];
+      drawBits(dropout.key, numbers, block + static_cast<uint32_t>(f / 4), words);
+      for (int64_t k = 0; k < smaller(4, features - f); ++k)
+        for (int64_t i = 0; i < n; ++i)
+          factors[(f + k) * featureStride + (first + i) * tokenStride] =
+              dropoutFactor(words[k][i], dropout.threshold, dropout.scale);
+    }
+  }
+}
+
 void columnSums(const float* panel, int64_t rows, int columns, const float* weight, float* out, bool accumulate) {
   // Blocks of rows are summed apart and then added: that bounds the rounding of long sums.
   constexpr int64_t block = 64;
@@ -291,6 +368,11 @@ constinit const GemmKernels MOE_TABLE(gemmKernels) = {
     packKernels<Float16>,
     activate,
     activateBackward,
+    activateInputBackward,
+    scaleLanes,
+    scaleRows,
+    dropoutFactors,
+    multiplyBy,
     columnSums,
 };
 

@@ -10,6 +10,7 @@
 #include <type_traits>
 
 #include "../../shared/float16.h"
+#include "../../shared/operations.h"
 #include "../../shared/options.h"
 
 namespace moe::cpu {
@@ -84,6 +85,26 @@ struct GemmKernels {
   /// weight[r]·dz, and dots[r] += Σ_lane dA·a. `columns` lanes are used; weight null: 1.
   void (*activateBackward)(const ActivationOptions&, int64_t rows, int columns, const float* weight, float* gate,
                            float* up, float* dA, float* dots);
+
+  /// The same where the weight multiplies the expert's input: gate and up are the products u of the unweighted input,
+  /// z = weight[r]·u + bias[lane], and become dz; dA becomes a; dots[r] += Σ_lane dz·u. A null bias is 0.
+  void (*activateInputBackward)(const ActivationOptions&, int64_t rows, int columns, const float* weight,
+                                const float* gateBias, const float* upBias, float* gate, float* up, float* dA,
+                                float* dots);
+
+  /// On one panel: panel[r][lane] = weight[lane]·panel[r][lane] + bias[r]; bias null: 0.
+  void (*scaleLanes)(int64_t rows, const float* weight, const float* bias, float* panel);
+
+  /// On one panel: panel[r][lane] *= weight[r].
+  void (*scaleRows)(int64_t rows, const float* weight, float* panel);
+
+  /// factors[feature·featureStride + i·tokenStride] of dropout for `features` neighbouring features, the first of them
+  /// a multiple of 4 with its bits at `block`, of the activations of tokens[i].
+  void (*dropoutFactors)(const Dropout&, uint32_t block, int64_t features, const int32_t* tokens, int64_t count,
+                         int64_t featureStride, int64_t tokenStride, float* factors);
+
+  /// values[i] *= factors[i].
+  void (*multiplyBy)(const float* factors, int64_t n, float* values);
 
   /// out[lane] (+)= Σ_r weight[r]·panel[r][lane] for `columns` lanes of one panel; weight null: 1.
   void (*columnSums)(const float* panel, int64_t rows, int columns, const float* weight, float* out, bool accumulate);
