@@ -293,7 +293,8 @@ export interface NativeBinding {
   passRelease(pass: PassHandle): void;
   add(a: TensorHandle, b: TensorHandle): TensorHandle;
 
-  adamwCreate(device: DeviceHandle, parameters: ParameterHandle[]): AdamWHandle;
+  /** Parameters that `previous` has too go on with its state. */
+  adamwCreate(device: DeviceHandle, parameters: ParameterHandle[], previous: AdamWHandle | null): AdamWHandle;
   adamwStep(
     optimizer: AdamWHandle,
     learningRate: number,

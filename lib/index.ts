@@ -14,6 +14,8 @@ export type { Device, DeviceInfo, DeviceKind, DeviceOptions, Graph } from './dev
 export { listDevices, openDevice } from './device.js';
 export type { MoEErrorCode } from './errors.js';
 export { MoEError } from './errors.js';
+export type { DenseNetwork } from './grow.js';
+export { expandExperts, upcycle } from './grow.js';
 export type { DType } from './host-data.js';
 export type { Module } from './modules.js';
 export { add, crossEntropy, Embedding, Linear, RMSNorm } from './modules.js';

@@ -39,6 +39,16 @@ export interface AdamWState {
   readonly skipped: Tensor;
 }
 
+/** What AdamW.replace() is given: which parameter takes whose place, those that are new, and what becomes of the state. */
+export interface Replacement {
+  readonly replaced: ReadonlyMap<Parameter, Parameter>;
+  readonly added: readonly Parameter[];
+  /** The float32 values of the new parameters. */
+  readonly masters: ReadonlyMap<Parameter, Float32Array>;
+  /** Moments of an old parameter → those of the one that takes its place. */
+  readonly carry: (old: Parameter, moments: Float32Array) => Float32Array;
+}
+
 const optimizerOptions = new Set(['learningRate', 'betas', 'epsilon', 'weightDecay']);
 const stepOptions = new Set(['maxGradNorm']);
 
@@ -50,8 +60,8 @@ export class AdamW implements Disposable {
   /** May be changed between steps; checked by step(). */
   learningRate: number;
   readonly #context: DeviceContext;
-  readonly #parameters: readonly Parameter[];
-  readonly #handle: AdamWHandle;
+  #parameters: readonly Parameter[];
+  #handle: AdamWHandle;
   #hyper: Omit<AdamWHyperparameters, 'learningRate'>;
   #tensors: (Omit<AdamWState, 'parameters'> & { gradNorm: Tensor }) | undefined;
   #disposed = false;
@@ -63,7 +73,7 @@ export class AdamW implements Disposable {
     this.#parameters = checkParameters(parameters);
     this.#context = Parameter.contextOf(this.#parameters[0]!);
     const handles = this.#parameters.map((parameter, i) => Parameter.handleOf(parameter, `parameters[${i}]`));
-    this.#handle = native.adamwCreate(this.#context.handle('AdamW'), handles);
+    this.#handle = native.adamwCreate(this.#context.handle('AdamW'), handles, null);
     this.#hyper = hyper;
     this.learningRate = hyper.learningRate;
   }
@@ -104,9 +114,14 @@ export class AdamW implements Disposable {
   dispose(): void {
     if (this.#disposed) return;
     this.#disposed = true;
+    this.#release();
+  }
+
+  #release(): void {
     if (this.#tensors) {
-      const { means, variances, steps, skipped, gradNorm } = this.#tensors;
-      for (const tensor of [...means, ...variances, ...steps, skipped, gradNorm]) tensor.dispose();
+      const { means, variances, masters, steps, skipped, gradNorm } = this.#tensors;
+      for (const tensor of [...means, ...variances, ...masters, ...steps, skipped, gradNorm]) tensor?.dispose();
+      this.#tensors = undefined;
     }
     native.adamwRelease(this.#handle);
   }
@@ -151,6 +166,51 @@ export class AdamW implements Disposable {
   /** @internal */
   static hyperparametersOf(optimizer: AdamW): AdamWHyperparameters {
     return { learningRate: optimizer.learningRate, ...optimizer.#hyper };
+  }
+
+  /** @internal The float32 values that those of its 16-bit parameters are rounded from. */
+  static mastersOf(optimizer: AdamW): Map<Parameter, Tensor> {
+    const { parameters, masters } = AdamW.stateOf(optimizer);
+    const found = parameters.flatMap((parameter, i) => (masters[i] ? [[parameter, masters[i]] as const] : []));
+    return new Map(found);
+  }
+
+  /** @internal */
+  static hasAny(optimizer: AdamW, parameters: Iterable<Parameter>): boolean {
+    optimizer.#open('state');
+    return [...parameters].some((parameter) => optimizer.#parameters.includes(parameter));
+  }
+
+  /** @internal Goes on with other parameters in the place of some of its own; all others keep their state. */
+  static replace(optimizer: AdamW, { replaced, added, masters, carry }: Replacement): void {
+    const before = AdamW.stateOf(optimizer);
+    const parameters = before.parameters.map((parameter) => replaced.get(parameter) ?? parameter);
+    parameters.push(...added);
+    const handles = parameters.map((parameter) => Parameter.handleOf(parameter, parameter.name));
+    const moments = before.parameters.map((parameter, i) => {
+      if (!replaced.has(parameter)) return undefined;
+      const [mean, variance, steps] = [before.means[i]!, before.variances[i]!, before.steps[i]!].map((t) =>
+        t.dataSync(),
+      );
+      return {
+        mean: carry(parameter, mean as Float32Array),
+        variance: carry(parameter, variance as Float32Array),
+        steps,
+      };
+    });
+    const handle = native.adamwCreate(optimizer.#context.handle('optimizer'), handles, optimizer.#handle);
+    optimizer.#release();
+    optimizer.#handle = handle;
+    optimizer.#parameters = parameters;
+    const after = optimizer.#state('state');
+    for (const [i, carried] of moments.entries()) {
+      if (!carried) continue;
+      after.means[i]!.write(carried.mean);
+      after.variances[i]!.write(carried.variance);
+      after.steps[i]!.write(carried.steps as Int32Array);
+      after.masters[i]?.write(masters.get(parameters[i]!)!);
+    }
+    native.adamwAdoptMasters(handle);
   }
 
   /** @internal After parameters and state have been written. */

@@ -79,7 +79,8 @@ Napi::Value adamwCreate(const Napi::CallbackInfo& info) {
     parameters.push_back(unwrap<Parameter>(list.Get(i)));
     checkSameDevice(*device, {parameters.back()->value()});
   }
-  auto optimizer = std::make_shared<AdamW>(device, std::move(parameters));
+  const auto previous = unwrapOptional<AdamW>(info[2]);
+  auto optimizer = std::make_shared<AdamW>(device, std::move(parameters), previous.get());
   int64_t bytes = 0;
   for (const auto* tensors : {&optimizer->means(), &optimizer->variances(), &optimizer->masters()})
     for (const TensorPtr& tensor : *tensors)

@@ -1,12 +1,15 @@
 #include "optim.h"
 
+#include <algorithm>
+
 #include "modules.h"
 
 namespace moe {
 
-AdamW::AdamW(std::shared_ptr<Device> device, std::vector<ParameterPtr> parameters)
+AdamW::AdamW(std::shared_ptr<Device> device, std::vector<ParameterPtr> parameters, const AdamW* previous)
     : device_(std::move(device)), parameters_(std::move(parameters)) {
   for (const ParameterPtr& parameter : parameters_) {
+    if (previous && takeOver(*previous, parameter)) continue;
     const TensorPtr& value = parameter->value();
     means_.push_back(device_->zeros(DType::Float32, value->size()));
     variances_.push_back(device_->zeros(DType::Float32, value->size()));
@@ -14,8 +17,20 @@ AdamW::AdamW(std::shared_ptr<Device> device, std::vector<ParameterPtr> parameter
     masters_.push_back(value->dtype() == DType::Float32 ? nullptr : convert(value, DType::Float32));
     masterVersions_.push_back(value->version);
   }
-  skipped_ = device_->zeros(DType::Int32, 1);
-  gradNorm_ = device_->zeros(DType::Float32, 1);
+  skipped_ = previous ? previous->skipped_ : device_->zeros(DType::Int32, 1);
+  gradNorm_ = previous ? previous->gradNorm_ : device_->zeros(DType::Float32, 1);
+}
+
+bool AdamW::takeOver(const AdamW& previous, const ParameterPtr& parameter) {
+  const auto found = std::find(previous.parameters_.begin(), previous.parameters_.end(), parameter);
+  if (found == previous.parameters_.end()) return false;
+  const size_t i = found - previous.parameters_.begin();
+  means_.push_back(previous.means_[i]);
+  variances_.push_back(previous.variances_[i]);
+  steps_.push_back(previous.steps_[i]);
+  masters_.push_back(previous.masters_[i]);
+  masterVersions_.push_back(previous.masterVersions_[i]);
+  return true;
 }
 
 void AdamW::refreshMaster(size_t i) {

@@ -15,7 +15,8 @@ struct AdamWOptions {
 
 class AdamW {
  public:
-  AdamW(std::shared_ptr<Device> device, std::vector<ParameterPtr> parameters);
+  /// Parameters that `previous` has too, if there is one, share their state with it, which is then over.
+  AdamW(std::shared_ptr<Device> device, std::vector<ParameterPtr> parameters, const AdamW* previous);
 
   /// Updates every trainable parameter that has a gradient since the last clear, then counts the gradients as cleared.
   /// When one of them is poisoned nothing is changed.
@@ -34,6 +35,7 @@ class AdamW {
   const TensorPtr& gradNorm() const { return gradNorm_; }             // [1]
 
  private:
+  bool takeOver(const AdamW& previous, const ParameterPtr& parameter);
   void refreshMaster(size_t i);
 
   std::shared_ptr<Device> device_;

@@ -1,0 +1,348 @@
+// Growing a model: a MoE layer made of dense networks, and a layer with more experts than it had. Both happen on the host,
+// once, and block; what they compute is the same function as before.
+import { checkInteger, checkNumber, checkOptions, describe, invalid, maxSize, orDefault } from './checks.js';
+import { type MoEConfig, type ResolvedConfig, resolveConfig } from './config.js';
+import type { ResolvedCapacity } from './config-capacity.js';
+import { activationOf } from './config-experts.js';
+import type { ResolvedRouter } from './config-router.js';
+import { MoEError } from './errors.js';
+import { addNoise, placedRows, type Sources } from './grow-values.js';
+import { MoELayer } from './moe-layer.js';
+import { AdamW } from './optim.js';
+import type { Parameter } from './parameter.js';
+import { Tensor } from './tensor.js';
+
+/** A dense feed-forward network without biases, in the layout of PyTorch's nn.Linear: gate and up [D,H], down [H,D]. */
+export interface DenseNetwork {
+  /** With a gated activation. */
+  gate?: Tensor;
+  up: Tensor;
+  down: Tensor;
+}
+
+// ---------------------------------------------------------------- upcycling
+
+const upcycleOptions = new Set(['noise', 'granularity']);
+const networkOptions = new Set(['gate', 'up', 'down']);
+
+/** Logits this small leave the weights equal to about 1e-5 and still tell the experts apart. */
+const nearlyUniform = 2 ** -18;
+
+/**
+ * A layer that computes what `dense` computes, with copies of it as experts (sparse upcycling, Komatsuzaki et al. 2023);
+ * config.ffnSize is the dense width D over `granularity`. Of several networks, each token gets the mean of those that the
+ * router sends it to, by its weights; copies of one network are neighbours, and the first networks come first.
+ *
+ * granularity splits every copy into that many experts of D/granularity, which start with one router row between them, so
+ * that a token gets whole networks: topK and numExperts are multiples of it (virtual groups, He et al. 2024).
+ *
+ * `down` is scaled so that the weights of a token add up to 1. Where their sum depends on the scores (no renormalisation and
+ * K < E), and for weights of the input, the router starts so close to uniform that the sum is right to about 1e-5. Shared
+ * experts start with down = 0. Drops and noise of the router are not undone.
+ *
+ * noise: the standard deviation of what is added to the experts' matrices, over the root mean square of each. Default 0.
+ */
+export function upcycle(
+  dense: DenseNetwork | readonly DenseNetwork[],
+  config: MoEConfig,
+  options: { noise?: number; granularity?: number } = {},
+): MoELayer {
+  const given = checkOptions('options', options, upcycleOptions);
+  const noise = checkNumber('options.noise', orDefault(given.noise, 0), { min: 0 });
+  const resolved = resolveConfig(config);
+  const granularity = checkInteger(
+    'options.granularity',
+    orDefault(given.granularity, 1),
+    1,
+    resolved.topK,
+    'config.topK',
+  );
+  const networks = checkNetworks(dense, resolved, granularity);
+  checkGranularity(resolved, granularity, networks.length);
+
+  const { topK: K, router, seed } = resolved;
+  const { each, constant } = weightsAtUniform(resolved);
+  const ofInput = router.applyWeightTo === 'input';
+  const copies = K / granularity;
+  const inputScale = ofInput ? 1 / each : 1;
+  const outputScale = ofInput ? 1 / copies : 1 / (copies * each);
+
+  const layer = new MoELayer(networks[0]!.up.device, resolved);
+  try {
+    for (const [name, parameter] of layer.parameters()) {
+      const kind = name.slice('experts.'.length) as keyof DenseNetwork;
+      if (name === 'experts.gate' || name === 'experts.up' || name === 'experts.down') {
+        const scale = kind === 'down' ? outputScale : inputScale;
+        const values = expertsFrom(networks, kind, resolved, granularity, scale);
+        addNoise(layer.device, parameter, values, { noise, seed });
+        parameter.value.write(values);
+      } else if (name.startsWith('router.') && name.endsWith('.weight')) {
+        startRouter(parameter, granularity, constant && (!ofInput || K === 1) ? 1 : nearlyUniform);
+      } else if (name === 'shared.down') {
+        parameter.value.write(new Float32Array(parameter.value.size));
+      }
+    }
+  } catch (error) {
+    layer.dispose();
+    throw error;
+  }
+  return layer;
+}
+
+function checkNetworks(dense: unknown, config: ResolvedConfig, granularity: number): DenseNetwork[] {
+  const several = Array.isArray(dense);
+  const list: unknown[] = several ? dense : [dense];
+  if (list.length === 0) throw invalid('dense', 'at least one network', dense);
+  const [H, D] = [config.hiddenSize, config.ffnSize * granularity];
+  const { gated } = activationOf(config.experts);
+  return list.map((network, i) => {
+    const name = several ? `dense[${i}]` : 'dense';
+    const { gate, up, down } = checkOptions(name, network, networkOptions);
+    if (gated !== (gate !== undefined))
+      throw invalid(
+        `${name}.gate`,
+        gated ? 'a matrix, for a gated activation' : 'none, for an activation without',
+        gate,
+      );
+    const checked: DenseNetwork = {
+      up: checkMatrix(`${name}.up`, up, [D, H]),
+      down: checkMatrix(`${name}.down`, down, [H, D]),
+    };
+    if (gated) checked.gate = checkMatrix(`${name}.gate`, gate, [D, H]);
+    return checked;
+  });
+}
+
+function checkMatrix(name: string, value: unknown, [rows, columns]: readonly [number, number]): Tensor {
+  if (!(value instanceof Tensor)) throw invalid(name, 'a tensor', value);
+  if (value.dtype === 'int32') throw invalid(name, 'a tensor of floats', value.dtype, 'ERR_DTYPE');
+  if (value.shape.length === 2 && value.shape[0] === rows && value.shape[1] === columns) return value;
+  throw new MoEError(
+    'ERR_SHAPE',
+    `${name}: expected shape [${rows}, ${columns}] for config.hiddenSize and config.ffnSize · options.granularity, got ${describe(value.shape)}`,
+  );
+}
+
+function checkGranularity(config: ResolvedConfig, granularity: number, networks: number): void {
+  const { topK, numExperts, router } = config;
+  if (router.type === 'expert-choice')
+    throw invalid('config.router.type', 'a router that gives every token K experts', router.type);
+  if (router.allowedExperts && (granularity > 1 || !weightsAtUniform(config).constant))
+    throw invalid('config.router.allowedExperts', 'none, with granularity or without router.renormalize', 'lists');
+  const whole = (name: string, count: number): void => {
+    if (count % granularity !== 0) throw invalid(name, `a multiple of options.granularity (${granularity})`, count);
+  };
+  whole('config.topK', topK);
+  whole('config.numExperts', numExperts);
+  if (router.groups) whole('config.numExperts over config.router.groups.count', numExperts / router.groups.count);
+  if (networks * granularity > numExperts)
+    throw invalid('dense', `at most ${numExperts / granularity} networks, one for each copy`, networks);
+}
+
+/** The weight of each of a token's K experts when all score alike, and whether the K add up to the same whatever the scores. */
+function weightsAtUniform({ topK: K, numExperts: E, router }: ResolvedConfig): { each: number; constant: boolean } {
+  const { type, scoring, selectBy, renormalize, renormalizeAfterDrop, weightScale } = router;
+  if (type === 'hash' || type === 'random' || renormalizeAfterDrop) return { each: weightScale / K, constant: true };
+  const sigmoid = type === 'sinkhorn' ? K === 1 : scoring === 'sigmoid';
+  const ofSelected = type !== 'sinkhorn' && selectBy === 'logits';
+  const score = sigmoid ? 0.5 : 1 / (ofSelected ? K : E);
+  if (!renormalize) return { each: weightScale * score, constant: !sigmoid && (ofSelected || K === E) };
+  const { p, epsilon } = renormalize;
+  return {
+    each: (weightScale * score) / (score * K ** (1 / p) + epsilon),
+    constant: p === 1 && epsilon < 1e-6,
+  };
+}
+
+/** [E,F,H] of gate or up, or [E,H,F] of down: slice e % granularity of the copy e / granularity. */
+function expertsFrom(
+  networks: readonly DenseNetwork[],
+  kind: keyof DenseNetwork,
+  { hiddenSize: H, ffnSize: F, numExperts: E }: ResolvedConfig,
+  granularity: number,
+  scale: number,
+): Float32Array {
+  const copies = E / granularity;
+  const D = F * granularity;
+  const matrices = networks.map((network) => network[kind]!.dataSync());
+  const values = new Float32Array(E * F * H);
+  for (let e = 0; e < E; e++) {
+    const copy = Math.floor(e / granularity);
+    const matrix = matrices[Math.floor((copy * networks.length) / copies)]!;
+    const first = (e % granularity) * F;
+    if (kind === 'down') {
+      for (let h = 0; h < H; h++)
+        values.set(matrix.subarray(h * D + first, h * D + first + F) as Float32Array, (e * H + h) * F);
+    } else {
+      values.set(matrix.subarray(first * H, (first + F) * H) as Float32Array, e * F * H);
+    }
+  }
+  if (scale !== 1) for (let i = 0; i < values.length; i++) values[i]! *= scale;
+  return values;
+}
+
+/** The slices of a copy share its row. */
+function startRouter({ value }: Parameter, granularity: number, scale: number): void {
+  const [E, H] = value.shape as [number, number];
+  const rows = value.dataSync() as Float32Array;
+  for (let e = 0; e < E; e++) {
+    const from = e - (e % granularity);
+    for (let h = 0; h < H; h++) rows[e * H + h] = e === from ? scale * rows[from * H + h]! : rows[from * H + h]!;
+  }
+  value.write(rows);
+}
+
+// ---------------------------------------------------------------- more experts
+
+const expandOptions = new Set(['noise', 'optimizer']);
+
+/** Over the temperature: exp(-20) of a softmax is lost in float32's last digit. */
+const closed = -20;
+
+/**
+ * A layer of `numExperts` experts that computes the same function: those of `layer`, and copies of them in turn that no
+ * token chooses yet, so that training goes on as it would have. What keeps them back is a bias: the selection bias, 2 below
+ * the lowest, where the router has one and its weights do not depend on the other experts' scores; else 'router.bias', 20
+ * times the temperature below the original's, added and not trainable where the router had none. They take part as it rises:
+ * by updateSelectionBias(), or as you write it, at once or step by step.
+ *
+ * New experts come after the old ones, in each group of router.groups. Fixed and dynamic capacities get a factor that leaves
+ * the slots per expert what they were. The layer's seed, count of forwards, temperature and which parameters are trainable
+ * go over; gradients do not; `layer` stays as it is.
+ *
+ * noise: the standard deviation of what is added to the copies' matrices, over the root mean square of each. Default 0.
+ *
+ * optimizer: gets the new layer's parameters in the place of `layer`'s, with their moments, masters and step counts; copies
+ * start with those of their originals, an added 'router.bias' with none.
+ */
+export function expandExperts(
+  layer: MoELayer,
+  numExperts: number,
+  options: { noise?: number; optimizer?: AdamW } = {},
+): MoELayer {
+  if (!(layer instanceof MoELayer)) throw invalid('layer', 'a MoELayer', layer);
+  const given = checkOptions('options', options, expandOptions);
+  const noise = checkNumber('options.noise', orDefault(given.noise, 0), { min: 0 });
+  const optimizer = given.optimizer;
+  if (optimizer !== undefined && !(optimizer instanceof AdamW))
+    throw invalid('options.optimizer', 'an AdamW', optimizer);
+  const state = MoELayer.stateOf(layer);
+  if (optimizer && !AdamW.hasAny(optimizer, layer.parameters().values()))
+    throw invalid('options.optimizer', "one that has the layer's parameters", optimizer);
+  const config = layer.config as ResolvedConfig;
+  const E = config.numExperts;
+  checkInteger('numExperts', numExperts, E + 1, maxSize);
+  checkExpandable(config.router, numExperts);
+
+  const sources = sourcesOf(E, numExperts, config.router.groups?.count ?? 1);
+  const bySelection = keptBackBySelection(config.router);
+  const masters = optimizer ? AdamW.mastersOf(optimizer) : new Map<Parameter, Tensor>();
+  const grown = new MoELayer(layer.device, expandedConfig(config, numExperts, sources, bySelection));
+  try {
+    const replaced = new Map<Parameter, Parameter>();
+    const written = new Map<Parameter, Float32Array>();
+    for (const [name, parameter] of grown.parameters()) {
+      const old = layer.parameters().get(name);
+      const values = old
+        ? placedRows((masters.get(old) ?? old.value).dataSync() as Float32Array, rowsOf(name, E), sources)
+        : new Float32Array(parameter.value.size);
+      if (/^experts\.(gate|up|down)$/.test(name))
+        addNoise(layer.device, parameter, values, { noise, seed: state.seed, rows: sources.isNew });
+      if (name.endsWith('.bias') && !bySelection)
+        for (let e = 0; e < numExperts; e++) if (sources.isNew[e]) values[e]! += closed * state.temperature;
+      if (name.endsWith('.selectionBias') && bySelection) holdBack(values, sources.isNew);
+      parameter.value.write(values);
+      if (name !== 'router.selectionBias') parameter.trainable = old?.trainable ?? false;
+      if (old) replaced.set(old, parameter);
+      written.set(parameter, values);
+    }
+    const assigned = MoELayer.assignedOf(layer);
+    if (assigned) MoELayer.assignedOf(grown)!.write(countsOf(assigned.dataSync() as Int32Array, sources));
+    MoELayer.restore(grown, state);
+    if (optimizer) {
+      const added = [...grown.parameters().values()].filter((parameter) => ![...replaced.values()].includes(parameter));
+      AdamW.replace(optimizer, {
+        replaced,
+        added,
+        masters: written,
+        carry: ({ name }, moments) => placedRows(moments, rowsOf(name, E), sources),
+      });
+    }
+  } catch (error) {
+    grown.dispose();
+    throw error;
+  }
+  return grown;
+}
+
+function checkExpandable({ type, groups }: ResolvedRouter, numExperts: number): void {
+  if (type === 'hash' || type === 'random' || type === 'sinkhorn')
+    throw invalid('layer.config.router.type', 'a router that chooses by its scores', type);
+  if (groups && numExperts % groups.count !== 0)
+    throw invalid('numExperts', `a multiple of router.groups.count (${groups.count})`, numExperts);
+}
+
+/** Experts of `groups` equal groups of neighbours: the old ones of a group, then copies of them in turn. */
+function sourcesOf(before: number, after: number, groups: number): Sources {
+  const [from, to] = [before / groups, after / groups];
+  const places = Array.from({ length: after }, (_, e) => ({ group: Math.floor(e / to), within: e % to }));
+  return {
+    of: places.map(({ group, within }) => group * from + (within % from)),
+    isNew: places.map(({ within }) => within >= from),
+  };
+}
+
+/** The selection bias alone does where the other experts' scores are in no weight. */
+function keptBackBySelection({ selectionBias, selectBy, scoring, renormalize }: ResolvedRouter): boolean {
+  if (!selectionBias || selectBy === 'logits') return false;
+  return scoring === 'sigmoid' || (renormalize !== false && renormalize.p === 1);
+}
+
+/** Below every other by more than scores, from 0 to 1, can make up for. */
+function holdBack(bias: Float32Array, isNew: readonly boolean[]): void {
+  const lowest = Math.min(...bias.filter((_, e) => !isNew[e]));
+  for (const [e, held] of isNew.entries()) if (held) bias[e] = lowest - 2;
+}
+
+function expandedConfig(config: ResolvedConfig, numExperts: number, sources: Sources, bySelection: boolean): MoEConfig {
+  const { router, capacity } = config;
+  const share = numExperts / config.numExperts;
+  const lists = router.allowedExperts?.map((experts) =>
+    [...sources.of.keys()].filter((e) => experts.includes(sources.of[e]!)),
+  );
+  return {
+    ...config,
+    numExperts,
+    router: { ...router, bias: router.bias || !bySelection, ...(lists && { allowedExperts: lists }) },
+    capacity: scaledCapacity(router.type === 'expert-choice' ? expertChoiceCapacity(capacity) : capacity, share),
+  };
+}
+
+/** Without a factor, 1 is what the router takes. */
+function expertChoiceCapacity(capacity: ResolvedCapacity): ResolvedCapacity {
+  return capacity.type === 'dropless' ? ({ type: 'fixed', factor: 1 } as ResolvedCapacity) : capacity;
+}
+
+/** C = factor · K · T / E, and buffer · E · C, stay what they were. */
+function scaledCapacity(capacity: ResolvedCapacity, share: number): ResolvedCapacity {
+  if (capacity.type === 'dropless') return capacity;
+  if (capacity.type === 'dynamic') return { ...capacity, maxFactor: capacity.maxFactor * share };
+  const { factor, evalFactor, buffer } = capacity;
+  return {
+    ...capacity,
+    ...(factor !== undefined && { factor: factor * share }),
+    ...(evalFactor !== undefined && { evalFactor: evalFactor * share }),
+    ...(buffer !== undefined && { buffer: buffer / share }),
+  };
+}
+
+/** How many rows of a parameter belong to experts; 0 for those of no expert. */
+const rowsOf = (name: string, E: number): number => (name.startsWith('shared.') ? 0 : E);
+
+/** 64-bit counts as two int32 each; copies have had none. */
+function countsOf(counts: Int32Array, { of, isNew }: Sources): Int32Array {
+  return Int32Array.from({ length: 2 * of.length }, (_, i) => {
+    const e = i >> 1;
+    return isNew[e] ? 0 : counts[2 * of[e]! + (i % 2)]!;
+  });
+}
