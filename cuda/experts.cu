@@ -105,7 +105,7 @@ __device__ __forceinline__ void biasOf(const T* bias, int64_t at, int count, flo
 /// values *= what dropout leaves of four features of a row; the first is a multiple of 4.
 __device__ __forceinline__ void drop(const Dropout& dropout, int64_t token, int expert, int F, int feature,
                                      float (&values)[4]) {
-  const Philox4 bits = noiseBits(dropout.key, dropout.tokenOffset + token, dropoutBlock(expert, F, feature));
+  const Philox4 bits = noiseBits(valueOf(dropout.key), dropout.tokenOffset + token, dropoutBlock(expert, F, feature));
 #pragma unroll
   for (int k = 0; k < 4; ++k) values[k] *= dropoutFactor(bits.word[k], dropout.threshold, dropout.scale);
 }

@@ -82,7 +82,9 @@ __device__ AdamWWork receive(AdamWWork w, const UploadPiece& tables, uint64_t* w
   __syncthreads();
   const auto place = [&]<class Table>(const Table*& table) {
     const auto offset = reinterpret_cast<uintptr_t>(table) - reinterpret_cast<uintptr_t>(tables.target);
-    table = reinterpret_cast<const Table*>(reinterpret_cast<const char*>(words) + offset);
+    // Scalars of a step that is replayed lie elsewhere.
+    if (offset < tables.count * sizeof(uint64_t))
+      table = reinterpret_cast<const Table*>(reinterpret_cast<const char*>(words) + offset);
   };
   place(w.scalars);
   place(w.tensors);

@@ -16,6 +16,7 @@ export type LayerHandle = Handle<'layer'>;
 export type MoEPassHandle = Handle<'moe-pass'>;
 export type PassHandle = Handle<'pass'>;
 export type AdamWHandle = Handle<'adamw'>;
+export type GraphHandle = Handle<'graph'>;
 export type PlanHandle = Handle<'plan'>;
 
 /** The numbers of native/shared/dtype.h's DType. */
@@ -211,6 +212,11 @@ export interface NativeBinding {
   deviceSynchronize(device: DeviceHandle): Promise<void>;
   deviceMeasureLimits(device: DeviceHandle): Promise<{ flopsPerSecond: number; readBytesPerSecond: number }>;
 
+  graphBegin(device: DeviceHandle): GraphHandle;
+  graphEnd(graph: GraphHandle): void;
+  graphReplay(graph: GraphHandle): void;
+  graphRelease(graph: GraphHandle): void;
+
   deviceTimeKernels(device: DeviceHandle): void;
   deviceKernelTimes(device: DeviceHandle): Promise<KernelTime[]>;
 
@@ -296,6 +302,15 @@ export interface NativeBinding {
   /** Parameters that `previous` has too go on with its state. */
   adamwCreate(device: DeviceHandle, parameters: ParameterHandle[], previous: AdamWHandle | null): AdamWHandle;
   adamwStep(
+    optimizer: AdamWHandle,
+    learningRate: number,
+    beta1: number,
+    beta2: number,
+    epsilon: number,
+    weightDecay: number,
+    maxGradNorm: number,
+  ): void;
+  adamwSetScalars(
     optimizer: AdamWHandle,
     learningRate: number,
     beta1: number,

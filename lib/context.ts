@@ -1,7 +1,7 @@
 // What tensors, layers and passes need of their device besides its public face: the native handle, whether it is still
 // open, and the current tidy scope. Users never see it.
 import { type DeviceHandle, native } from './binding.js';
-import { invalid } from './checks.js';
+import { invalid, isThenable } from './checks.js';
 import type { Device } from './device.js';
 import { MoEError } from './errors.js';
 import { Scope, type Scoped } from './scope.js';
@@ -15,6 +15,7 @@ export class DeviceContext {
   /** Devices that copies come from: collecting one would cancel what it has not sent yet. */
   readonly #senders = new Set<DeviceContext>();
   #scope: Scope | undefined;
+  #beforeReplay: (() => void)[] | undefined;
   #closed = false;
 
   constructor(device: Device, handle: DeviceHandle, memoryLimit: number) {
@@ -52,6 +53,21 @@ export class DeviceContext {
     return member;
   }
 
+  /** Runs `body`, the step of a graph; beforeReplay() adds to `calls` meanwhile. */
+  recording(calls: (() => void)[], body: () => void): void {
+    this.#beforeReplay = calls;
+    try {
+      body();
+    } finally {
+      this.#beforeReplay = undefined;
+    }
+  }
+
+  /** In the step of a graph: `call` comes before each of its replays. */
+  beforeReplay(call: () => void): void {
+    this.#beforeReplay?.push(call);
+  }
+
   /** Runs `body` in a scope of its own; see Device.tidy. */
   tidy<Result>(body: () => Result): Result {
     const scope = new Scope(this.#scope);
@@ -76,10 +92,6 @@ export class DeviceContext {
       throw error;
     }
   }
-}
-
-function isThenable(value: unknown): value is PromiseLike<unknown> {
-  return typeof value === 'object' && value !== null && typeof (value as { then?: unknown }).then === 'function';
 }
 
 /** The context of a device that a caller gave as `name`. */

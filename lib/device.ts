@@ -14,10 +14,10 @@ import {
   invalid,
   orDefault,
   sizeOf,
-  unsupported,
 } from './checks.js';
 import { DeviceContext } from './context.js';
 import { MoEError } from './errors.js';
+import { Graph } from './graph.js';
 import { checkDType, checkUint16, type DType, toHostArray } from './host-data.js';
 import { Tensor } from './tensor.js';
 
@@ -47,12 +47,6 @@ export interface DeviceInfo {
    * `multiprocessors` and `driverVersion`.
    */
   details: Record<string, string | number>;
-}
-
-/** Queued operations that replay together. Not supported yet by this version. */
-export interface Graph extends Disposable {
-  replay(): void;
-  dispose(): void;
 }
 
 const deviceKinds = ['auto', 'cpu', 'cuda'] as const;
@@ -239,10 +233,21 @@ export class Device implements Disposable {
     return await native.deviceKernelTimes(handle);
   }
 
-  /** Not supported yet by this version: ERR_UNSUPPORTED. */
-  graph(_step: () => void): Graph {
+  /**
+   * Runs `step` once, then records it: replay() queues all of it again, on a GPU as one CUDA graph. Replays give the bits
+   * that calling `step` again would give. They work on the tensors that the step used: write new data into those before
+   * replay(). What is fixed by the recording: shapes, the parameters that are trainable, the options of each call. What is
+   * not: the learning rate and the other numbers of an optimizer, step counts, and the draws of noise and dropout, which go
+   * on from replay to replay. Passes and tensors that the step makes and does not dispose hold, and stats() reads, what the
+   * last replay has left in them; before the first one reading them is ERR_STALE_PASS.
+   *
+   * ERR_INVALID_ARGUMENT when `step` brings data to the device, reads, makes layers, parameters or optimizers, or returns a
+   * promise.
+   */
+  graph(step: () => void): Graph {
     this.#context.handle('graph()');
-    throw unsupported('device.graph');
+    if (typeof step !== 'function') throw invalid('step', 'a function', step);
+    return Graph.record(this.#context, step);
   }
 
   /**

@@ -91,10 +91,9 @@ export class AdamW implements Disposable {
       if (given.maxGradNorm !== undefined)
         maxGradNorm = checkNumber('options.maxGradNorm', given.maxGradNorm, { above: 0 });
     }
-    const { betas, epsilon, weightDecay } = this.#hyper;
-    const learningRate = checkNumber('learningRate', this.learningRate, { min: 0 });
     for (const parameter of this.#parameters) Parameter.handleOf(parameter, 'step()');
-    native.adamwStep(handle, learningRate, betas[0], betas[1], epsilon, weightDecay, maxGradNorm);
+    native.adamwStep(handle, ...this.#scalars(maxGradNorm));
+    this.#context.beforeReplay(() => native.adamwSetScalars(this.#open('replay()'), ...this.#scalars(maxGradNorm)));
   }
 
   /**
@@ -128,6 +127,12 @@ export class AdamW implements Disposable {
 
   [Symbol.dispose](): void {
     this.dispose();
+  }
+
+  #scalars(maxGradNorm: number): [number, number, number, number, number, number] {
+    const { betas, epsilon, weightDecay } = this.#hyper;
+    const learningRate = checkNumber('learningRate', this.learningRate, { min: 0 });
+    return [learningRate, betas[0], betas[1], epsilon, weightDecay, maxGradNorm];
   }
 
   #open(call: string): AdamWHandle {

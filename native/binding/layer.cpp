@@ -215,7 +215,7 @@ Napi::Value moePassStats(const Napi::CallbackInfo& info) {
   const auto pass = unwrap<MoEPass>(info[0]);
   const LayerStatistics& statistics = pass->statistics();
   Device& device = pass->output()->device();
-  device.checkOpen();
+  device.checkReadable("stats()");
   struct Copies {
     std::vector<int32_t> ints;
     std::vector<float> floats;

@@ -73,6 +73,7 @@ Napi::Value addTensors(const Napi::CallbackInfo& info) {
 
 Napi::Value adamwCreate(const Napi::CallbackInfo& info) {
   const auto device = unwrap<Device>(info[0]);
+  device->refuseRecording("making an optimizer");
   const auto list = info[1].As<Napi::Array>();
   std::vector<ParameterPtr> parameters;
   for (uint32_t i = 0; i < list.Length(); ++i) {
@@ -88,9 +89,17 @@ Napi::Value adamwCreate(const Napi::CallbackInfo& info) {
   return wrap(info.Env(), std::move(optimizer), bytes);
 }
 
+AdamWScalars toScalars(const Napi::CallbackInfo& info) {
+  return {real(info[1]), real(info[2]), real(info[3]), real(info[4]), real(info[5]), real(info[6])};
+}
+
 Napi::Value adamwStep(const Napi::CallbackInfo& info) {
-  unwrap<AdamW>(info[0])->step(
-      {real(info[1]), real(info[2]), real(info[3]), real(info[4]), real(info[5]), real(info[6])});
+  unwrap<AdamW>(info[0])->step(toScalars(info));
+  return info.Env().Undefined();
+}
+
+Napi::Value adamwSetScalars(const Napi::CallbackInfo& info) {
+  unwrap<AdamW>(info[0])->setScalars(toScalars(info));
   return info.Env().Undefined();
 }
 
@@ -134,6 +143,7 @@ void exposeModules(Napi::Object exports) {
   expose<addTensors>(exports, "add");
   expose<adamwCreate>(exports, "adamwCreate");
   expose<adamwStep>(exports, "adamwStep");
+  expose<adamwSetScalars>(exports, "adamwSetScalars");
   expose<adamwState>(exports, "adamwState");
   expose<adamwRefreshMasters>(exports, "adamwRefreshMasters");
   expose<adamwAdoptMasters>(exports, "adamwAdoptMasters");

@@ -48,7 +48,7 @@ Napi::Value deviceResetPeak(const Napi::CallbackInfo& info) {
 
 Napi::Value deviceSynchronize(const Napi::CallbackInfo& info) {
   const auto device = unwrap<Device>(info[0]);
-  device->checkOpen();
+  device->checkReadable("synchronize()");
   auto pending = Environment::of(info.Env()).expect(info.Env(), [](Napi::Env env) { return env.Undefined(); });
   device->synchronize(std::move(pending.completion));
   return pending.promise;
@@ -56,7 +56,7 @@ Napi::Value deviceSynchronize(const Napi::CallbackInfo& info) {
 
 Napi::Value deviceMeasureLimits(const Napi::CallbackInfo& info) {
   const auto device = unwrap<Device>(info[0]);
-  device->checkOpen();
+  device->checkReadable("measureLimits()");
   auto limits = std::make_shared<DeviceLimits>();
   auto pending = Environment::of(info.Env()).expect(info.Env(), [limits](Napi::Env env) {
     Napi::Object result = Napi::Object::New(env);
@@ -70,13 +70,15 @@ Napi::Value deviceMeasureLimits(const Napi::CallbackInfo& info) {
 }
 
 Napi::Value deviceTimeKernels(const Napi::CallbackInfo& info) {
-  unwrap<Device>(info[0])->enqueue("profile", {}, [](Backend& backend) { backend.timeKernels(); });
+  const auto device = unwrap<Device>(info[0]);
+  device->refuseRecording("profile()");
+  device->enqueue("profile", {}, [](Backend& backend) { backend.timeKernels(); });
   return info.Env().Undefined();
 }
 
 Napi::Value deviceKernelTimes(const Napi::CallbackInfo& info) {
   const auto device = unwrap<Device>(info[0]);
-  device->checkOpen();
+  device->checkReadable("profile()");
   auto times = std::make_shared<std::vector<KernelTime>>();
   auto pending = Environment::of(info.Env()).expect(info.Env(), [times](Napi::Env env) {
     Napi::Array result = Napi::Array::New(env);
@@ -91,6 +93,24 @@ Napi::Value deviceKernelTimes(const Napi::CallbackInfo& info) {
   device->enqueue("profile", {}, [times](Backend& backend) { *times = backend.kernelTimes(); });
   device->synchronize(std::move(pending.completion));
   return pending.promise;
+}
+
+// ------------------------------------------------------------------------------------------------ graphs
+
+Napi::Value graphBegin(const Napi::CallbackInfo& info) {
+  const auto graph = std::make_shared<Graph>(unwrap<Device>(info[0]));
+  graph->begin();
+  return wrap(info.Env(), graph);
+}
+
+Napi::Value graphEnd(const Napi::CallbackInfo& info) {
+  unwrap<Graph>(info[0])->end();
+  return info.Env().Undefined();
+}
+
+Napi::Value graphReplay(const Napi::CallbackInfo& info) {
+  unwrap<Graph>(info[0])->replay();
+  return info.Env().Undefined();
 }
 
 // ------------------------------------------------------------------------------------------------ tensors
@@ -162,7 +182,7 @@ Napi::Value tensorAlias(const Napi::CallbackInfo& info) { return wrap(info.Env()
 Napi::Value tensorRead(const Napi::CallbackInfo& info) {
   const TensorPtr tensor = unwrap<Tensor>(info[0]);
   const HostArray host = hostArray(info[1], *tensor);
-  tensor->device().checkOpen();
+  tensor->device().checkReadable("reading a tensor");
   // The reference keeps the array's memory alive until the copy is done.
   auto array = std::make_shared<Napi::ObjectReference>(Napi::Persistent(info[1].As<Napi::Object>()));
   auto pending = Environment::of(info.Env()).expect(info.Env(), [array](Napi::Env env) { return env.Undefined(); });
@@ -200,6 +220,7 @@ Napi::Value tensorTransfer(const Napi::CallbackInfo& info) {
 
 Napi::Value parameterCreate(const Napi::CallbackInfo& info) {
   const auto device = unwrap<Device>(info[0]);
+  device->refuseRecording("making a parameter");
   const auto dtype = static_cast<DType>(integer(info[1]));
   const int64_t size = count(info[2]);
   const auto init = info[3].As<Napi::Object>();
@@ -239,6 +260,10 @@ void exposeTensors(Napi::Object exports) {
   expose<deviceResetPeak>(exports, "deviceResetPeak");
   expose<deviceSynchronize>(exports, "deviceSynchronize");
   expose<deviceMeasureLimits>(exports, "deviceMeasureLimits");
+  expose<graphBegin>(exports, "graphBegin");
+  expose<graphEnd>(exports, "graphEnd");
+  expose<graphReplay>(exports, "graphReplay");
+  expose<release<Graph>>(exports, "graphRelease");
   expose<deviceTimeKernels>(exports, "deviceTimeKernels");
   expose<deviceKernelTimes>(exports, "deviceKernelTimes");
   expose<tensorFrom>(exports, "tensorFrom");

@@ -32,6 +32,12 @@ struct KernelTime {
   double milliseconds;
 };
 
+/// A captured step, of the backend's own kind.
+class Capture {
+ public:
+  virtual ~Capture() = default;
+};
+
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -55,6 +61,15 @@ class Backend {
   virtual void read(void* host, const void* device, size_t bytes, const OutcomePtr& outcome, Completion completion) = 0;
   /// Completes after everything queued before, with the failures that the device found since the last call.
   virtual void collectFailures(std::function<void(std::vector<FailurePtr>)> completion) { completion({}); }
+
+  /// The operations of a recorded step as one piece of work of the device: queued here in order, and run by none but
+  /// replay(). `inputs` are the states of what they read from outside. Null where that is nothing else than to run them
+  /// again; they are not called then.
+  virtual std::unique_ptr<Capture> capture(const std::vector<HealthPtr>& /*inputs*/,
+                                           const std::function<void()>& /*operations*/) {
+    return nullptr;
+  }
+  virtual void replay(Capture&, const std::vector<HealthPtr>& /*inputs*/) {}
 
   virtual void copy(void* to, const void* from, size_t bytes) = 0;
   virtual void zero(void* block, size_t bytes) = 0;

@@ -3,6 +3,7 @@
 #include <cstring>
 #include <new>
 
+#include "graph.h"
 #include "host-floats.h"
 #include "wait.h"
 
@@ -19,6 +20,11 @@ class FunctionJob final : public Job {
   std::function<void()> body_;
 };
 
+/// Every Health is a tensor's. Assignments through the base leave alone whose it is.
+struct TensorHealth final : Health {
+  Tensor* tensor = nullptr;
+};
+
 // A program that never synchronises must not grow: later failures are told by reads alone.
 constexpr size_t maxUnreported = 1000;
 
@@ -27,14 +33,18 @@ std::unique_ptr<Job> job(std::function<void()> body) { return std::make_unique<F
 }  // namespace
 
 Tensor::Tensor(std::shared_ptr<Device> device, DType dtype, int64_t size, bool lasting)
-    : device_(std::move(device)), dtype_(dtype), size_(size), health_(std::make_shared<Health>()) {
+    : device_(std::move(device)), dtype_(dtype), size_(size), health_(std::make_shared<TensorHealth>()) {
+  static_cast<TensorHealth&>(*health_).tensor = this;
   block_ = device_->pool_.take(bytes(), lasting);
 }
 
 Tensor::~Tensor() {
+  static_cast<TensorHealth&>(*health_).tensor = nullptr;
   device_->pool_.give(block_);
   if (device_->closed_) device_->pool_.trim();
 }
+
+Tensor* Tensor::of(const HealthPtr& health) { return static_cast<TensorHealth&>(*health).tensor; }
 
 Device::Device(std::unique_ptr<Backend> backend, size_t memoryLimit)
     : backend_(std::move(backend)), pool_(*backend_, memoryLimit, [this] {
@@ -82,45 +92,83 @@ TensorPtr Device::zeros(DType dtype, int64_t size) {
 
 void Device::enqueue(const char* name, Operands operands, std::function<void(Backend&)> body) {
   checkOpen();
-  queue_.push(job([this, name, operands = std::move(operands), body = std::move(body)] { run(name, operands, body); }));
+  if (recording_) return recording_->add(name, std::move(operands), std::move(body));
+  push([this, name, operands = std::move(operands), body = std::move(body)] { run(name, operands, body); });
 }
 
-void Device::run(const char* name, const Operands& operands, const std::function<void(Backend&)>& body) {
+void Device::push(std::function<void()> body) { queue_.push(job(std::move(body))); }
+
+void Device::nowAndOnReplay(std::function<void()> step) {
+  step();
+  if (recording_) recording_->onReplay(std::move(step));
+}
+
+void Device::nowOrOnReplay(std::function<void()> step) {
+  if (recording_) return recording_->onReplay(std::move(step));
+  step();
+}
+
+void Device::consult(const TensorPtr& gradient) {
+  if (recording_) recording_->consult(gradient);
+}
+
+void Device::settle(const TensorPtr& gradient) {
+  if (recording_) recording_->settle(gradient);
+}
+
+void Device::hold(std::shared_ptr<void> owner) {
+  if (recording_) recording_->hold(std::move(owner));
+}
+
+void Device::refuseRecording(const char* call) const {
+  if (recording_) recording_->refuse(call);
+}
+
+FailurePtr Device::attempt(const char* name, const std::function<void(Backend&)>& body) {
+  FailurePtr failure;
+  const auto fail = [&](ErrorCode code, const std::string& what, const std::string& hint) {
+    failure = std::make_shared<Failure>(code, std::string(name) + ": " + what, hint);
+    noteLoss(failure);
+    std::lock_guard lock(failuresMutex_);
+    std::erase_if(failures_, [](const FailurePtr& old) { return old->reported.load(); });
+    if (failures_.size() < maxUnreported) failures_.push_back(failure);
+  };
+  try {
+    body(*backend_);
+  } catch (const Error& error) {
+    fail(error.code(), error.what(), error.hint());
+  } catch (const std::bad_alloc&) {
+    fail(ErrorCode::OutOfMemory, "out of host memory for scratch space", {});
+  } catch (const std::exception& error) {
+    fail(ErrorCode::Internal, error.what(), {});
+  }
+  return failure;
+}
+
+FailurePtr Device::run(const char* name, const Operands& operands, const std::function<void(Backend&)>& body) {
   FailurePtr failure;
   OutcomePtr outcome;
   for (const HealthPtr& input : operands.inputs)
     if ((failure = input->failure)) break;
-  if (!failure) {
-    const auto fail = [&](ErrorCode code, const std::string& what, const std::string& hint) {
-      failure = std::make_shared<Failure>(code, std::string(name) + ": " + what, hint);
-      noteLoss(failure);
-      std::lock_guard lock(failuresMutex_);
-      std::erase_if(failures_, [](const FailurePtr& old) { return old->reported.load(); });
-      if (failures_.size() < maxUnreported) failures_.push_back(failure);
-    };
-    try {
-      backend_->begin(name, operands);
-      body(*backend_);
-      outcome = backend_->end();
-    } catch (const Error& error) {
-      fail(error.code(), error.what(), error.hint());
-    } catch (const std::bad_alloc&) {
-      fail(ErrorCode::OutOfMemory, "out of host memory for scratch space", {});
-    } catch (const std::exception& error) {
-      fail(ErrorCode::Internal, error.what(), {});
-    }
-  }
+  if (!failure)
+    failure = attempt(name, [&](Backend& backend) {
+      backend.begin(name, operands);
+      body(backend);
+      outcome = backend.end();
+    });
   for (const HealthPtr& output : operands.outputs) *output = {failure, outcome};
   if (failure)
     for (const HealthPtr& gradient : operands.gradients)
       if (!gradient->failure) gradient->failure = failure;
+  return failure;
 }
 
 const TensorPtr& Device::materialise(const TensorPtr& tensor) {
+  if (tensor->cleared) consult(tensor);
   if (tensor->cleared && !tensor->zeroed) {
     enqueue("zeroGrad", {{}, {}, {tensor->health()}},
             [data = tensor->data(), bytes = tensor->bytes()](Backend& backend) { backend.zero(data, bytes); });
-    tensor->zeroed = true;
+    nowAndOnReplay([tensor] { tensor->zeroed = true; });
   }
   return tensor;
 }
@@ -141,6 +189,7 @@ void Device::read(const TensorPtr& tensor, void* host, DType hostDType, Completi
 
 void Device::copyOut(const TensorPtr& tensor, void* host, Completion completion) {
   checkOpen();
+  refuseRecording("reading a tensor");
   materialise(tensor);
   queue_.push(job([this, health = tensor->health(), data = tensor->data(), bytes = tensor->bytes(), host,
                    completion = std::move(completion)] {
@@ -174,6 +223,7 @@ void Device::readSync(const TensorPtr& tensor, void* host, DType hostDType) {
 
 void Device::write(const TensorPtr& tensor, const void* host, DType hostDType) {
   checkOpen();
+  refuseRecording("writing to a tensor");
   const size_t bytes = tensor->bytes();
   std::shared_ptr<char[]> staging = backend_->staging(bytes);
   if (!staging) throw Error(ErrorCode::OutOfMemory, "out of host memory for the copy of the written data");
@@ -217,6 +267,7 @@ struct Sender {
 TensorPtr Device::transfer(const TensorPtr& source) {
   Device& from = source->device();
   from.checkOpen();
+  refuseRecording("copying from another device");
   TensorPtr target = empty(source->dtype(), source->size());
   auto transit = std::make_shared<Transit>();
   transit->bytes = backend_->staging(source->bytes());
@@ -240,6 +291,7 @@ TensorPtr Device::transfer(const TensorPtr& source) {
 
 void Device::synchronize(Completion completion) {
   checkOpen();
+  refuseRecording("synchronize()");
   queue_.push(job([this, completion = std::move(completion)] {
     try {
       backend_->collectFailures(

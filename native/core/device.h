@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "backend.h"
+#include "graph.h"
 #include "pool.h"
 #include "queue.h"
 #include "tensor.h"
@@ -44,8 +45,35 @@ class Device : public std::enable_shared_from_this<Device> {
     return block;
   }
 
-  /// Queues body; `name` begins the message of whatever it throws. See Operands.
+  /// Queues body, or records it; `name` begins the message of whatever it throws. See Operands.
   void enqueue(const char* name, Operands operands, std::function<void(Backend&)> body);
+
+  // While a step is recorded (graph.h); outside of one the first three just do it.
+
+  /// What the host keeps about the operations that it queues, now and at every replay.
+  void nowAndOnReplay(std::function<void()> step);
+  /// What is counted: a recording is no step yet.
+  void nowOrOnReplay(std::function<void()> step);
+  /// Where operations find what `now` answers at every replay; null outside of a recording.
+  template <class T>
+  const T* replayed(std::function<T()> now) {
+    return recording_ ? recording_->replayed<T>(std::move(now)) : nullptr;
+  }
+  /// The operation that is about to be queued depends on whether this gradient is cleared.
+  void consult(const TensorPtr& gradient);
+  /// The operation that is about to be queued uses what this owns, besides its operands.
+  void hold(std::shared_ptr<void> owner);
+  /// Throws InvalidArgument while a step is recorded.
+  void refuseRecording(const char* call) const;
+  /// Of a call whose answer somebody will wait for: before anything is promised.
+  void checkReadable(const char* call) const {
+    checkOpen();
+    refuseRecording(call);
+  }
+  /// From here on it is known whether the gradient is cleared, whatever was before the step.
+  void settle(const TensorPtr& gradient);
+  Graph* recording() const { return recording_; }
+  void setRecording(Graph* graph) { recording_ = graph; }
 
   /// Copies the tensor as it is at this point of the queue to `host`, which must outlive the completion. The dtype of
   /// the host's array is one that isHostDType() allows: 16-bit floats are widened, and rounded by write().
@@ -63,12 +91,18 @@ class Device : public std::enable_shared_from_this<Device> {
   /// next backward writes it, and an optimizer sees no gradient.
   const TensorPtr& materialise(const TensorPtr& tensor);
 
+  // On the queue's thread.
+
+  /// What went wrong, noted as not yet reported; or null.
+  FailurePtr attempt(const char* name, const std::function<void(Backend&)>& body);
+  FailurePtr run(const char* name, const Operands& operands, const std::function<void(Backend&)>& body);
+  void push(std::function<void()> body);
+
  private:
   friend class Tensor;
   void noteLoss(const FailurePtr& failure);
   void copyOut(const TensorPtr& tensor, void* host, Completion completion);
   FailurePtr firstUnreported(std::vector<FailurePtr> found);
-  void run(const char* name, const Operands& operands, const std::function<void(Backend&)>& body);
 
   std::unique_ptr<Backend> backend_;
   std::mutex failuresMutex_;
@@ -78,6 +112,7 @@ class Device : public std::enable_shared_from_this<Device> {
   std::atomic<bool> isLost_{false};
   FailurePtr lost_;  // the failure that has made the device useless; written once, before isLost_
   bool closed_ = false;
+  Graph* recording_ = nullptr;
 };
 
 /// The failure as an Error.

@@ -55,7 +55,7 @@ Dropout MoEPass::dropoutOf(NoisePurpose purpose, const ForwardCall& call) const 
   if (!training_ || probability <= 0) return {};
   return {.threshold = static_cast<uint32_t>(probability * 4294967296.0),
           .scale = static_cast<float>(1 / (1 - probability)),
-          .key = noiseKey(layer_->seed, purpose, stepOf(call)),
+          .key = drawKey(purpose, call),
           .tokenOffset = call.tokenOffset};
 }
 

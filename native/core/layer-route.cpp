@@ -39,7 +39,8 @@ void Layer::updateSelectionBias() {
   reads(operands, {bias});
   device->enqueue("MoELayer.updateSelectionBias", std::move(operands),
                   [step](Backend& backend) { backend.selectionBiasStep(step); });
-  ++bias->version;
+  device->hold(shared_from_this());
+  device->nowAndOnReplay([bias] { ++bias->version; });
 }
 
 // ------------------------------------------------------------------------------------------------ forward
@@ -107,7 +108,7 @@ void MoEPass::queueRoute(const ForwardCall& call) {
   plan.indices = indices_->ints();
   plan.mask = intsOf(mask_);
   plan.scores = call.priorities ? call.priorities->floats() : scores_->floats();
-  plan.drawKey = noiseKey(layer_->seed, NoisePurpose::Queue, stepOf(call));
+  if (capacity_.priority == Priority::Random) plan.drawKey = drawKey(NoisePurpose::Queue, call);
   plan.tokenOffset = call.tokenOffset;
   plan.weights = weights_->floats();
   plan.kept = kept_->ints();

@@ -32,9 +32,8 @@ MoEPass::MoEPass(std::shared_ptr<Layer> layer, const TensorPtr& input, const For
   checkCall(call);
   const bool ownNoise =
       router_.noise == NoiseType::None || call.noise || (router_.noise == NoiseType::Jitter && call.logits);
-  noise_ = {.drawn = training_ && ranRouter_ && !ownNoise,
-            .key = noiseKey(layer_->seed, NoisePurpose::Router, stepOf(call)),
-            .tokenOffset = call.tokenOffset};
+  noise_ = {.drawn = training_ && ranRouter_ && !ownNoise, .tokenOffset = call.tokenOffset};
+  if (noise_.drawn) noise_.key = drawKey(NoisePurpose::Router, call);
   dropout_ = dropoutOf(NoisePurpose::ExpertDropout, call);
   sharedDropout_ = dropoutOf(NoisePurpose::SharedDropout, call);
   capacity_ = call.capacity.resolve(T_, K_, E_, training_);
@@ -42,6 +41,7 @@ MoEPass::MoEPass(std::shared_ptr<Layer> layer, const TensorPtr& input, const For
   R_ = maxRows(capacity_, T_, K_, E_);
 
   Device& device = *layer_->device;
+  device.hold(layer_);
   for (const TensorPtr& tensor : {input_, mask_, lossMask_, tokenTypes_, call.routingIndices, call.routingWeights,
                                   call.logits, call.noise, call.priorities})
     if (tensor) device.materialise(tensor);
@@ -52,7 +52,7 @@ MoEPass::MoEPass(std::shared_ptr<Layer> layer, const TensorPtr& input, const For
   if (layer_->config.sharedSize > 0) queueShared(call);
 
   if (training_) {
-    if (call.noiseStep < 0) ++layer_->step;
+    if (call.noiseStep < 0) device.nowOrOnReplay([layer = layer_] { ++layer->step; });
     for (const TensorPtr& tensor : {input_, mask_, lossMask_, tokenTypes_, indices_, weights_, logits_}) watch(tensor);
     watchParameters();
   } else {
@@ -62,8 +62,12 @@ MoEPass::MoEPass(std::shared_ptr<Layer> layer, const TensorPtr& input, const For
   }
 }
 
-uint64_t MoEPass::stepOf(const ForwardCall& call) const {
-  return call.noiseStep < 0 ? layer_->step : static_cast<uint64_t>(call.noiseStep);
+DrawKey MoEPass::drawKey(NoisePurpose purpose, const ForwardCall& call) const {
+  if (call.noiseStep >= 0) return {noiseKey(layer_->seed, purpose, static_cast<uint64_t>(call.noiseStep))};
+  const std::function<uint64_t()> now = [layer = layer_, purpose] {
+    return noiseKey(layer->seed, purpose, layer->step);
+  };
+  return {now(), layer_->device->replayed(now)};
 }
 
 void MoEPass::checkCall(const ForwardCall& call) const {

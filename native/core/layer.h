@@ -50,7 +50,7 @@ struct ForwardCall {
   int64_t tokenOffset = 0;
 };
 
-struct Layer {
+struct Layer : std::enable_shared_from_this<Layer> {
   std::shared_ptr<Device> device;
   LayerConfig config;
   LayerParameters parameters;
@@ -94,7 +94,7 @@ class MoEPass {
 
  private:
   void checkCall(const ForwardCall& call) const;
-  uint64_t stepOf(const ForwardCall& call) const;
+  DrawKey drawKey(NoisePurpose purpose, const ForwardCall& call) const;
   void queueRoute(const ForwardCall& call);
   void countAssignments();
   void queueExperts(const ForwardCall& call);

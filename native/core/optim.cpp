@@ -48,35 +48,37 @@ void AdamW::adoptMasters() {
   for (size_t i = 0; i < parameters_.size(); ++i) masterVersions_[i] = parameters_[i]->value()->version;
 }
 
-void AdamW::step(const AdamWOptions& options) {
+void AdamW::step(const AdamWScalars& scalars) {
+  scalars_ = scalars;
+  std::vector<size_t> updated;
+  for (size_t i = 0; i < parameters_.size(); ++i)
+    if (parameters_[i]->trainable && parameters_[i]->hasGrad()) updated.push_back(i);
+  device_->hold(shared_from_this());
+  device_->nowAndOnReplay([this, updated] {
+    for (const size_t i : updated) refreshMaster(i);
+  });
+
   std::vector<AdamWTensor> tensors;
   Operands operands;
   operands.outputs.push_back(gradNorm_->health());
-  for (size_t i = 0; i < parameters_.size(); ++i) {
-    Parameter& parameter = *parameters_[i];
-    if (!parameter.trainable || !parameter.hasGrad()) continue;
-    const TensorPtr& value = parameter.value();
-    refreshMaster(i);
+  for (const size_t i : updated) {
+    const TensorPtr &value = parameters_[i]->value(), &grad = parameters_[i]->grad();
     if (masters_[i]) operands.inputs.push_back(masters_[i]->health());
-    operands.inputs.push_back(parameter.grad()->health());
+    operands.inputs.push_back(grad->health());
     operands.inputs.push_back(value->health());
     tensors.push_back({.dtype = value->dtype(),
                        .n = value->size(),
                        .value = value->data(),
                        .master = masters_[i] ? masters_[i]->floats() : nullptr,
-                       .grad = parameter.grad()->floats(),
+                       .grad = grad->floats(),
                        .mean = means_[i]->floats(),
                        .variance = variances_[i]->floats(),
                        .steps = steps_[i]->ints()});
   }
   AdamWStep step{.tensors = tensors.data(),
                  .count = static_cast<int>(tensors.size()),
-                 .learningRate = options.learningRate,
-                 .beta1 = options.beta1,
-                 .beta2 = options.beta2,
-                 .epsilon = options.epsilon,
-                 .weightDecay = options.weightDecay,
-                 .maxGradNorm = options.maxGradNorm,
+                 .scalars = scalars,
+                 .replayed = device_->replayed<AdamWScalars>([this] { return scalars_; }),
                  .skipped = skipped_->ints(),
                  .gradNorm = gradNorm_->floats()};
   const TensorPtr workspace = device_->workspace(step);
@@ -84,12 +86,12 @@ void AdamW::step(const AdamWOptions& options) {
     step.tensors = tensors.data();
     backend.adamwStep(step);
   });
-  for (size_t i = 0; i < parameters_.size(); ++i) {
-    Parameter& parameter = *parameters_[i];
-    if (!parameter.trainable || !parameter.hasGrad()) continue;
-    masterVersions_[i] = ++parameter.value()->version;
-    parameter.grad()->clear();
-  }
+  device_->nowAndOnReplay([this, updated = std::move(updated)] {
+    for (const size_t i : updated) {
+      masterVersions_[i] = ++parameters_[i]->value()->version;
+      parameters_[i]->grad()->clear();
+    }
+  });
 }
 
 }  // namespace moe

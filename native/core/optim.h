@@ -8,19 +8,16 @@
 
 namespace moe {
 
-struct AdamWOptions {
-  float learningRate, beta1, beta2, epsilon, weightDecay;
-  float maxGradNorm;  // 0: no clipping
-};
-
-class AdamW {
+class AdamW : public std::enable_shared_from_this<AdamW> {
  public:
   /// Parameters that `previous` has too, if there is one, share their state with it, which is then over.
   AdamW(std::shared_ptr<Device> device, std::vector<ParameterPtr> parameters, const AdamW* previous);
 
   /// Updates every trainable parameter that has a gradient since the last clear, then counts the gradients as cleared.
   /// When one of them is poisoned nothing is changed.
-  void step(const AdamWOptions& options);
+  void step(const AdamWScalars& scalars);
+  /// What the replays of a recorded step take from here on.
+  void setScalars(const AdamWScalars& scalars) { scalars_ = scalars; }
 
   /// Makes the masters anew whose parameters were written since; before they are saved.
   void refreshMasters();
@@ -44,6 +41,7 @@ class AdamW {
   std::vector<TensorPtr> masters_;
   std::vector<uint64_t> masterVersions_;  // of the value that each master belongs to
   TensorPtr skipped_, gradNorm_;
+  AdamWScalars scalars_{};
 };
 
 }  // namespace moe

@@ -20,7 +20,10 @@ class Parameter {
 
   const TensorPtr& value() const { return value_; }
   bool trainable = true;
-  bool hasGrad() const { return grad_ && !grad_->cleared; }
+  bool hasGrad() const {
+    if (grad_) grad_->device().consult(grad_);
+    return grad_ && !grad_->cleared;
+  }
 
   /// Made when first asked for, cleared.
   const TensorPtr& grad() {
@@ -35,18 +38,21 @@ class Parameter {
   GradTarget target(Operands& operands) {
     if (!trainable) return {};
     operands.gradients.push_back(grad()->health());
+    grad_->device().consult(grad_);
     return {grad_->floats(), !grad_->cleared};
   }
 
   void markWritten() {
-    if (trainable && grad_) grad_->cleared = false;
+    if (trainable && grad_) grad_->device().nowAndOnReplay([grad = grad_] { grad->cleared = false; });
   }
 
   /// Costs no memory traffic: the gradient counts as zero from here on, and as healthy.
   void zeroGrad() {
     if (!grad_) return;
-    grad_->clear();
-    value_->device().enqueue("zeroGrad", {{}, {grad_->health()}, {}}, [](Backend&) {});
+    Device& device = value_->device();
+    device.settle(grad_);
+    device.nowAndOnReplay([grad = grad_] { grad->clear(); });
+    device.enqueue("zeroGrad", {{}, {grad_->health()}, {}}, [](Backend&) {});
   }
 
  private:

@@ -26,6 +26,11 @@ std::string megabytes(size_t bytes) { return std::to_string((bytes + (1 << 20) -
 
 }  // namespace
 
+struct Arena {
+  Pool::FreeBlocks free;
+  bool dropped = false;
+};
+
 Pool::Pool(Backend& backend, size_t limit, std::function<void()> waitIdle)
     : backend_(backend), limit_(limit), waitIdle_(std::move(waitIdle)) {}
 
@@ -40,7 +45,9 @@ Block Pool::take(size_t bytes, bool lasting) {
     if (address) reserved_ += size;
     return address;
   };
-  void* address = reuse(lasting ? freeLasting_ : free_, size);
+  const std::shared_ptr<Arena> arena = lasting ? nullptr : arena_;
+  void* address = arena ? reuse(arena->free, size) : nullptr;
+  if (!address) address = reuse(lasting ? freeLasting_ : free_, size);
   if (!address) address = grow();
   if (!address) address = reuse(lasting ? free_ : freeLasting_, size);
   if (!address) {
@@ -55,7 +62,7 @@ Block Pool::take(size_t bytes, bool lasting) {
                 "Dispose tensors and passes that are no longer needed, or use smaller batches.");
   allocated_ += bytes;
   peak_ = std::max(peak_, allocated_);
-  return {address, size, bytes, lasting};
+  return {address, size, bytes, lasting, arena};
 }
 
 void* Pool::reuse(FreeBlocks& blocks, size_t size) {
@@ -69,7 +76,19 @@ void* Pool::reuse(FreeBlocks& blocks, size_t size) {
 void Pool::give(const Block& block) {
   if (!block.address) return;
   allocated_ -= block.requested;
-  (block.lasting ? freeLasting_ : free_)[block.bytes].push_back(block.address);
+  const bool kept = block.arena && !block.arena->dropped;
+  (kept ? block.arena->free : block.lasting ? freeLasting_ : free_)[block.bytes].push_back(block.address);
+}
+
+std::shared_ptr<Arena> Pool::beginArena() { return arena_ = std::make_shared<Arena>(); }
+
+void Pool::drop(const std::shared_ptr<Arena>& arena) {
+  arena->dropped = true;
+  for (auto& [size, blocks] : arena->free) {
+    std::vector<void*>& own = free_[size];
+    own.insert(own.end(), blocks.begin(), blocks.end());
+  }
+  arena->free.clear();
 }
 
 void Pool::trim() {

@@ -6,17 +6,22 @@
 #include <cstdint>
 #include <functional>
 #include <map>
+#include <memory>
 #include <vector>
 
 namespace moe {
 
 class Backend;
 
+/// Blocks of a step that is replayed: they come back here, and to nobody else until the arena is dropped.
+struct Arena;
+
 struct Block {
   void* address = nullptr;
   size_t bytes = 0;      // of the class
   size_t requested = 0;  // by the tensor
   bool lasting = false;
+  std::shared_ptr<Arena> arena;  // null: of the pool itself
 };
 
 struct MemoryUse {
@@ -37,6 +42,12 @@ class Pool {
   Block take(size_t bytes, bool lasting = false);
   void give(const Block& block);
 
+  /// Until endArena() every block that is taken, but for lasting ones, belongs to the arena and is reused within it.
+  std::shared_ptr<Arena> beginArena();
+  void endArena() { arena_ = nullptr; }
+  /// Its blocks are the pool's again, those that are still held as soon as they are given.
+  void drop(const std::shared_ptr<Arena>& arena);
+
   MemoryUse use() const { return {allocated_, peak_, reserved_}; }
   void resetPeak() { peak_ = allocated_; }
   /// Gives cached blocks back to the system; no queued work may be left.
@@ -48,7 +59,9 @@ class Pool {
   const std::function<void()> waitIdle_;
   using FreeBlocks = std::map<size_t, std::vector<void*>>;  // by class
   static void* reuse(FreeBlocks& blocks, size_t size);
+  friend struct Arena;
   FreeBlocks free_, freeLasting_;
+  std::shared_ptr<Arena> arena_;  // of the recording
   size_t allocated_ = 0, peak_ = 0, reserved_ = 0;
 };
 

@@ -19,7 +19,7 @@ namespace moe {
 
 class Device;
 
-class Tensor {
+class Tensor : public std::enable_shared_from_this<Tensor> {
  public:
   Tensor(std::shared_ptr<Device> device, DType dtype, int64_t size, bool lasting = false);
   ~Tensor();
@@ -34,6 +34,10 @@ class Tensor {
   float* floats() const { return static_cast<float*>(block_.address); }
   int32_t* ints() const { return static_cast<int32_t*>(block_.address); }
   const HealthPtr& health() const { return health_; }
+  /// Of the recorded step that it belongs to; null: of none.
+  const Arena* arena() const { return block_.arena.get(); }
+  /// Whose health it is; null when that tensor is gone. Of the thread that owns the device.
+  static Tensor* of(const HealthPtr& health);
 
   /// Writes so far: a pass that saved this tensor is stale once it changes.
   uint64_t version = 0;

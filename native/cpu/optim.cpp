@@ -51,15 +51,16 @@ void CpuBackend::adamwStep(const AdamWStep& step) {
     return;
   }
 
-  const double beta1 = step.beta1, beta2 = step.beta2, rate = step.learningRate;
+  const AdamWScalars scalars = step.replayed ? *step.replayed : step.scalars;
+  const double beta1 = scalars.beta1, beta2 = scalars.beta2, rate = scalars.learningRate;
   AdamWPiece common{};
-  common.gradScale = step.maxGradNorm > 0 ? static_cast<float>(std::min(1.0, step.maxGradNorm / (norm + 1e-6))) : 1.0f;
-  common.decay = static_cast<float>(1.0 - rate * step.weightDecay);
-  common.beta1 = step.beta1;
-  common.beta2 = step.beta2;
+  common.gradScale = scalars.maxGradNorm > 0 ? static_cast<float>(std::min(1.0, scalars.maxGradNorm / (norm + 1e-6))) : 1.0f;
+  common.decay = static_cast<float>(1.0 - rate * scalars.weightDecay);
+  common.beta1 = scalars.beta1;
+  common.beta2 = scalars.beta2;
   common.oneMinusBeta1 = static_cast<float>(1.0 - beta1);
   common.oneMinusBeta2 = static_cast<float>(1.0 - beta2);
-  common.epsilon = step.epsilon;
+  common.epsilon = scalars.epsilon;
   std::vector<Correction> corrections(step.count);
   for (int tensor = 0; tensor < step.count; ++tensor) {
     const double t = ++*step.tensors[tensor].steps;

@@ -7,14 +7,14 @@ namespace moe::cpu {
 
 void drawJitter(const RouterOptions& router, const RouteNoise& noise, int64_t token, int H, float* factors) {
   for (int h = 0; h < H; h += 4) {
-    const Philox4 bits = noiseBits(noise.key, noise.tokenOffset + token, static_cast<uint32_t>(h / 4));
+    const Philox4 bits = noiseBits(valueOf(noise.key), noise.tokenOffset + token, static_cast<uint32_t>(h / 4));
     for (int i = 0; i < std::min(4, H - h); ++i) factors[h + i] = jitterOf(bits.word[i], router.noiseScale);
   }
 }
 
 void drawLogitNoise(const RouterOptions& router, const RouteNoise& noise, int64_t token, int E, float* values) {
   for (int e = 0; e < E; e += 4) {
-    const Philox4 bits = noiseBits(noise.key, noise.tokenOffset + token, static_cast<uint32_t>(e / 4));
+    const Philox4 bits = noiseBits(valueOf(noise.key), noise.tokenOffset + token, static_cast<uint32_t>(e / 4));
     const Normal4 drawn = logitNoise(router.noise, bits);
     for (int i = 0; i < std::min(4, E - e); ++i) values[e + i] = drawn.value[i];
   }

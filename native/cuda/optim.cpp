@@ -45,7 +45,7 @@ size_t carve(AdamWWork& w, void* block, const AdamWStep& step, const Properties&
   Carver carver(block);
   Tables tables;
   tables.carve(carver, step.count);
-  w.scalars = tables.scalars;
+  w.scalars = step.replayed ? step.replayed : tables.scalars;
   w.tensors = tables.tensors;
   w.firstPiece = tables.firstPiece;
   carver.take(w.corrections, w.count);
@@ -70,7 +70,7 @@ void CudaBackend::adamwStep(const AdamWStep& step) {
   std::vector<uint64_t> host(size.bytes() / sizeof(uint64_t));
   Carver carver(host.data());
   tables.carve(carver, step.count);
-  *tables.scalars = {step.learningRate, step.beta1, step.beta2, step.epsilon, step.weightDecay, step.maxGradNorm};
+  *tables.scalars = step.scalars;
   std::copy_n(step.tensors, step.count, tables.tensors);
   tables.firstPiece[0] = 0;
   for (int i = 0; i < step.count; ++i) tables.firstPiece[i + 1] = tables.firstPiece[i] + piecesOf(step.tensors[i]);

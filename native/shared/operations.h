@@ -13,16 +13,25 @@
 #include <cstdint>
 
 #include "dtype.h"
+#include "hd.h"
 #include "options.h"
 
 namespace moe {
 
 // ------------------------------------------------------------------------------------------------ route
 
+/// Keys the draws of one forward: noiseKey(), or where a step that is replayed finds it.
+struct DrawKey {
+  uint64_t value = 0;
+  const uint64_t* replayed = nullptr;
+};
+
+MOE_HD uint64_t valueOf(const DrawKey& key) { return key.replayed ? *key.replayed : key.value; }
+
 /// What the forward draws: nothing in evaluation, and where the caller brings the noise.
 struct RouteNoise {
   bool drawn;
-  uint64_t key;         // noiseKey() of this forward
+  DrawKey key;
   int64_t tokenOffset;  // number of the first token
 };
 
@@ -146,7 +155,7 @@ struct BuildPlan {
                              // Null: every token has the one assignment to expert 0 (E = K = 1)
   const int32_t* mask;       // [T] or null; 0 = the token has no assignment, whatever its indices say
   const float* scores;       // [T,K] for the priorities 'score' and 'given', else null
-  uint64_t drawKey;          // for the priority 'random': keys a draw per token and expert
+  DrawKey drawKey;           // for the priority 'random': keys a draw per token and expert
   int64_t tokenOffset;       // the number that the first token's draws are for
 
   float* weights;          // [T,K] set to 0 where dropped or unassigned; null to skip
@@ -205,7 +214,7 @@ struct CombineBackward {
 struct Dropout {
   uint32_t threshold;  // probability · 2^32: lower bits drop; 0: nothing is drawn
   float scale;         // of what stays, 1/(1 - probability)
-  uint64_t key;        // noiseKey() of this forward
+  DrawKey key;
   int64_t tokenOffset;
 };
 
@@ -223,7 +232,7 @@ struct ExpertsForward {
   const float* inputWeights;                 // [T,K] by slot, or null
   void *savedGate, *savedUp;  // [R,F] kept for backward, null in inference: pre-activations with bias; with
                               // inputWeights the products of the unweighted input, without bias
-  void* rows;  // [R,H]; rows past the end are left as they are
+  void* rows;                 // [R,H]; rows past the end are left as they are
 
   void* workspace;
 };
@@ -405,14 +414,19 @@ struct AdamWTensor {
   int32_t* steps;          // [1] updates of this tensor so far: its bias correction counts those alone
 };
 
+struct AdamWScalars {
+  float learningRate, beta1, beta2, epsilon, weightDecay;
+  float maxGradNorm;  // 0: no clipping
+};
+
 /// Decoupled weight decay (Loshchilov & Hutter 2019). A non-finite global norm skips the update and counts it.
 struct AdamWStep {
   const AdamWTensor* tensors;
   int count;
-  float learningRate, beta1, beta2, epsilon, weightDecay;
-  float maxGradNorm;  // 0: no clipping
-  int32_t* skipped;   // [1] steps that a non-finite norm has skipped
-  float* gradNorm;    // [1] before clipping
+  AdamWScalars scalars;
+  const AdamWScalars* replayed;  // where a step that is replayed finds them, in device memory; or null
+  int32_t* skipped;              // [1] steps that a non-finite norm has skipped
+  float* gradNorm;               // [1] before clipping
 
   void* workspace;
 };

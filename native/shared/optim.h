@@ -5,10 +5,6 @@
 
 namespace moe {
 
-struct AdamWScalars {
-  float learningRate, beta1, beta2, epsilon, weightDecay, maxGradNorm;
-};
-
 /// What the number of a tensor's updates decides.
 struct AdamWCorrection {
   float stepSize;       // learning rate / (1 - beta1^t)

@@ -331,7 +331,7 @@ void dropoutFactors(const Dropout& dropout, uint32_t block, int64_t features, co
     for (int64_t i = 0; i < n; ++i) numbers[i] = dropout.tokenOffset + tokens[first + i];
     for (int64_t f = 0; f < features; f += 4) {
       uint32_t words[4][tokenRun];
-      drawBits(dropout.key, numbers, block + static_cast<uint32_t>(f / 4), words);
+      drawBits(valueOf(dropout.key), numbers, block + static_cast<uint32_t>(f / 4), words);
       for (int64_t k = 0; k < smaller(4, features - f); ++k)
         for (int64_t i = 0; i < n; ++i)
           factors[(f + k) * featureStride + (first + i) * tokenStride] =
