@@ -31,10 +31,7 @@ Tensor::Tensor(std::shared_ptr<Device> device, DType dtype, int64_t size, bool l
   block_ = device_->pool_.take(bytes(), lasting);
 }
 
-Tensor::~Tensor() {
-  device_->pool_.give(block_);
-  if (device_->closed_) device_->pool_.trim();
-}
+Tensor::~Tensor() { device_->pool_.give(block_); }
 
 Device::Device(std::unique_ptr<Backend> backend, size_t memoryLimit)
     : backend_(std::move(backend)), pool_(*backend_, memoryLimit, [this] {
@@ -49,7 +46,8 @@ void Device::close() {
   closed_ = true;
   queue_.close();
   backend_->waitIdle();
-  pool_.trim();
+  pool_.close();
+  backend_.reset();
 }
 
 void Device::checkOpen() const {

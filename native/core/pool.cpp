@@ -29,7 +29,7 @@ std::string megabytes(size_t bytes) { return std::to_string((bytes + (1 << 20) -
 Pool::Pool(Backend& backend, size_t limit, std::function<void()> waitIdle)
     : backend_(backend), limit_(limit), waitIdle_(std::move(waitIdle)) {}
 
-Pool::~Pool() { trim(); }
+Pool::~Pool() { close(); }
 
 Block Pool::take(size_t bytes, bool lasting) {
   if (bytes > std::numeric_limits<size_t>::max() / 2)
@@ -37,7 +37,10 @@ Block Pool::take(size_t bytes, bool lasting) {
   const size_t size = classOf(bytes);
   const auto grow = [&]() -> void* {
     void* const address = size <= limit_ && reserved_ <= limit_ - size ? backend_.allocate(size) : nullptr;
-    if (address) reserved_ += size;
+    if (address) {
+      blocks_.emplace(address, size);
+      reserved_ += size;
+    }
     return address;
   };
   void* address = reuse(lasting ? freeLasting_ : free_, size);
@@ -69,6 +72,7 @@ void* Pool::reuse(FreeBlocks& blocks, size_t size) {
 void Pool::give(const Block& block) {
   if (!block.address) return;
   allocated_ -= block.requested;
+  if (closed_) return;
   (block.lasting ? freeLasting_ : free_)[block.bytes].push_back(block.address);
 }
 
@@ -77,10 +81,21 @@ void Pool::trim() {
     for (auto& [size, blocks] : *free)
       for (void* address : blocks) {
         backend_.release(address, size);
+        blocks_.erase(address);
         reserved_ -= size;
       }
     free->clear();
   }
+}
+
+void Pool::close() {
+  if (closed_) return;
+  closed_ = true;
+  for (const auto& [address, size] : blocks_) backend_.release(address, size);
+  blocks_.clear();
+  free_.clear();
+  freeLasting_.clear();
+  reserved_ = 0;
 }
 
 }  // namespace moe

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <functional>
 #include <map>
+#include <unordered_map>
 #include <vector>
 
 namespace moe {
@@ -41,6 +42,8 @@ class Pool {
   void resetPeak() { peak_ = allocated_; }
   /// Gives cached blocks back to the system; no queued work may be left.
   void trim();
+  /// Gives every block back, also those that are still held; no queued work may be left. Nothing is taken afterwards.
+  void close();
 
  private:
   Backend& backend_;
@@ -49,6 +52,8 @@ class Pool {
   using FreeBlocks = std::map<size_t, std::vector<void*>>;  // by class
   static void* reuse(FreeBlocks& blocks, size_t size);
   FreeBlocks free_, freeLasting_;
+  std::unordered_map<void*, size_t> blocks_;  // all there are, with the bytes of their class
+  bool closed_ = false;
   size_t allocated_ = 0, peak_ = 0, reserved_ = 0;
 };
 

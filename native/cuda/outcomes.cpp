@@ -30,8 +30,10 @@ Failure describe(const std::string& operation, Fault fault, int64_t index, int64
 
 }  // namespace
 
-StatusPool::~StatusPool() {
+void StatusPool::close() {
+  std::lock_guard lock(mutex_);
   for (const CUdeviceptr block : blocks_) driver().cuMemFree_v2(block);
+  blocks_.clear();
 }
 
 void StatusPool::grow() {

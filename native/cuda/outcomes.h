@@ -18,7 +18,10 @@ namespace moe::cuda {
 class StatusPool {
  public:
   explicit StatusPool(CUstream stream) : stream_(stream) { grow(); }
-  ~StatusPool();
+  ~StatusPool() { close(); }
+
+  /// Gives the memory back, which nobody looks at anymore: statuses may still be given back, but none is taken.
+  void close();
 
   Status* take();
   void give(Status* status);
