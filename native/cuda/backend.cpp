@@ -91,7 +91,7 @@ void CudaBackend::read(void* host, const void* device, size_t bytes, const Outco
   context_->makeCurrent();
   const std::shared_ptr<char[]> block = pinned_->take(sizeof(Status) + bytes);
   if (!block) throw Error(ErrorCode::OutOfMemory, "out of page-locked host memory");
-  auto* status = new (block.get()) Status{noFault, noFault};
+  auto* status = new (block.get()) Status{noFault, noFault, noValue};
   if (outcome) {
     const Status* own = static_cast<const CudaOutcome&>(*outcome).status;
     const auto count = static_cast<int64_t>(bytes);
@@ -103,7 +103,7 @@ void CudaBackend::read(void* host, const void* device, size_t bytes, const Outco
   completions_.after([this, block, status, host, bytes, completion = std::move(completion)](CUresult result) {
     if (result != CUDA_SUCCESS) return completion(lost(result, "read"));
     if (const FaultWord word = std::min(status->inherited, status->own); word != noFault)
-      return completion(faults_.failure(word));
+      return completion(faults_.failure(word, status->value));
     if (bytes > 0) std::memcpy(host, block.get() + sizeof(Status), bytes);
     completion(nullptr);
   });
@@ -177,7 +177,9 @@ Guard CudaBackend::enter() {
     op.outcome = std::make_shared<CudaOutcome>(statuses_);
     guard.status = op.outcome->status;
     guard.resetOwn = !op.failsInFirst;
-    if (op.failsInFirst) MOE_CUDA(cuMemsetD8Async, address(&guard.status->own), 0xff, sizeof(FaultWord), stream_.get());
+    if (op.failsInFirst)
+      MOE_CUDA(cuMemsetD8Async, address(&guard.status->own), 0xff, sizeof(FaultWord) + sizeof(FaultValue),
+               stream_.get());
   } else if (inputs.size() == 1) {
     for (const HealthPtr& input : op.operands->inputs)
       if (input->outcome) op.outcome = std::static_pointer_cast<CudaOutcome>(input->outcome);
@@ -257,7 +259,7 @@ void CudaBackend::collectFailures(std::function<void(std::vector<FailurePtr>)> c
         if (result != CUDA_SUCCESS) failures.push_back(lost(result, "synchronize"));
         for (size_t i = 0; result == CUDA_SUCCESS && i < outcomes.size(); ++i)
           if (found[i].own != noFault && found[i].inherited == noFault)
-            failures.push_back(faults_.failure(found[i].own));
+            failures.push_back(faults_.failure(found[i].own, found[i].value));
         completion(std::move(failures));
       });
 }

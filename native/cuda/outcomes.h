@@ -55,7 +55,7 @@ class Faults {
  public:
   /// A number for an operation; `limit` is what its indices must stay below.
   uint32_t number(const char* operation, int64_t limit);
-  FailurePtr failure(FaultWord word);
+  FailurePtr failure(FaultWord word, FaultValue value);
 
  private:
   struct Origin {
