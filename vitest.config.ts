@@ -1,37 +1,11 @@
 // Each file runs in a process of its own: a crash of the addon then fails one file and names it. The CUDA suites are those
 // of the CPU, run again on the device that SWITCHYARD_TEST_CUDA names; test/run.mjs sets it.
 import { defineConfig, type TestProjectInlineConfiguration } from 'vitest/config';
+import { fileOf, ofCudaAlone, onEachDevice } from './test/suites.mjs';
 
 const full = Boolean(process.env.SWITCHYARD_TEST_FULL);
 
-/** Of CUDA alone; the CPU's project leaves them out. */
-const ofCudaAlone = ['cross-device', 'cuda', 'cuda-lost', 'cuda-sync', 'example-cuda'].map(fileOf);
-const cudaSuites = [
-  ...ofCudaAlone,
-  ...[
-    'checkpoint',
-    'determinism',
-    'dtype',
-    'failure',
-    'grow',
-    'initial',
-    'modules',
-    'moe-layer',
-    'ops',
-    'optim',
-    'out-of-memory',
-    'presets',
-    'properties',
-    'router-state',
-    'schedules',
-    'tensor',
-    'tidy',
-  ].map(fileOf),
-];
-
-function fileOf(suite: string): string {
-  return `test/${suite}.test.ts`;
-}
+const cudaSuites = [...ofCudaAlone, ...onEachDevice].map(fileOf);
 
 function cudaProject(name: string, env: Record<string, string>): TestProjectInlineConfiguration {
   return {
@@ -48,7 +22,7 @@ function cudaProject(name: string, env: Record<string, string>): TestProjectInli
 function projects(): TestProjectInlineConfiguration[] {
   const cpu: TestProjectInlineConfiguration = {
     extends: true,
-    test: { name: 'cpu', include: ['test/**/*.test.ts'], exclude: ofCudaAlone },
+    test: { name: 'cpu', include: ['test/**/*.test.ts'], exclude: ofCudaAlone.map(fileOf) },
   };
   if (process.env.SWITCHYARD_TEST_CUDA === 'gpu') return [cudaProject('cuda', {})];
   if (process.env.SWITCHYARD_TEST_CUDA !== 'softgpu') return [cpu, cudaProject('cuda', {})];

@@ -47,6 +47,13 @@ __device__ inline float16 fromFloat<float16>(float x) {
 
 __device__ inline FaultWord earlier(FaultWord a, FaultWord b) { return a < b ? a : b; }
 
+/// What goes with a word that one of the inputs has.
+__device__ inline FaultValue inheritedValue(const Guard& guard, FaultWord word) {
+  for (int i = 0; i < guard.inputCount; ++i)
+    if (guard.inputs[i]->inherited == word || guard.inputs[i]->own == word) return guard.inputs[i]->value;
+  return noValue;
+}
+
 /// False when the operation must do nothing. Every thread of every kernel asks this first; an operation's first kernel
 /// also writes what the operation inherits from its inputs. A kernel that looks for faults itself asks with
 /// `findsFaults`: it must not stop at what another of its blocks has found, or the lowest index would be missed.
@@ -58,22 +65,28 @@ __device__ inline bool enter(const Guard& guard, bool findsFaults = false) {
     word = earlier(word, skipOwn ? input.inherited : earlier(input.inherited, input.own));
   }
   if (guard.first && blockIdx.x == 0 && blockIdx.y == 0 && blockIdx.z == 0 && threadIdx.x == 0) {
+    const FaultValue value = word == noFault ? noValue : inheritedValue(guard, word);
     if (guard.status) {
       guard.status->inherited = word;
       if (guard.resetOwn) guard.status->own = noFault;
+      if (guard.resetOwn || word != noFault) guard.status->value = value;
     }
     for (int i = 0; i < guard.gradientCount; ++i) {
       Status& gradient = *guard.gradients[i];
       const bool fresh = guard.freshGradients >> i & 1u;
-      gradient.inherited = fresh ? word : earlier(word, gradient.inherited);
       if (fresh) gradient.own = noFault;
+      if (!fresh && word >= gradient.inherited) continue;
+      gradient.inherited = word;
+      gradient.value = value;
     }
   }
   return word == noFault;
 }
 
-__device__ inline void noteFault(const Guard& guard, Fault fault, int64_t index) {
+/// A fault of an index: `value` is its faultValue().
+__device__ inline void noteFault(const Guard& guard, Fault fault, int64_t index, FaultValue value) {
   atomicMin(&guard.status->own, faultWord(guard.operation, fault, index));
+  atomicMin(&guard.status->value, value);
 }
 
 // ------------------------------------------------------------------------------------------------ reductions

@@ -108,7 +108,7 @@ __device__ void embeddingRow(const EmbeddingForward& f, const Guard& guard) {
   if (n >= f.N) return;
   const int32_t index = f.indices[n];
   const bool good = index >= 0 && index < f.count;
-  if (!good && lane() == 0) noteFault(guard, Fault::EmbeddingIndex, n);
+  if (!good && lane() == 0) noteFault(guard, Fault::EmbeddingIndex, n, faultValue(n, index));
   const T* from = good ? static_cast<const T*>(f.weight) + int64_t{index} * f.size : nullptr;
   copyRow(startsAligned<T>(f.size, f.weight, f.output), from, static_cast<T*>(f.output) + n * f.size, f.size);
 }
@@ -366,7 +366,7 @@ __device__ void crossEntropyRows(const CrossEntropyForward& f, const LossWork& w
     const int32_t target = f.targets[n];
     if (target < 0 || target >= f.classes) {
       if (threadIdx.x == 0) f.logSumExp[n] = 0;
-      if (threadIdx.x == 0 && target != -1) noteFault(guard, Fault::TargetIndex, n);
+      if (threadIdx.x == 0 && target != -1) noteFault(guard, Fault::TargetIndex, n, faultValue(n, target));
       continue;
     }
     ExpSum mine{lowest, 0};

@@ -85,7 +85,7 @@ struct Planner {
   __device__ void countByToken(int32_t* counts, bool kept, bool check) {
     bins.clear();
     forEachByToken([&](const Assignment& a, bool, bool) {
-      if (check && isBad(a)) noteFault(guard, Fault::PlanIndex, a.t);
+      if (check && isBad(a)) noteFault(guard, Fault::PlanIndex, a.t, faultValue(a.slot, p.indices[a.slot]));
       if (a.expert >= 0 && (!kept || w.keep[a.slot])) bins.add(a.expert);
     });
     meet(counts);

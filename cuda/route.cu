@@ -138,6 +138,13 @@ __device__ inline bool copyIndices(const RouteForward& f, int64_t t) {
   return __all_sync(wholeWarp, good);
 }
 
+/// The first of a token's indices that is no expert; there is one.
+__device__ inline FaultValue badIndex(const RouteForward& f, int64_t t) {
+  int64_t slot = t * f.K;
+  while (f.givenIndices[slot] >= -1 && f.givenIndices[slot] < f.E) ++slot;
+  return faultValue(slot, f.givenIndices[slot]);
+}
+
 __device__ inline void clearToken(const RouteForward& f, int64_t t) {
   for (int k = lane(); k < f.K; k += warpSize_) {
     f.indices[t * f.K + k] = -1;
@@ -290,7 +297,7 @@ extern "C" __global__ void __launch_bounds__(routeThreads, 2)
   const int64_t t = int64_t{blockIdx.x} * routeWarps + warp();
   if (t >= f.T) return;
   if (!isLive(f.mask, t)) return clearToken(f, t);
-  if (!copyIndices(f, t) && lane() == 0) noteFault(guard, Fault::RoutingIndex, t);
+  if (!copyIndices(f, t) && lane() == 0) noteFault(guard, Fault::RoutingIndex, t, badIndex(f, t));
   for (int k = lane(); k < f.K; k += warpSize_) {
     f.scores[t * f.K + k] = f.givenWeights[t * f.K + k];
     f.weights[t * f.K + k] = f.givenWeights[t * f.K + k];
@@ -403,8 +410,12 @@ extern "C" __global__ void __launch_bounds__(routeThreads, 2)
   extern __shared__ double live[];
   __shared__ double scratch[routeWarps];
   if (blockIdx.x == 0)
-    for (int64_t i = threadIdx.x; i < pieces.count() * routeWarps; i += routeThreads)
-      if (sums.faults[i] != noFault) atomicMin(&guard.status->own, sums.faults[i]);
+    for (int64_t i = threadIdx.x; i < pieces.count() * routeWarps; i += routeThreads) {
+      const FaultWord fault = sums.faults[i];
+      if (fault == noFault) continue;
+      atomicMin(&guard.status->own, fault);
+      if (faultKind(fault) == Fault::RoutingIndex) atomicMin(&guard.status->value, badIndex(f, faultIndex(fault)));
+    }
   if (f.losses.loadBalanceOn && pieces.scopes > 0) finishScope(f, pieces, sums, scratch);
   if (gridDim.x > 1 && !isLast(sums.finished, gridDim.x)) return;
   finishBatch(f, pieces, sums, live, scratch);

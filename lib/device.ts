@@ -251,8 +251,9 @@ export class Device implements Disposable {
   }
 
   /**
-   * Cancels what is queued, waits for what runs and frees everything. May be called again; every other use of the device
-   * or of what was made on it is ERR_DISPOSED from then on.
+   * Cancels what is queued, waits for what runs and frees everything, also the memory of tensors that are still there. May
+   * be called again; every other use of the device or of what was made on it is ERR_DISPOSED from then on. A GPU that was
+   * lost can be opened again when every device opened on it is disposed.
    */
   dispose(): void {
     this.#context.close();

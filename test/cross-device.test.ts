@@ -104,16 +104,25 @@ describe.skipIf(!process.env.SWITCHYARD_TEST_CUDA)('what a forward saved on one 
           .filter(([name]) => name.startsWith('experts.'))
           .map(([name, { grad }]) => [name, grad.clone()]),
       );
+      const gradLogits = pass.routingLogitsGrad;
       const read = await readAll({ kept, weights, output: pass.output, ...gradients });
-      return { indices, logits: logits!, read, gradInput };
+      // The input's gradient holds the router's own part only where the router's own logits were used.
+      const routed = chosen ? await readAll({ gradInput, gradLogits: gradLogits! }) : new Map<string, Read>();
+      return { indices, logits: logits!, read, routed };
+    };
+    const widths: Record<string, number> = { 'experts.down': F, weights: K, kept: K, gradLogits: E };
+    const exact = new Set(['weights', 'kept']);
+    const compare = (crossed: Map<string, Read>, stayed: Map<string, Read>) => {
+      expect([...crossed.keys()]).toEqual([...stayed.keys()]);
+      for (const [name, values] of crossed) {
+        expect(values.some((x) => x !== 0)).toBe(true);
+        expectClose(name, values, stayed.get(name)!, widths[name] ?? H, { dtype: exact.has(name) ? 'float32' : dtype });
+      }
     };
     const there = await run(devices[from]);
-    const here = await run(devices[to], there);
+    const [here, back] = [await run(devices[to], there), await run(devices[from], there)];
     expectSame('indices', await here.indices.data(), await there.indices.data());
-    for (const [name, values] of here.read) {
-      const width = name === 'experts.down' ? F : name === 'weights' || name === 'kept' ? K : H;
-      const of = name === 'weights' || name === 'kept' ? 'float32' : dtype;
-      expectClose(name, values, there.read.get(name)!, width, { dtype: of });
-    }
+    compare(here.read, there.read);
+    compare(here.routed, back.routed);
   });
 });

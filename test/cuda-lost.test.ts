@@ -24,6 +24,8 @@ const onSoftGpu = process.env.SWITCHYARD_TEST_CUDA === 'softgpu';
 const config: MoEConfig = { hiddenSize: 6, ffnSize: 5, numExperts: 3, topK: 2, seed: 1 };
 const LOST = { code: 'ERR_DEVICE_LOST', message: expect.stringContaining('CUDA_ERROR_ILLEGAL_ADDRESS') };
 
+type Disposables = { dispose(): void }[];
+
 /** The n-th launch from now on faults; 0: none does. Only while the GPU is idle. */
 function faultAt(n: number): void {
   process.env.SOFTGPU_FAIL_LAUNCH = String(n);
@@ -36,7 +38,8 @@ async function outputOf(device: Device): Promise<Float32Array | Int32Array> {
   return pass.output.data();
 }
 
-async function loseAt(launch: number): Promise<void> {
+/** Answers what the lost devices, disposed by then, leave behind. */
+async function loseAt(launch: number): Promise<Disposables> {
   faultAt(0);
   const folder = mkdtempSync(join(tmpdir(), 'switchyard-lost-'));
   const path = join(folder, 'layer.safetensors');
@@ -135,12 +138,25 @@ async function loseAt(launch: number): Promise<void> {
   expect(device.memory().allocated).toBeGreaterThan(0);
   expect(await outputOf(cpu)).toEqual(expected);
 
-  for (const thing of [optimizer, layer, frozen, linear, embedding, norm, plan, entropy, device, twin]) thing.dispose();
-  cpu.dispose();
+  for (const open of [device, twin, cpu]) open.dispose();
   rmSync(folder, { recursive: true });
+  return [optimizer, layer, frozen, linear, embedding, norm, plan, entropy, input, untouched, linearPass, twinTensor];
 }
 
 describe.skipIf(!onSoftGpu)('a GPU that is lost', () => {
-  // One launch: the context is the process's, and lives as long as anything of the lost device does.
-  it('says so in every later call', () => loseAt(9));
+  it.each([1, 9, 17])(
+    'by a fault of launch %i of training says so in every later call, and can be opened again',
+    async (launch) => {
+      const kept = await loseAt(launch);
+      using device = openDevice('cuda');
+      using cpu = openDevice('cpu');
+      const [actual, expected] = [await outputOf(device), await outputOf(cpu)];
+      actual.forEach((value, i) => {
+        expect(value).toBeCloseTo(expected[i]!, 5);
+      });
+      // What is left of the lost device is let go while another has its GPU.
+      for (const thing of kept) thing.dispose();
+      expect(await outputOf(device)).toEqual(actual);
+    },
+  );
 });

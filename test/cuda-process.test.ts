@@ -58,6 +58,7 @@ describe.skipIf(!simulated)(simulated ? 'a program' : 'a program (skipped: needs
     ['that just ends', 'const { gradInput } = step(); await gradInput.data();'],
     ['that ends with work queued', 'for (let i = 0; i < 5; i++) step();'],
     ['that disposes its device and nothing else', 'step(); device.dispose();'],
+    ['that disposes its device and exits at once', 'step(); device.dispose(); process.exit(0);'],
     ['that disposes its tensors after its device', 'const { pass } = step(); device.dispose(); pass.dispose();'],
     [
       'that drops everything but its device',

@@ -7,11 +7,12 @@
 // The dynamic loader reads LD_LIBRARY_PATH when a process starts, so the software GPU must be in place before vitest is.
 // Every process of the CUDA suites writes a report; a fault in any of them fails the run, also one found at exit.
 import { spawnSync } from 'node:child_process';
-import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { mkdtempSync, rmSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { build, buildFolder, cudaTool } from './softgpu/build.mjs';
+import { faultsInFolder } from './softgpu/faults.mjs';
 
 const require = createRequire(import.meta.url);
 
@@ -20,18 +21,6 @@ function missing() {
   const { build: addon } = require('bindings')('switchyard');
   if (!addon.cuda) return addon.cudaReason;
   return cudaTool('nvcc') ? '' : 'nvcc was not found (set CUDA_HOME, or put it on PATH)';
-}
-
-/** "3 × shared-race in combine_float32", for everything that the reports of a folder tell. */
-function faultsIn(folder) {
-  const counts = new Map();
-  for (const file of readdirSync(folder))
-    for (const line of readFileSync(join(folder, file), 'utf8').split('\n').filter(Boolean))
-      for (const { fault, kernel } of JSON.parse(line).faults ?? []) {
-        const what = kernel ? `${fault} in ${kernel}` : fault;
-        counts.set(what, (counts.get(what) ?? 0) + 1);
-      }
-  return [...counts].map(([what, count]) => `${count} × ${what}`);
 }
 
 const words = process.argv.slice(2);
@@ -53,7 +42,7 @@ if (env.SWITCHYARD_TEST_CUDA === 'softgpu') {
 }
 const vitest = join(require.resolve('vitest/package.json'), '..', 'vitest.mjs');
 const done = spawnSync(process.execPath, [vitest, 'run', ...words.slice(onGpu ? 1 : 0)], { stdio: 'inherit', env });
-const faults = faultsIn(reports);
+const faults = faultsInFolder(reports);
 rmSync(reports, { recursive: true });
 if (faults.length > 0) console.error(`The software GPU found faults:\n  ${faults.join('\n  ')}`);
 process.exitCode = done.status !== 0 ? (done.status ?? 1) : faults.length > 0 ? 1 : 0;

@@ -4,13 +4,17 @@
 //
 //   npm run test:sanitize [-- address|thread [vitest's arguments]]     both, unless one is named
 //
+// A fault that the software GPU finds fails the run, as a sanitizer's does.
 // Node and the software GPU are not instrumented: leaks, and races inside them, are not looked for.
 import { spawnSync } from 'node:child_process';
-import { cpSync, existsSync, mkdirSync, rmSync, symlinkSync } from 'node:fs';
+import { cpSync, existsSync, mkdirSync, mkdtempSync, rmSync, symlinkSync } from 'node:fs';
 import { createRequire } from 'node:module';
+import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { build, buildFolder, cudaTool } from './softgpu/build.mjs';
+import { faultsInFolder } from './softgpu/faults.mjs';
+import { fileOf, ofNativeCode } from './suites.mjs';
 
 const require = createRequire(import.meta.url);
 const root = fileURLToPath(new URL('..', import.meta.url));
@@ -36,28 +40,6 @@ const sanitizers = {
     options: { TSAN_OPTIONS: 'exitcode=66:halt_on_error=1:ignore_noninstrumented_modules=1:report_signal_unsafe=0' },
   },
 };
-
-/** The suites that drive native code in their own process; the others are about files, types and child processes. */
-const suites = [
-  'checkpoint',
-  'cross-device',
-  'cuda',
-  'cuda-lost',
-  'determinism',
-  'dtype',
-  'errors',
-  'failure',
-  'initial',
-  'modules',
-  'moe-layer',
-  'ops',
-  'optim',
-  'out-of-memory',
-  'properties',
-  'router-state',
-  'tensor',
-  'tidy',
-];
 
 const sources = [
   'CMakeLists.txt',
@@ -115,16 +97,23 @@ function run(name, words) {
   // libstdc++ beside it: otherwise an exception thrown by the addon is not seen as one.
   const env = { ...process.env, ...options, LD_PRELOAD: `${find(library)} ${find('libstdc++.so.6')}` };
   const projects = ['--project', 'cpu'];
+  const reports = mkdtempSync(join(tmpdir(), 'switchyard-'));
   if (cuda && cudaTool('nvcc')) {
     build();
     env.SWITCHYARD_TEST_CUDA = 'softgpu';
+    env.SWITCHYARD_TEST_REPORTS = reports;
     env.LD_LIBRARY_PATH = [buildFolder, process.env.LD_LIBRARY_PATH].filter(Boolean).join(':');
     projects.push('--project', 'cuda 8.0 *');
   }
   console.error(`Under -fsanitize=${instrument}:`);
-  const chosen = words.length > 0 ? words : suites.map((suite) => `test/${suite}.test.ts`);
+  const chosen = words.length > 0 ? words : ofNativeCode.map(fileOf);
   const vitest = [inPackage('vitest', 'vitest.mjs'), 'run', ...projects, '--testTimeout', '1200000', ...chosen];
-  must(process.execPath, vitest, { cwd: folder, env });
+  const { error, status } = spawnSync(process.execPath, vitest, { cwd: folder, env, stdio: 'inherit' });
+  const faults = faultsInFolder(reports);
+  rmSync(reports, { recursive: true });
+  if (error) throw error;
+  if (faults.length > 0) console.error(`The software GPU found faults:\n  ${faults.join('\n  ')}`);
+  if (status !== 0 || faults.length > 0) process.exit(status || 1);
 }
 
 const [name, ...words] = process.argv.slice(2);

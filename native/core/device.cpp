@@ -41,7 +41,6 @@ Tensor::Tensor(std::shared_ptr<Device> device, DType dtype, int64_t size, bool l
 Tensor::~Tensor() {
   static_cast<TensorHealth&>(*health_).tensor = nullptr;
   device_->pool_.give(block_);
-  if (device_->closed_) device_->pool_.trim();
 }
 
 Tensor* Tensor::of(const HealthPtr& health) { return static_cast<TensorHealth&>(*health).tensor; }
@@ -59,7 +58,8 @@ void Device::close() {
   closed_ = true;
   queue_.close();
   backend_->waitIdle();
-  pool_.trim();
+  pool_.close();
+  backend_.reset();
 }
 
 void Device::checkOpen() const {

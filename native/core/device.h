@@ -22,10 +22,10 @@ class Device : public std::enable_shared_from_this<Device> {
   Device(std::unique_ptr<Backend> backend, size_t memoryLimit);
   ~Device();
 
-  Backend& backend() { return *backend_; }
   Pool& pool() { return pool_; }
   bool closed() const { return closed_; }
-  /// Cancels what is queued and waits for what runs. Everything later throws Disposed.
+  /// Cancels what is queued, waits for what runs, and gives the backend up with all memory: tensors that outlive it are
+  /// empty husks. Everything later throws Disposed.
   void close();
   /// Throws Disposed, or DeviceLost.
   void checkOpen() const;
@@ -38,6 +38,7 @@ class Device : public std::enable_shared_from_this<Device> {
   /// may go back to the system when the next allocation finds too little.
   template <class... Operation>
   [[nodiscard]] TensorPtr workspace(Operation&... operation) {
+    checkOpen();
     const size_t bytes = std::max({backend_->workspaceBytes(operation)...});
     if (bytes == 0) return nullptr;
     TensorPtr block = empty(DType::Int32, static_cast<int64_t>((bytes + 3) / 4));
@@ -104,7 +105,7 @@ class Device : public std::enable_shared_from_this<Device> {
   void copyOut(const TensorPtr& tensor, void* host, Completion completion);
   FailurePtr firstUnreported(std::vector<FailurePtr> found);
 
-  std::unique_ptr<Backend> backend_;
+  std::unique_ptr<Backend> backend_;  // null once closed
   std::mutex failuresMutex_;
   std::vector<FailurePtr> failures_;  // not yet reported, oldest first
   Queue queue_;

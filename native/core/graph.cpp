@@ -92,10 +92,8 @@ Graph::~Graph() {
   if (device_->recording() == this) abort();
   // Replays that are still queued run before whoever gets the memory next.
   if (arena_) device_->pool().drop(arena_);
-  if (device_->closed())
-    device_->pool().trim();
-  else
-    device_->push([recorded = std::move(recorded_)] {});  // the device's part belongs to its queue
+  // The device's part belongs to its queue.
+  if (!device_->closed()) device_->push([recorded = std::move(recorded_)] {});
 }
 
 void Graph::begin() {

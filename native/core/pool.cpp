@@ -34,7 +34,7 @@ struct Arena {
 Pool::Pool(Backend& backend, size_t limit, std::function<void()> waitIdle)
     : backend_(backend), limit_(limit), waitIdle_(std::move(waitIdle)) {}
 
-Pool::~Pool() { trim(); }
+Pool::~Pool() { close(); }
 
 Block Pool::take(size_t bytes, bool lasting) {
   if (bytes > std::numeric_limits<size_t>::max() / 2)
@@ -42,7 +42,10 @@ Block Pool::take(size_t bytes, bool lasting) {
   const size_t size = classOf(bytes);
   const auto grow = [&]() -> void* {
     void* const address = size <= limit_ && reserved_ <= limit_ - size ? backend_.allocate(size) : nullptr;
-    if (address) reserved_ += size;
+    if (address) {
+      blocks_.emplace(address, size);
+      reserved_ += size;
+    }
     return address;
   };
   const std::shared_ptr<Arena> arena = lasting ? nullptr : arena_;
@@ -76,6 +79,7 @@ void* Pool::reuse(FreeBlocks& blocks, size_t size) {
 void Pool::give(const Block& block) {
   if (!block.address) return;
   allocated_ -= block.requested;
+  if (closed_) return;
   const bool kept = block.arena && !block.arena->dropped;
   (kept ? block.arena->free : block.lasting ? freeLasting_ : free_)[block.bytes].push_back(block.address);
 }
@@ -84,6 +88,7 @@ std::shared_ptr<Arena> Pool::beginArena() { return arena_ = std::make_shared<Are
 
 void Pool::drop(const std::shared_ptr<Arena>& arena) {
   arena->dropped = true;
+  if (closed_) return;
   for (auto& [size, blocks] : arena->free) {
     std::vector<void*>& own = free_[size];
     own.insert(own.end(), blocks.begin(), blocks.end());
@@ -96,10 +101,21 @@ void Pool::trim() {
     for (auto& [size, blocks] : *free)
       for (void* address : blocks) {
         backend_.release(address, size);
+        blocks_.erase(address);
         reserved_ -= size;
       }
     free->clear();
   }
+}
+
+void Pool::close() {
+  if (closed_) return;
+  closed_ = true;
+  for (const auto& [address, size] : blocks_) backend_.release(address, size);
+  blocks_.clear();
+  free_.clear();
+  freeLasting_.clear();
+  reserved_ = 0;
 }
 
 }  // namespace moe

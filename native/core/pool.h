@@ -7,6 +7,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <unordered_map>
 #include <vector>
 
 namespace moe {
@@ -52,6 +53,8 @@ class Pool {
   void resetPeak() { peak_ = allocated_; }
   /// Gives cached blocks back to the system; no queued work may be left.
   void trim();
+  /// Gives every block back, also those that are still held; no queued work may be left. Nothing is taken afterwards.
+  void close();
 
  private:
   Backend& backend_;
@@ -62,6 +65,8 @@ class Pool {
   friend struct Arena;
   FreeBlocks free_, freeLasting_;
   std::shared_ptr<Arena> arena_;  // of the recording
+  std::unordered_map<void*, size_t> blocks_;  // all there are, with the bytes of their class
+  bool closed_ = false;
   size_t allocated_ = 0, peak_ = 0, reserved_ = 0;
 };
 

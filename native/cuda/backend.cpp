@@ -29,32 +29,25 @@ CudaOutcome* outcomeOf(const HealthPtr& health) { return static_cast<CudaOutcome
 
 std::string typed(const char* kernel, DType dtype) { return std::string(kernel) + "_" + dtypeName(dtype); }
 
-Context::Context(int ordinal) {
-  MOE_CUDA(cuDeviceGet, &device_, ordinal);
-  MOE_CUDA(cuDevicePrimaryCtxRetain, &context_, device_);
-  makeCurrent();
-}
-
-Context::~Context() { driver().cuDevicePrimaryCtxRelease_v2(device_); }
-
 CudaBackend::CudaBackend(int ordinal)
-    : context_(ordinal),
+    : context_(std::make_shared<const Context>(ordinal)),
       properties_(propertiesOf(ordinal)),
-      pinned_(std::make_shared<PinnedPool>(context_.get())),
+      pinned_(std::make_shared<PinnedPool>(context_)),
       statuses_(std::make_shared<StatusPool>(stream_.get())),
-      completions_(context_.get(), stream_.get()) {}
+      completions_(context_->get(), stream_.get()) {}
 
-// What is destroyed after this needs its context.
+// Tensors may outlive this with their outcomes, and copies from other devices with their page-locked blocks: only the
+// latter hold the context, until they are done.
 CudaBackend::~CudaBackend() {
-  driver().cuCtxSetCurrent(context_.get());
-  driver().cuStreamSynchronize(stream_.get());
-  completions_.waitIdle();
+  waitIdle();
+  pinned_->forgetCopies();
+  statuses_->close();
 }
 
 // ------------------------------------------------------------------------------------------------ memory
 
 void* CudaBackend::allocate(size_t bytes) {
-  context_.makeCurrent();
+  context_->makeCurrent();
   CUdeviceptr block = 0;
   const CUresult result = driver().cuMemAlloc_v2(&block, std::max<size_t>(bytes, 1));
   if (result == CUDA_ERROR_OUT_OF_MEMORY) return nullptr;
@@ -64,14 +57,14 @@ void* CudaBackend::allocate(size_t bytes) {
 
 // A lost context takes its memory with it: nothing to be told then.
 void CudaBackend::release(void* block, size_t) {
-  driver().cuCtxSetCurrent(context_.get());
+  driver().cuCtxSetCurrent(context_->get());
   driver().cuMemFree_v2(address(block));
 }
 
 std::shared_ptr<char[]> CudaBackend::staging(size_t bytes) { return pinned_->take(bytes); }
 
 void CudaBackend::waitIdle() {
-  driver().cuCtxSetCurrent(context_.get());
+  driver().cuCtxSetCurrent(context_->get());
   driver().cuStreamSynchronize(stream_.get());
   completions_.waitIdle();
 }
@@ -79,7 +72,7 @@ void CudaBackend::waitIdle() {
 void CudaBackend::write(void* device, const std::shared_ptr<char[]>& staging, size_t bytes) {
   if (bytes == 0) return;
   MOE_CUDA(cuMemcpyHtoDAsync_v2, address(device), staging.get(), bytes, stream_.get());
-  keepUntilDone(staging);
+  pinned_->keepUntilDone(stream_.get(), staging);
 }
 
 // Through the parameters of a kernel: a block of page-locked memory might have to be allocated, and that waits.
@@ -94,21 +87,11 @@ void CudaBackend::upload(void* device, const std::vector<uint64_t>& words) {
   }
 }
 
-// By a callback of the stream, not by an event: nobody has to wait for it. A lost device never calls it; its blocks are
-// then lost with it.
-void CudaBackend::keepUntilDone(std::shared_ptr<char[]> block) {
-  auto held = std::make_unique<std::shared_ptr<char[]>>(std::move(block));
-  MOE_CUDA(
-      cuLaunchHostFunc, stream_.get(), [](void* owner) { delete static_cast<std::shared_ptr<char[]>*>(owner); },
-      held.get());
-  held.release();
-}
-
 void CudaBackend::read(void* host, const void* device, size_t bytes, const OutcomePtr& outcome, Completion completion) {
-  context_.makeCurrent();
+  context_->makeCurrent();
   const std::shared_ptr<char[]> block = pinned_->take(sizeof(Status) + bytes);
   if (!block) throw Error(ErrorCode::OutOfMemory, "out of page-locked host memory");
-  auto* status = new (block.get()) Status{noFault, noFault};
+  auto* status = new (block.get()) Status{noFault, noFault, noValue};
   if (outcome) {
     const Status* own = static_cast<const CudaOutcome&>(*outcome).status;
     const auto count = static_cast<int64_t>(bytes);
@@ -120,7 +103,7 @@ void CudaBackend::read(void* host, const void* device, size_t bytes, const Outco
   completions_.after([this, block, status, host, bytes, completion = std::move(completion)](CUresult result) {
     if (result != CUDA_SUCCESS) return completion(lost(result, "read"));
     if (const FaultWord word = std::min(status->inherited, status->own); word != noFault)
-      return completion(faults_.failure(word));
+      return completion(faults_.failure(word, status->value));
     if (bytes > 0) std::memcpy(host, block.get() + sizeof(Status), bytes);
     completion(nullptr);
   });
@@ -129,7 +112,7 @@ void CudaBackend::read(void* host, const void* device, size_t bytes, const Outco
 // ------------------------------------------------------------------------------------------------ operations
 
 void CudaBackend::begin(const char* name, const Operands& operands) {
-  context_.makeCurrent();
+  context_->makeCurrent();
   operation_ = {};
   operation_.name = name;
   operation_.operands = &operands;
@@ -194,7 +177,9 @@ Guard CudaBackend::enter() {
     op.outcome = std::make_shared<CudaOutcome>(statuses_);
     guard.status = op.outcome->status;
     guard.resetOwn = !op.failsInFirst;
-    if (op.failsInFirst) MOE_CUDA(cuMemsetD8Async, address(&guard.status->own), 0xff, sizeof(FaultWord), stream_.get());
+    if (op.failsInFirst)
+      MOE_CUDA(cuMemsetD8Async, address(&guard.status->own), 0xff, sizeof(FaultWord) + sizeof(FaultValue),
+               stream_.get());
   } else if (inputs.size() == 1) {
     for (const HealthPtr& input : op.operands->inputs)
       if (input->outcome) op.outcome = std::static_pointer_cast<CudaOutcome>(input->outcome);
@@ -260,7 +245,7 @@ void CudaBackend::launchKernel(const std::string& kernel, Dim grid, unsigned blo
 }
 
 void CudaBackend::collectFailures(std::function<void(std::vector<FailurePtr>)> completion) {
-  context_.makeCurrent();
+  context_->makeCurrent();
   const std::shared_ptr<char[]> block = pinned_->take(recent_.size() * sizeof(Status));
   if (!block) throw Error(ErrorCode::OutOfMemory, "out of page-locked host memory");
   std::vector<std::shared_ptr<CudaOutcome>> outcomes(recent_.begin(), recent_.end());
@@ -274,7 +259,7 @@ void CudaBackend::collectFailures(std::function<void(std::vector<FailurePtr>)> c
         if (result != CUDA_SUCCESS) failures.push_back(lost(result, "synchronize"));
         for (size_t i = 0; result == CUDA_SUCCESS && i < outcomes.size(); ++i)
           if (found[i].own != noFault && found[i].inherited == noFault)
-            failures.push_back(faults_.failure(found[i].own));
+            failures.push_back(faults_.failure(found[i].own, found[i].value));
         completion(std::move(failures));
       });
 }

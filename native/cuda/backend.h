@@ -10,6 +10,7 @@
 #include "../core/backend.h"
 #include "../shared/status.h"
 #include "completions.h"
+#include "context.h"
 #include "driver.h"
 #include "event.h"
 #include "kernels.h"
@@ -33,22 +34,6 @@ struct Dim {
 
 /// "add" and BFloat16 give "add_bfloat16".
 std::string typed(const char* kernel, DType dtype);
-
-/// The primary context of a GPU.
-class Context {
- public:
-  explicit Context(int ordinal);
-  ~Context();
-  Context(const Context&) = delete;
-  Context& operator=(const Context&) = delete;
-
-  CUcontext get() const { return context_; }
-  void makeCurrent() const { MOE_CUDA(cuCtxSetCurrent, context_); }
-
- private:
-  CUdevice device_ = 0;
-  CUcontext context_ = nullptr;
-};
 
 class Stream {
  public:
@@ -188,10 +173,9 @@ class CudaBackend final : public Backend {
   Guard nextGuard();
   Guard enter();
   int distinctInputs(std::vector<const Status*>& inputs) const;
-  void keepUntilDone(std::shared_ptr<char[]> block);
   FailurePtr lost(CUresult result, const char* call) const;
 
-  const Context context_;
+  const std::shared_ptr<const Context> context_;
   Kernels kernels_;
   const Stream stream_;
   Properties properties_;

@@ -98,7 +98,8 @@ void check(CUresult result, const char* call) {
   const std::string what = std::string(call) + ": " + errorText(result);
   if (result == CUDA_ERROR_OUT_OF_MEMORY)
     throw Error(ErrorCode::OutOfMemory, what, "Dispose tensors and passes that are no longer needed.");
-  throw Error(ErrorCode::DeviceLost, what, "Dispose the device and open it again, in a new process if that fails.");
+  throw Error(ErrorCode::DeviceLost, what,
+              "Dispose every device opened on this GPU and open one again, in a new process if that fails.");
 }
 
 }  // namespace moe::cuda

@@ -7,12 +7,13 @@ namespace {
 // Failures that are told apart from new ones of the same words; older ones count as new when met again.
 constexpr size_t maxFailures = 1024;
 
-Failure describe(const std::string& operation, Fault fault, int64_t index, int64_t limit) {
-  const std::string at = std::to_string(index), range = "[0, " + std::to_string(limit) + ")";
+Failure describe(const std::string& operation, FaultWord word, FaultValue value, int64_t limit) {
+  const std::string at = std::to_string(faultIndex(word)), range = "[0, " + std::to_string(limit) + ")";
+  const std::string got = value == noValue ? "" : ", got " + std::to_string(foundValue(value));
   const auto wrong = [&](const std::string& what) {
-    return Failure(ErrorCode::InvalidArgument, operation + ": " + what, {});
+    return Failure(ErrorCode::InvalidArgument, operation + ": " + what + got, {});
   };
-  switch (fault) {
+  switch (faultKind(word)) {
     case Fault::NonFiniteLogits:
       return Failure(ErrorCode::NonFinite, operation + ": router logits of token " + at + " are not finite",
                      "look for NaN or infinity in the layer's input and in the router's weight");
@@ -30,8 +31,10 @@ Failure describe(const std::string& operation, Fault fault, int64_t index, int64
 
 }  // namespace
 
-StatusPool::~StatusPool() {
+void StatusPool::close() {
+  std::lock_guard lock(mutex_);
   for (const CUdeviceptr block : blocks_) driver().cuMemFree_v2(block);
+  blocks_.clear();
 }
 
 void StatusPool::grow() {
@@ -68,12 +71,11 @@ uint32_t Faults::number(const char* operation, int64_t limit) {
   return next_;
 }
 
-FailurePtr Faults::failure(FaultWord word) {
+FailurePtr Faults::failure(FaultWord word, FaultValue value) {
   std::lock_guard lock(mutex_);
   if (const auto known = failures_.find(word); known != failures_.end()) return known->second;
   const Origin origin = origins_.empty() ? Origin{} : origins_[faultOperation(word) % remembered];
-  const Failure words =
-      describe(origin.operation ? origin.operation : "an operation", faultKind(word), faultIndex(word), origin.limit);
+  const Failure words = describe(origin.operation ? origin.operation : "an operation", word, value, origin.limit);
   const FailurePtr made = std::make_shared<Failure>(words.code, words.message, words.hint);
   failures_.emplace(word, made);
   order_.push_back(word);

@@ -18,7 +18,10 @@ namespace moe::cuda {
 class StatusPool {
  public:
   explicit StatusPool(CUstream stream) : stream_(stream) { grow(); }
-  ~StatusPool();
+  ~StatusPool() { close(); }
+
+  /// Gives the memory back, which nobody looks at anymore: statuses may still be given back, but none is taken.
+  void close();
 
   Status* take();
   void give(Status* status);
@@ -52,7 +55,7 @@ class Faults {
  public:
   /// A number for an operation; `limit` is what its indices must stay below.
   uint32_t number(const char* operation, int64_t limit);
-  FailurePtr failure(FaultWord word);
+  FailurePtr failure(FaultWord word, FaultValue value);
 
  private:
   struct Origin {

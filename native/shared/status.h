@@ -23,13 +23,27 @@ MOE_HD constexpr FaultWord faultWord(uint32_t operation, Fault fault, int64_t in
 }
 
 constexpr uint32_t faultOperation(FaultWord word) { return static_cast<uint32_t>(word >> 40) & 0x7fffffu; }
-constexpr Fault faultKind(FaultWord word) { return static_cast<Fault>(word >> 34 & 0x3fu); }
-constexpr int64_t faultIndex(FaultWord word) { return static_cast<int64_t>(word & 0x3ffffffffu); }
+MOE_HD constexpr Fault faultKind(FaultWord word) { return static_cast<Fault>(word >> 34 & 0x3fu); }
+MOE_HD constexpr int64_t faultIndex(FaultWord word) { return static_cast<int64_t>(word & 0x3ffffffffu); }
 
-/// Both words are noFault while all is well. Faults of one operation are noted by atomic minimum, so that the lowest
-/// index wins in every run.
+/// What a faulty index is: [63..32] its place among the operation's indices, [31..0] its value. Noted like the fault
+/// word, so that it is the first in every run.
+using FaultValue = unsigned long long;
+
+/// Of a fault that is of no index, or of one whose place needs more bits.
+constexpr FaultValue noValue = ~FaultValue{0};
+
+MOE_HD constexpr FaultValue faultValue(int64_t place, int32_t value) {
+  return place < 0xffffffff ? static_cast<FaultValue>(place) << 32 | static_cast<uint32_t>(value) : noValue;
+}
+
+constexpr int32_t foundValue(FaultValue value) { return static_cast<int32_t>(static_cast<uint32_t>(value)); }
+
+/// The words are noFault while all is well; at most one of them is not, and the value is of that one. Faults of one
+/// operation are noted by atomic minimum, so that the lowest index wins in every run.
 struct alignas(16) Status {
   FaultWord inherited, own;
+  FaultValue value;
 };
 
 /// What the first kernel of an operation is given to write, and what every kernel checks before it does anything.
@@ -42,7 +56,7 @@ struct Guard {
   int32_t inputCount, gradientCount;
   Status* status;      // the operation's own; null when nothing can go wrong
   bool first;          // this kernel writes status->inherited and gradients; later ones only check status
-  bool resetOwn;       // and status->own, which a later kernel of the operation may then set
+  bool resetOwn;       // and status->own and value, which a later kernel of the operation may then set
   uint32_t operation;  // for faultWord()
 };
 

@@ -6,10 +6,11 @@
 // was found. The status is the command's, or 1 when that was 0 and there was a fault; as in a shell 128 and the signal's
 // number when it was killed, 127 when there is no such command, 126 when it cannot be run; 2 when nothing was run.
 import { spawn } from 'node:child_process';
-import { closeSync, existsSync, mkdtempSync, openSync, readFileSync, rmSync, statSync } from 'node:fs';
+import { closeSync, mkdtempSync, openSync, rmSync, statSync } from 'node:fs';
 import { constants, tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { build, buildFolder } from './build.mjs';
+import { faultsIn } from './faults.mjs';
 
 const usage = 'npm run softgpu -- [--cc 9.0] [--order latest|earliest|random:SEED] [--report FILE] COMMAND…';
 const options = {
@@ -51,12 +52,6 @@ function prepareReport(path) {
     throw new Error(`--report ${path}: ${error.message}`);
   }
   return statSync(path).size;
-}
-
-/** The faults in what a report file gained since `from`. A killed process may leave half a line at its end. */
-function faultsIn(path, from) {
-  const lines = existsSync(path) ? readFileSync(path).subarray(from).toString().split('\n').slice(0, -1) : [];
-  return lines.flatMap((line) => JSON.parse(line).faults ?? []);
 }
 
 function execute(command, words, env) {
