@@ -62,13 +62,14 @@ class Backend {
   /// Completes after everything queued before, with the failures that the device found since the last call.
   virtual void collectFailures(std::function<void(std::vector<FailurePtr>)> completion) { completion({}); }
 
-  /// The operations of a recorded step as one piece of work of the device: queued here in order, and run by none but
-  /// replay(). `inputs` are the states of what they read from outside. Null where that is nothing else than to run them
-  /// again; they are not called then.
-  virtual std::unique_ptr<Capture> capture(const std::vector<HealthPtr>& /*inputs*/,
+  /// The operations of a recorded step, `count` of them, as one piece of work of the device: queued here in order, and
+  /// run by none but replay(). `inputs` are the states of what they read from outside, left changed. Null where that is
+  /// nothing else than to run them again; `operations` is not called then.
+  virtual std::unique_ptr<Capture> capture(const std::vector<HealthPtr>& /*inputs*/, size_t /*count*/,
                                            const std::function<void()>& /*operations*/) {
     return nullptr;
   }
+  /// `inputs` are also the states of the gradients that the step adds to.
   virtual void replay(Capture&, const std::vector<HealthPtr>& /*inputs*/) {}
 
   virtual void copy(void* to, const void* from, size_t bytes) = 0;

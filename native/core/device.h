@@ -94,6 +94,7 @@ class Device : public std::enable_shared_from_this<Device> {
 
   // On the queue's thread.
 
+  Backend& backend() { return *backend_; }
   /// What went wrong, noted as not yet reported; or null.
   FailurePtr attempt(const char* name, const std::function<void(Backend&)>& body);
   FailurePtr run(const char* name, const Operands& operands, const std::function<void(Backend&)>& body);

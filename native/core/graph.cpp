@@ -21,6 +21,7 @@ struct Graph::Recorded {
 
   std::vector<Operation> operations;
   std::vector<HealthPtr> inputs;     // read before the step writes them
+  std::vector<HealthPtr> gradients;  // added to before
   std::vector<HealthPtr> outputs;    // written, or accumulated into
   std::vector<State> after;          // of the outputs, once the device has captured the step
   std::unique_ptr<Capture> capture;  // null: the operations are run one by one
@@ -34,9 +35,10 @@ struct Graph::Recorded {
 void Graph::Recorded::findOperands() {
   std::unordered_set<Health*> written, read;
   for (const Operation& operation : operations) {
-    for (const auto* list : {&operation.operands.inputs, &operation.operands.gradients})
-      for (const HealthPtr& health : *list)
-        if (!written.contains(health.get()) && read.insert(health.get()).second) inputs.push_back(health);
+    for (const HealthPtr& health : operation.operands.inputs)
+      if (!written.contains(health.get()) && read.insert(health.get()).second) inputs.push_back(health);
+    for (const HealthPtr& health : operation.operands.gradients)
+      if (!written.contains(health.get()) && read.insert(health.get()).second) gradients.push_back(health);
     for (const auto* list : {&operation.operands.outputs, &operation.operands.gradients})
       for (const HealthPtr& health : *list)
         if (written.insert(health.get()).second) outputs.push_back(health);
@@ -46,11 +48,12 @@ void Graph::Recorded::findOperands() {
 /// Nothing runs here: the states of before come back, and what only the step writes waits for a replay.
 void Graph::Recorded::captureOn(Device& device) {
   std::vector<State> before;
-  for (const auto* list : {&inputs, &outputs})
+  for (const auto* list : {&inputs, &gradients, &outputs})
     for (const HealthPtr& health : *list) before.push_back({health, *health});
-  for (const HealthPtr& health : inputs) health->failure = nullptr;
+  for (const auto* list : {&inputs, &gradients})
+    for (const HealthPtr& health : *list) *health = {};
   try {
-    capture = device.backend().capture(inputs, [&] {
+    capture = device.backend().capture(inputs, operations.size(), [&] {
       for (const Operation& operation : operations) {
         if (const FailurePtr failed = device.run(operation.name, operation.operands, operation.body))
           throw Error(failed->code, failed->message, failed->hint);
@@ -66,7 +69,8 @@ void Graph::Recorded::captureOn(Device& device) {
   const auto unwritten = std::make_shared<Failure>(
       ErrorCode::StalePass, "this tensor is written by graph.replay(), which has not run yet", std::string());
   std::unordered_set<Health*> outside;
-  for (const HealthPtr& health : inputs) outside.insert(health.get());
+  for (const auto* list : {&inputs, &gradients})
+    for (const HealthPtr& health : *list) outside.insert(health.get());
   for (const HealthPtr& health : outputs)
     if (!outside.contains(health.get()) && !health->failure && !health->outcome) health->failure = unwritten;
 }
@@ -77,9 +81,11 @@ void Graph::Recorded::replayOn(Device& device) {
     return;
   }
   FailurePtr found = failure;
-  for (const HealthPtr& health : inputs)
+  std::vector<HealthPtr> all = inputs;
+  all.insert(all.end(), gradients.begin(), gradients.end());
+  for (const HealthPtr& health : all)
     if (!found) found = health->failure;
-  if (!found) found = device.attempt("graph.replay", [&](Backend& backend) { backend.replay(*capture, inputs); });
+  if (!found) found = device.attempt("graph.replay", [&](Backend& backend) { backend.replay(*capture, all); });
   if (found)
     for (const HealthPtr& health : outputs) *health = {found, nullptr};
   else

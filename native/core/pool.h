@@ -64,7 +64,7 @@ class Pool {
   static void* reuse(FreeBlocks& blocks, size_t size);
   friend struct Arena;
   FreeBlocks free_, freeLasting_;
-  std::shared_ptr<Arena> arena_;  // of the recording
+  std::shared_ptr<Arena> arena_;              // of the recording
   std::unordered_map<void*, size_t> blocks_;  // all there are, with the bytes of their class
   bool closed_ = false;
   size_t allocated_ = 0, peak_ = 0, reserved_ = 0;

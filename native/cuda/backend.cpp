@@ -40,6 +40,7 @@ CudaBackend::CudaBackend(int ordinal)
 // latter hold the context, until they are done.
 CudaBackend::~CudaBackend() {
   waitIdle();
+  executables_->close();
   pinned_->forgetCopies();
   statuses_->close();
 }
@@ -121,8 +122,8 @@ void CudaBackend::begin(const char* name, const Operands& operands) {
 OutcomePtr CudaBackend::end() {
   // Copies and fills look at no status; and nothing is launched for empty shapes.
   if (!operation_.entered) {
-    std::vector<const Status*> inputs;
-    if (distinctInputs(inputs) > 1 || (!inputs.empty() && !operation_.operands->gradients.empty()))
+    const std::vector<const Status*> inputs = distinctStatuses(operation_.operands->inputs);
+    if (inputs.size() > 1 || (!inputs.empty() && !operation_.operands->gradients.empty()))
       launch("inherit", {1}, 1, 0);
     else
       for (const HealthPtr& input : operation_.operands->inputs)
@@ -142,12 +143,40 @@ unsigned CudaBackend::blocksFor(int64_t items, unsigned threads) const {
   return static_cast<unsigned>(std::min<int64_t>((items + threads - 1) / threads, 8 * properties_.multiprocessors));
 }
 
-int CudaBackend::distinctInputs(std::vector<const Status*>& inputs) const {
-  for (const HealthPtr& input : operation_.operands->inputs)
-    if (const CudaOutcome* outcome = outcomeOf(input)) inputs.push_back(outcome->status);
-  std::sort(inputs.begin(), inputs.end());
-  inputs.erase(std::unique(inputs.begin(), inputs.end()), inputs.end());
-  return static_cast<int>(inputs.size());
+std::vector<const Status*> CudaBackend::distinctStatuses(const std::vector<HealthPtr>& inputs) {
+  std::vector<const Status*> statuses;
+  for (const HealthPtr& input : inputs)
+    if (const CudaOutcome* outcome = outcomeOf(input)) statuses.push_back(outcome->status);
+  std::sort(statuses.begin(), statuses.end());
+  statuses.erase(std::unique(statuses.begin(), statuses.end()), statuses.end());
+  return statuses;
+}
+
+void CudaBackend::mergeInto(Status* status, std::vector<const Status*>& inputs, size_t rest) {
+  while (inputs.size() > rest) {
+    const size_t count = std::min<size_t>(inputs.size(), Guard::maxInputs);
+    Guard merge{};
+    merge.first = true;
+    merge.resetOwn = true;
+    merge.status = status;
+    merge.inputCount = static_cast<int32_t>(count);
+    std::copy(inputs.end() - count, inputs.end(), merge.inputs);
+    inputs.resize(inputs.size() - count);
+    void* list[] = {&merge};
+    launchKernel("inherit", {1}, 1, 0, list);
+    if (!inputs.empty()) inputs.insert(inputs.begin(), status);
+  }
+}
+
+std::shared_ptr<CudaOutcome> CudaBackend::makeOutcome() {
+  auto outcome = std::make_shared<CudaOutcome>(statuses_);
+  if (capturing_) capturing_->outcomes.push_back(outcome);
+  return outcome;
+}
+
+void CudaBackend::noteRecent(const std::shared_ptr<CudaOutcome>& outcome) {
+  recent_.push_back(outcome);
+  if (recent_.size() > maxRecent) recent_.pop_front();
 }
 
 Guard CudaBackend::nextGuard() {
@@ -167,14 +196,13 @@ Guard CudaBackend::nextGuard() {
 /// The guard of an operation's first kernel.
 Guard CudaBackend::enter() {
   Operation& op = operation_;
-  std::vector<const Status*> inputs;
-  distinctInputs(inputs);
+  std::vector<const Status*> inputs = distinctStatuses(op.operands->inputs);
   Guard guard{};
   guard.first = true;
 
   // With a single input and no faults of its own, an operation shares the outcome of that input.
   if (op.canFail || inputs.size() > 1) {
-    op.outcome = std::make_shared<CudaOutcome>(statuses_);
+    op.outcome = makeOutcome();
     guard.status = op.outcome->status;
     guard.resetOwn = !op.failsInFirst;
     if (op.failsInFirst)
@@ -186,23 +214,14 @@ Guard CudaBackend::enter() {
   }
   if (op.canFail) {
     op.number = guard.operation = faults_.number(op.name, op.limit);
-    recent_.push_back(op.outcome);
-    if (recent_.size() > maxRecent) recent_.pop_front();
+    if (capturing_)
+      capturing_->origins.push_back({op.number, op.name, op.limit, op.outcome});
+    else
+      noteRecent(op.outcome);
   }
 
   // More inputs than a guard holds are merged into the status by kernels that do nothing else.
-  while (inputs.size() > Guard::maxInputs) {
-    Guard merge{};
-    merge.first = true;
-    merge.resetOwn = true;
-    merge.status = guard.status;
-    merge.inputCount = Guard::maxInputs;
-    std::copy(inputs.end() - Guard::maxInputs, inputs.end(), merge.inputs);
-    inputs.resize(inputs.size() - Guard::maxInputs);
-    void* list[] = {&merge};
-    launchKernel("inherit", {1}, 1, 0, list);
-    inputs.insert(inputs.begin(), guard.status);
-  }
+  mergeInto(guard.status, inputs, Guard::maxInputs);
   guard.inputCount = static_cast<int32_t>(inputs.size());
   std::copy(inputs.begin(), inputs.end(), guard.inputs);
 
@@ -211,7 +230,7 @@ Guard CudaBackend::enter() {
   for (const HealthPtr& gradient : op.operands->gradients) {
     if (!gradient->outcome) {
       if (inputs.empty() && !op.canFail) continue;
-      if (!fresh) fresh = std::make_shared<CudaOutcome>(statuses_);
+      if (!fresh) fresh = makeOutcome();
       gradient->outcome = fresh;
     }
     Status* status = outcomeOf(gradient)->status;

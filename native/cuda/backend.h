@@ -9,6 +9,7 @@
 
 #include "../core/backend.h"
 #include "../shared/status.h"
+#include "capture.h"
 #include "completions.h"
 #include "context.h"
 #include "driver.h"
@@ -63,6 +64,11 @@ class CudaBackend final : public Backend {
   void write(void* device, const std::shared_ptr<char[]>& staging, size_t bytes) override;
   void read(void* host, const void* device, size_t bytes, const OutcomePtr& outcome, Completion completion) override;
   void collectFailures(std::function<void(std::vector<FailurePtr>)> completion) override;
+
+  // capture.cpp
+  std::unique_ptr<Capture> capture(const std::vector<HealthPtr>& inputs, size_t count,
+                                   const std::function<void()>& operations) override;
+  void replay(Capture& capture, const std::vector<HealthPtr>& inputs) override;
 
   // memory.cpp
   void copy(void* to, const void* from, size_t bytes) override;
@@ -172,7 +178,11 @@ class CudaBackend final : public Backend {
                     bool together = false);
   Guard nextGuard();
   Guard enter();
-  int distinctInputs(std::vector<const Status*>& inputs) const;
+  static std::vector<const Status*> distinctStatuses(const std::vector<HealthPtr>& inputs);
+  /// Launches kernels that write to `status` what the inputs are worth, until no more than `rest` are left of them.
+  void mergeInto(Status* status, std::vector<const Status*>& inputs, size_t rest);
+  std::shared_ptr<CudaOutcome> makeOutcome();
+  void noteRecent(const std::shared_ptr<CudaOutcome>& outcome);
   FailurePtr lost(CUresult result, const char* call) const;
 
   const std::shared_ptr<const Context> context_;
@@ -181,6 +191,8 @@ class CudaBackend final : public Backend {
   Properties properties_;
   const std::shared_ptr<PinnedPool> pinned_;
   const std::shared_ptr<StatusPool> statuses_;
+  const std::shared_ptr<Executables> executables_ = std::make_shared<Executables>();
+  CudaCapture* capturing_ = nullptr;
   Faults faults_;
   Operation operation_;
   struct TimedLaunch {

@@ -43,6 +43,12 @@ struct Search {
     MOE_FIND(cuFuncSetAttribute);
     MOE_FIND(cuLaunchKernel);
     MOE_FIND(cuLaunchCooperativeKernel);
+    MOE_FIND(cuStreamBeginCapture_v2);
+    MOE_FIND(cuStreamEndCapture);
+    MOE_FIND(cuGraphInstantiateWithFlags);
+    MOE_FIND(cuGraphLaunch);
+    MOE_FIND(cuGraphExecDestroy);
+    MOE_FIND(cuGraphDestroy);
     MOE_FIND(cuLaunchHostFunc);
     MOE_FIND(cuStreamCreate);
     MOE_FIND(cuStreamDestroy_v2);

@@ -58,6 +58,11 @@ Status* StatusPool::take() {
   return status;
 }
 
+void StatusPool::reserve(size_t count) {
+  std::lock_guard lock(mutex_);
+  while (free_.size() < count) grow();
+}
+
 void StatusPool::give(Status* status) {
   std::lock_guard lock(mutex_);
   free_.push_back(status);
@@ -69,6 +74,14 @@ uint32_t Faults::number(const char* operation, int64_t limit) {
   next_ = (next_ + 1) & 0x7fffffu;
   origins_[next_ % remembered] = {operation, limit};
   return next_;
+}
+
+void Faults::renew(uint32_t number, const char* operation, int64_t limit) {
+  std::lock_guard lock(mutex_);
+  origins_[number % remembered] = {operation, limit};
+  const auto isOf = [&](FaultWord word) { return faultOperation(word) == number; };
+  std::erase_if(failures_, [&](const auto& known) { return isOf(known.first); });
+  std::erase_if(order_, isOf);
 }
 
 FailurePtr Faults::failure(FaultWord word, FaultValue value) {

@@ -24,6 +24,8 @@ class StatusPool {
   void close();
 
   Status* take();
+  /// The next so many calls of take() allocate nothing.
+  void reserve(size_t count);
   void give(Status* status);
 
  private:
@@ -55,6 +57,8 @@ class Faults {
  public:
   /// A number for an operation; `limit` is what its indices must stay below.
   uint32_t number(const char* operation, int64_t limit);
+  /// An operation of that number runs again: its failures are new ones.
+  void renew(uint32_t number, const char* operation, int64_t limit);
   FailurePtr failure(FaultWord word, FaultValue value);
 
  private:

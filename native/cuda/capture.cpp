@@ -1,0 +1,77 @@
+#include "capture.h"
+
+#include <utility>
+
+#include "backend.h"
+
+namespace moe::cuda {
+
+void Executables::add(CUgraphExec executable) {
+  std::lock_guard lock(mutex_);
+  live_.insert(executable);
+}
+
+void Executables::destroy(CUgraphExec executable) {
+  std::lock_guard lock(mutex_);
+  if (live_.erase(executable) > 0) driver().cuGraphExecDestroy(executable);
+}
+
+void Executables::close() {
+  std::lock_guard lock(mutex_);
+  for (const CUgraphExec executable : live_) driver().cuGraphExecDestroy(executable);
+  live_.clear();
+}
+
+std::unique_ptr<Capture> CudaBackend::capture(const std::vector<HealthPtr>& inputs, size_t count,
+                                              const std::function<void()>& operations) {
+  context_->makeCurrent();
+  // Memory for statuses is cleared when it is made, which must not become part of the graph.
+  statuses_->reserve(2 * count + 1);
+  auto made = std::make_unique<CudaCapture>(executables_);
+  made->entry = std::make_shared<CudaOutcome>(statuses_);
+  for (const HealthPtr& input : inputs) input->outcome = made->entry;
+
+  struct Ended {
+    CUgraph graph = nullptr;
+    ~Ended() {
+      if (graph) driver().cuGraphDestroy(graph);
+    }
+  } ended;
+  // Relaxed: other threads of the process may allocate meanwhile.
+  MOE_CUDA(cuStreamBeginCapture_v2, stream_.get(), CU_STREAM_CAPTURE_MODE_RELAXED);
+  capturing_ = made.get();
+  try {
+    operations();
+  } catch (...) {
+    capturing_ = nullptr;
+    driver().cuStreamEndCapture(stream_.get(), &ended.graph);
+    throw;
+  }
+  capturing_ = nullptr;
+  MOE_CUDA(cuStreamEndCapture, stream_.get(), &ended.graph);
+  CUgraphExec executable = nullptr;
+  MOE_CUDA(cuGraphInstantiateWithFlags, &executable, ended.graph, 0);
+  executables_->add(executable);
+  made->executable = executable;
+  return made;
+}
+
+void CudaBackend::replay(Capture& capture, const std::vector<HealthPtr>& inputs) {
+  auto& c = static_cast<CudaCapture&>(capture);
+  context_->makeCurrent();
+  std::vector<const Status*> statuses = distinctStatuses(inputs);
+  const bool good = statuses.empty();
+  if (!good) {
+    mergeInto(c.entry->status, statuses, 0);
+  } else if (!c.entryGood) {
+    MOE_CUDA(cuMemsetD8Async, address(c.entry->status), 0xff, sizeof(Status), stream_.get());
+  }
+  c.entryGood = good;
+  MOE_CUDA(cuGraphLaunch, c.executable, stream_.get());
+  for (const CudaCapture::Origin& origin : c.origins) {
+    faults_.renew(origin.number, origin.operation, origin.limit);
+    noteRecent(origin.outcome);
+  }
+}
+
+}  // namespace moe::cuda
