@@ -95,6 +95,35 @@ describe.skipIf(!counted)(counted ? 'counts' : 'counts (skipped: need the softwa
     });
   });
 
+  describe.each(['router.', 'experts.'] as const)('of a layer with a frozen %s', (frozen) => {
+    const trained = shapes[0]!.shape;
+    const part = { ...trained, optimizer: false, frozen };
+    let step: CountedStep;
+    let all: CountedStep;
+    beforeAll(() => {
+      step = countStep(part);
+      all = countStep({ ...trained, optimizer: false });
+    }, 20 * 60_000);
+
+    test('backward launches no kernel for its gradients and moves at most a tenth more bytes than it must', () => {
+      const floor = floors(part).backward;
+      expect(step.backward.launches.map(kernelOf)).toEqual(floor.map(({ kernel }) => kernel));
+      expect(step.backward.otherWork).toEqual([]);
+      expect(step.backward.bytes).toBeLessThanOrEqual(1.1 * sum(floor.map(({ bytes }) => bytes)));
+    });
+
+    test('it writes none of them, and multiplies for none', () => {
+      const { hiddenSize: H, numExperts: E, ffnSize: F } = part.config;
+      const gradients = 4 * (frozen === 'router.' ? E * H : 3 * E * F * H);
+      const written = (counted: CountedPart) =>
+        sum(counted.launches.map(({ uniqueWrittenBytes }) => uniqueWrittenBytes));
+      expect(written(all.backward) - written(step.backward)).toBeGreaterThanOrEqual(gradients);
+      const flops = (counted: CountedPart) => sum(counted.launches.map(({ tensorFlops }) => tensorFlops));
+      const expected = frozen === 'router.' ? 1 : 0.6;
+      expect(flops(step.backward) / flops(all.backward)).toBeLessThanOrEqual(expected);
+    });
+  });
+
   describe('main loops', () => {
     const steps = new Map<string, CountedStep>();
     beforeAll(() => {
