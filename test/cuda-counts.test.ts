@@ -95,32 +95,30 @@ describe.skipIf(!counted)(counted ? 'counts' : 'counts (skipped: need the softwa
     });
   });
 
-  describe.each(['router.', 'experts.'] as const)('of a layer with a frozen %s', (frozen) => {
-    const trained = shapes[0]!.shape;
-    const part = { ...trained, optimizer: false, frozen };
-    let step: CountedStep;
-    let all: CountedStep;
+  describe('of fine-tuning', () => {
+    const trained = { ...shapes[0]!.shape, optimizer: false };
+    const { hiddenSize: H, numExperts: E, ffnSize: F } = trained.config;
+    const steps = new Map<CountedShape['frozen'], CountedStep>();
     beforeAll(() => {
-      step = countStep(part);
-      all = countStep({ ...trained, optimizer: false });
+      for (const frozen of [undefined, 'router.', 'experts.'] as const)
+        steps.set(frozen, countStep(frozen ? { ...trained, frozen } : trained));
     }, 20 * 60_000);
 
-    test('backward launches no kernel for its gradients and moves at most a tenth more bytes than it must', () => {
-      const floor = floors(part).backward;
-      expect(step.backward.launches.map(kernelOf)).toEqual(floor.map(({ kernel }) => kernel));
-      expect(step.backward.otherWork).toEqual([]);
-      expect(step.backward.bytes).toBeLessThanOrEqual(1.1 * sum(floor.map(({ bytes }) => bytes)));
-    });
+    const cases = [
+      ['router.', E * H, 1],
+      ['experts.', 3 * E * F * H, 0.5],
+    ] as const;
 
-    test('it writes none of them, and multiplies for none', () => {
-      const { hiddenSize: H, numExperts: E, ffnSize: F } = part.config;
-      const gradients = 4 * (frozen === 'router.' ? E * H : 3 * E * F * H);
-      const written = (counted: CountedPart) =>
-        sum(counted.launches.map(({ uniqueWrittenBytes }) => uniqueWrittenBytes));
-      expect(written(all.backward) - written(step.backward)).toBeGreaterThanOrEqual(gradients);
-      const flops = (counted: CountedPart) => sum(counted.launches.map(({ tensorFlops }) => tensorFlops));
-      const expected = frozen === 'router.' ? 1 : 0.6;
-      expect(flops(step.backward) / flops(all.backward)).toBeLessThanOrEqual(expected);
+    test.each(cases)('a frozen %s costs no launch, no byte and no product', (frozen, parameters, share) => {
+      const [all, some] = [steps.get(undefined)!.backward, steps.get(frozen)!.backward];
+      const floor = floors({ ...trained, frozen }).backward;
+      expect(some.launches.map(kernelOf)).toEqual(floor.map(({ kernel }) => kernel));
+      expect(some.otherWork).toEqual([]);
+      expect(some.bytes).toBeLessThanOrEqual(1.1 * sum(floor.map(({ bytes }) => bytes)));
+      const written = ({ launches }: CountedPart) => sum(launches.map(({ uniqueWrittenBytes }) => uniqueWrittenBytes));
+      expect(written(all) - written(some)).toBeGreaterThanOrEqual(4 * parameters);
+      const flops = ({ launches }: CountedPart) => sum(launches.map(({ tensorFlops }) => tensorFlops));
+      expect(flops(some) / flops(all)).toBeCloseTo(share, 1);
     });
   });
 
