@@ -223,7 +223,7 @@ struct ExpertsForward {
   const float* inputWeights;                 // [T,K] by slot, or null
   void *savedGate, *savedUp;  // [R,F] kept for backward, null in inference: pre-activations with bias; with
                               // inputWeights the products of the unweighted input, without bias
-  void* rows;  // [R,H]; rows past the end are left as they are
+  void* rows;                 // [R,H]; rows past the end are left as they are
 
   void* workspace;
 };
