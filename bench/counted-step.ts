@@ -11,6 +11,8 @@ using device = openDevice('cuda');
 using layer = new MoELayer(device, { ...shape.config, dtype: 'bfloat16' });
 using input = device.randn([shape.tokens, shape.config.hiddenSize], { seed: 1, dtype: 'bfloat16' });
 using gradOutput = device.randn([shape.tokens, shape.config.hiddenSize], { seed: 2, dtype: 'bfloat16' });
+for (const [name, parameter] of layer.parameters())
+  if (shape.frozen && name.startsWith(shape.frozen)) parameter.trainable = false;
 using optimizer = new AdamW(layer.parameters().values(), { learningRate: 1e-3 });
 
 const mark = async (values: Record<string, unknown>) => {

@@ -13,6 +13,8 @@ export interface CountedShape {
   readonly config: MoEConfig & { topK: number };
   /** Whether the optimizer steps; it costs the software GPU most of the time. */
   readonly optimizer?: boolean;
+  /** What is not trained: the parameters whose names begin so. */
+  readonly frozen?: 'router.' | 'experts.';
 }
 
 /** The record of one launch in the software GPU's report; see test/softgpu/README.md. */

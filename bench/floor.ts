@@ -14,7 +14,9 @@ const element = 2;
 const word = 4;
 
 /** In the order of the launches. */
-export function floors({ tokens, config }: CountedShape): Record<'forward' | 'backward', Floor[]> {
+export function floors({ tokens, config, frozen }: CountedShape): Record<'forward' | 'backward', Floor[]> {
+  const trainsExperts = frozen !== 'experts.';
+  const trainsRouter = frozen !== 'router.';
   const { hiddenSize: H, ffnSize: F, numExperts: E, topK: K } = config;
   const activation = config.experts?.activation ?? 'swiglu';
   const ups = ['relu', 'gelu', 'gelu-tanh', 'silu'].includes(activation as string) ? 1 : 2; // with a gate, two
@@ -43,7 +45,7 @@ export function floors({ tokens, config }: CountedShape): Record<'forward' | 'ba
     backward: [
       {
         kernel: 'downBackward',
-        bytes: x + matrix * element + (2 * ups + 1) * narrow + 4 * perRow,
+        bytes: x + matrix * element + (2 * ups + (trainsExperts ? 1 : 0)) * narrow + 4 * perRow,
         flops: product,
       },
       {
@@ -58,7 +60,7 @@ export function floors({ tokens, config }: CountedShape): Record<'forward' | 'ba
       },
       { kernel: 'combine', bytes: wide + x + perRow + tokens * word, flops: 0 },
       { kernel: 'routeTokensBackward', bytes: 2 * logits + 2 * perRow, flops: 0 },
-      { kernel: 'routeProducts', bytes: x + 2 * logits + 2 * routerWeight, flops: 0 },
-    ],
+      { kernel: 'routeProducts', bytes: x + 2 * logits + (trainsRouter ? 2 : 1) * routerWeight, flops: 0 },
+    ].filter(({ kernel }) => trainsExperts || kernel !== 'weightGradients'),
   };
 }

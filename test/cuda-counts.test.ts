@@ -95,6 +95,33 @@ describe.skipIf(!counted)(counted ? 'counts' : 'counts (skipped: need the softwa
     });
   });
 
+  describe('of fine-tuning', () => {
+    const trained = { ...shapes[0]!.shape, optimizer: false };
+    const { hiddenSize: H, numExperts: E, ffnSize: F } = trained.config;
+    const steps = new Map<CountedShape['frozen'], CountedStep>();
+    beforeAll(() => {
+      for (const frozen of [undefined, 'router.', 'experts.'] as const)
+        steps.set(frozen, countStep(frozen ? { ...trained, frozen } : trained));
+    }, 20 * 60_000);
+
+    const cases = [
+      ['router.', E * H, 1],
+      ['experts.', 3 * E * F * H, 0.5],
+    ] as const;
+
+    test.each(cases)('a frozen %s costs no launch, no byte and no product', (frozen, parameters, share) => {
+      const [all, some] = [steps.get(undefined)!.backward, steps.get(frozen)!.backward];
+      const floor = floors({ ...trained, frozen }).backward;
+      expect(some.launches.map(kernelOf)).toEqual(floor.map(({ kernel }) => kernel));
+      expect(some.otherWork).toEqual([]);
+      expect(some.bytes).toBeLessThanOrEqual(1.1 * sum(floor.map(({ bytes }) => bytes)));
+      const written = ({ launches }: CountedPart) => sum(launches.map(({ uniqueWrittenBytes }) => uniqueWrittenBytes));
+      expect(written(all) - written(some)).toBeGreaterThanOrEqual(4 * parameters);
+      const flops = ({ launches }: CountedPart) => sum(launches.map(({ tensorFlops }) => tensorFlops));
+      expect(flops(some) / flops(all)).toBeCloseTo(share, 1);
+    });
+  });
+
   describe('main loops', () => {
     const steps = new Map<string, CountedStep>();
     beforeAll(() => {

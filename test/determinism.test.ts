@@ -46,6 +46,19 @@ const RUNS: Case[] = [
     },
   },
   {
+    name: 'dropout, weights of the input',
+    tokens: 400,
+    distribution: 'skewed',
+    config: {
+      hiddenSize: 52,
+      ffnSize: 98,
+      numExperts: 5,
+      topK: 2,
+      router: { applyWeightTo: 'input' },
+      experts: { bias: true, dropout: 0.2, shared: { ffnSize: 37 } },
+    },
+  },
+  {
     name: 'one token, wide',
     tokens: 1,
     config: { hiddenSize: 257, ffnSize: 350, numExperts: 2, topK: 1 },

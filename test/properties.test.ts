@@ -93,6 +93,7 @@ function routerOptions(topK: number): fc.Arbitrary<NonNullable<LayerConfig['rout
         : fc.constant(undefined),
       weightScale: maybe(fc.constantFrom(0.5, 2.5, 16)),
       bias: maybe(fc.boolean()),
+      applyWeightTo: maybe(fc.constantFrom('output' as const, 'input' as const)),
       temperature: maybe(fc.constantFrom(0.5, 1.3, 2)),
     })
     .map(present);
@@ -151,6 +152,7 @@ const expertOptions: fc.Arbitrary<NonNullable<LayerConfig['experts']>> = fc
       }),
     ),
     bias: maybe(fc.boolean()),
+    dropout: maybe(fc.constantFrom(0, 0.1, 0.5)),
     shared: maybe(
       fc.record({
         ffnSize: fc.integer({ min: 1, max: 20 }),

@@ -26,8 +26,8 @@ export type NoisePurpose = 'router noise' | 'queue' | 'expert dropout' | 'shared
 const PURPOSES: Record<NoisePurpose, bigint> = {
   'router noise': 1n,
   queue: 2n,
-  'expert dropout': 5n,
-  'shared dropout': 6n,
+  'expert dropout': 6n,
+  'shared dropout': 7n,
 };
 
 export interface NoiseKey {

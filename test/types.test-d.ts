@@ -5,6 +5,7 @@ import {
   crossEntropy,
   type Device,
   Embedding,
+  expandExperts,
   type ForwardOptions,
   Linear,
   type loadCheckpoint,
@@ -22,6 +23,7 @@ import {
   saveCheckpoint,
   schedules,
   type Tensor,
+  upcycle,
 } from '../lib/index.js';
 
 type Same<A, B> = (<T>() => T extends A ? 1 : 2) extends <T>() => T extends B ? 1 : 2 ? true : false;
@@ -52,6 +54,9 @@ export async function accepted(config: MoEConfig, options: ForwardOptions): Prom
   const preset: MoEConfig = presets.deepseekV3({ hiddenSize: 4, seed: 1n });
   using small = new MoELayer(device, preset);
   small.zeroGrad();
+  using sparse: MoELayer = upcycle([{ up: input, down: input }], preset, { noise: 0.1, granularity: 2 });
+  using larger: MoELayer = expandExperts(sparse, 8, { noise: 0.1 });
+  larger.zeroGrad();
   const map: ReadonlyMap<string, Parameter> = layer.parameters();
   using optimizer = new AdamW(map.values(), { learningRate: 1e-3, betas: [0.9, 0.95] });
   optimizer.learningRate = schedules.cosine(1e-3, 0, 100)(3);

@@ -9,7 +9,7 @@
 namespace moe {
 
 /// What draws are for. The numbers are part of what a seed means and never change.
-enum class NoisePurpose : uint32_t { Router = 1, Queue = 2, ExpertDropout = 5, SharedDropout = 6 };
+enum class NoisePurpose : uint32_t { Router = 1, Queue = 2, ExpertDropout = 6, SharedDropout = 7 };
 
 /// The key of one purpose in one forward.
 MOE_HD uint64_t noiseKey(uint64_t seed, NoisePurpose purpose, uint64_t step) {
