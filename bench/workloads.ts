@@ -5,7 +5,7 @@ export interface Workload {
   readonly name: string;
   readonly title: string;
   readonly tokens: number;
-  readonly config: MoEConfig & { topK: number };
+  readonly config: Omit<MoEConfig, 'experts'> & { experts: { activation: 'relu' | 'swiglu' } };
   /** Decoding has no backward. */
   readonly forwardOnly?: boolean;
 }
@@ -28,9 +28,30 @@ export const countedWorkloads: readonly Workload[] = [
   { name: 'C2', title: 'many experts', tokens: 1024, config: layer(512, 256, 64, 6, 'swiglu') },
 ];
 
+const matrices = ({ config }: Workload) => (config.experts.activation === 'swiglu' ? 3 : 2);
+
 /** 2·T·K·(matrices)·H·F: the router and everything else count as zero. */
-export function usefulFlops({ tokens, config }: Workload, pass: 'forward' | 'training'): number {
-  const matrices = config.experts?.activation === 'swiglu' ? 3 : 2;
-  const forward = 2 * tokens * config.topK * matrices * config.hiddenSize * config.ffnSize;
+export function usefulFlops(workload: Workload, pass: 'forward' | 'training'): number {
+  const { tokens, config } = workload;
+  const forward = 2 * tokens * config.topK * matrices(workload) * config.hiddenSize * config.ffnSize;
   return pass === 'forward' ? forward : 3 * forward;
+}
+
+/** Every tensor that a layer is given, and gives, once a pass over it: what it must move when a cache holds all else. */
+export function usefulBytes(
+  workload: Workload,
+  pass: 'forward' | 'training',
+  dtype: 'float32' | 'bfloat16',
+  expertsHit: number,
+): number {
+  const { hiddenSize: H, ffnSize: F, numExperts: E } = workload.config;
+  const element = dtype === 'float32' ? 4 : 2;
+  const weights = expertsHit * matrices(workload) * H * F;
+  const router = E * H * 4;
+  const rows = workload.tokens * H * element;
+  const forward = 2 * rows + weights * element + router;
+  // Backward reads the input, the gradient of the output, and the weights again; it writes the gradients of all three.
+  return pass === 'forward'
+    ? forward
+    : forward + 3 * rows + weights * element + E * matrices(workload) * H * F * 4 + 2 * router;
 }

@@ -1,5 +1,6 @@
-// What the device can do at best: multiply-adds from registers, and reads of its memory.
+// What the device can do at best: multiply-adds from registers, products of tensor cores, and reads of its memory.
 #include "common.cuh"
+#include "ptx.cuh"
 
 namespace moe {
 
@@ -18,6 +19,20 @@ extern "C" __global__ void __launch_bounds__(256) peakMultiplyAdd(float* sink, c
 #pragma unroll
   for (int i = 0; i < chains; ++i) sum += sums[i];
   // Never true, which the compiler cannot know.
+  if (sum == 0.123f) *sink = sum;
+}
+
+/// 8·4096·rounds floating-point operations a warp: products of 16×16 and 16×8.
+extern "C" __global__ void __launch_bounds__(256) peakTensor(float* sink, const int rounds, const Guard) {
+  constexpr int products = 8;
+  float sums[products][4] = {};
+  uint32_t a[4] = {threadIdx.x, 1, 2, 3}, b[2] = {4, 5};
+  for (int round = 0; round < rounds; ++round)
+#pragma unroll
+    for (int i = 0; i < products; ++i) ptx::mmaM16N8K16BF16(sums[i], a, b, sums[i]);
+  float sum = 0;
+#pragma unroll
+  for (int i = 0; i < products; ++i) sum += sums[i][0] + sums[i][1] + sums[i][2] + sums[i][3];
   if (sum == 0.123f) *sink = sum;
 }
 

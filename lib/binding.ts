@@ -19,13 +19,20 @@ export type AdamWHandle = Handle<'adamw'>;
 export type GraphHandle = Handle<'graph'>;
 export type PlanHandle = Handle<'plan'>;
 
-/** The numbers of native/shared/dtype.h's DType. */
-/** What one kernel took, by the clock of the device. */
+/** What a device can do at best. */
+export interface DeviceLimits {
+  flopsPerSecond: number;
+  bfloat16FlopsPerSecond: number;
+  readBytesPerSecond: number;
+}
+
+/** What one kernel or stage took. */
 export interface KernelTime {
   kernel: string;
   milliseconds: number;
 }
 
+/** The numbers of native/shared/dtype.h's DType. */
 export const dtypeCode = { float32: 0, bfloat16: 1, float16: 2, int32: 3 } as const;
 /** Uint16Array: the bits of 16-bit floats; a Float32Array reads and writes any float dtype. */
 export type HostArray = Float32Array | Int32Array | Uint16Array;
@@ -210,7 +217,7 @@ export interface NativeBinding {
   deviceMemory(device: DeviceHandle): [number, number, number];
   deviceResetPeak(device: DeviceHandle): void;
   deviceSynchronize(device: DeviceHandle): Promise<void>;
-  deviceMeasureLimits(device: DeviceHandle): Promise<{ flopsPerSecond: number; readBytesPerSecond: number }>;
+  deviceMeasureLimits(device: DeviceHandle): Promise<DeviceLimits>;
 
   graphBegin(device: DeviceHandle): GraphHandle;
   graphEnd(graph: GraphHandle): void;

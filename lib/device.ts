@@ -3,7 +3,7 @@ import { createHash } from 'node:crypto';
 import { existsSync, readFileSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import { join } from 'node:path';
-import { type DeviceHandle, dtypeCode, native } from './binding.js';
+import { type DeviceHandle, type DeviceLimits, dtypeCode, type KernelTime, native } from './binding.js';
 import {
   checkInteger,
   checkNumber,
@@ -207,19 +207,20 @@ export class Device implements Disposable {
   }
 
   /**
-   * What this device's threads can do at best, measured now in about a tenth of a second: float32 multiply-adds from
-   * registers and reads of main memory. For the roofline of a benchmark.
+   * What this device can do at best, measured now in about a tenth of a second: float32 multiply-adds from registers, the
+   * same of bfloat16 (dot products of pairs, or tensor cores; without either those of float32), and reads of main memory.
+   * For the roofline of a benchmark.
    */
-  async measureLimits(): Promise<{ flopsPerSecond: number; readBytesPerSecond: number }> {
+  async measureLimits(): Promise<DeviceLimits> {
     // Awaited, not returned: a device that is forgotten meanwhile must not be collected.
     return await native.deviceMeasureLimits(this.#context.handle('measureLimits()'));
   }
 
   /**
-   * Times every kernel that `body` queues on a GPU, by events around it, in the order of the launches; the CPU has none. A
-   * kernel that the GPU does faster than the host launches it may read as long as its launch.
+   * Times what `body` queues, in its order: on a GPU every kernel, by events around it (one that the GPU does faster than
+   * the host launches it may read as long as its launch), on the CPU every stage.
    */
-  async profile(body: () => void): Promise<{ kernel: string; milliseconds: number }[]> {
+  async profile(body: () => void): Promise<KernelTime[]> {
     const handle = this.#context.handle('profile()');
     if (typeof body !== 'function') throw invalid('body', 'a function', body);
     native.deviceTimeKernels(handle);

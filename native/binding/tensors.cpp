@@ -61,6 +61,7 @@ Napi::Value deviceMeasureLimits(const Napi::CallbackInfo& info) {
   auto pending = Environment::of(info.Env()).expect(info.Env(), [limits](Napi::Env env) {
     Napi::Object result = Napi::Object::New(env);
     result.Set("flopsPerSecond", limits->flopsPerSecond);
+    result.Set("bfloat16FlopsPerSecond", limits->bfloat16FlopsPerSecond);
     result.Set("readBytesPerSecond", limits->readBytesPerSecond);
     return result;
   });

@@ -22,11 +22,12 @@ namespace moe {
 
 /// What the device can do at best, measured: the floor beside which a bench puts its figures.
 struct DeviceLimits {
-  double flopsPerSecond;      // float32 multiply-adds from registers, all threads
-  double readBytesPerSecond;  // from main memory, all threads
+  double flopsPerSecond;          // float32 multiply-adds from registers, all threads
+  double bfloat16FlopsPerSecond;  // the same of bfloat16: dot products or tensor cores; without them those of float32
+  double readBytesPerSecond;      // from main memory, all threads
 };
 
-/// What one kernel took, by the clock of the device.
+/// What one kernel took on a GPU, by its events, or one stage on the CPU.
 struct KernelTime {
   std::string kernel;
   double milliseconds;
@@ -77,9 +78,9 @@ class Backend {
   virtual void convert(const Convert&) = 0;
   virtual void randomNormal(const RandomNormal&) = 0;
   virtual DeviceLimits measureLimits() = 0;
-  /// Times every kernel from here to kernelTimes(), which waits for them; a device without kernels has no times.
-  virtual void timeKernels() {}
-  virtual std::vector<KernelTime> kernelTimes() { return {}; }
+  /// Times every kernel or stage from here to kernelTimes(), which waits for them.
+  virtual void timeKernels() = 0;
+  virtual std::vector<KernelTime> kernelTimes() = 0;
 
   virtual void routeForward(const RouteForward&) = 0;
   virtual void routeBackward(const RouteBackward&) = 0;

@@ -1,7 +1,9 @@
 // The CPU backend: declares every operation of the seam; the stages are defined in the file of their name.
 #pragma once
 
+#include <chrono>
 #include <memory>
+#include <vector>
 
 #include "../core/backend.h"
 #include "isa.h"
@@ -13,6 +15,7 @@ namespace moe::cpu {
 struct GemmKernels;
 struct RowKernels;
 struct LimitKernels;
+struct DotKernels;
 struct Kernels;
 
 class CpuBackend final : public Backend {
@@ -33,6 +36,8 @@ class CpuBackend final : public Backend {
 
   // limits.cpp
   DeviceLimits measureLimits() override;
+  void timeKernels() override;
+  std::vector<KernelTime> kernelTimes() override;
 
   // route.cpp
   void routeForward(const RouteForward&) override;
@@ -74,11 +79,32 @@ class CpuBackend final : public Backend {
  private:
   CpuBackend(int threads, const Kernels& kernels);
 
+  /// Notes, while times are taken, what a stage takes until the end of the scope.
+  class StageTimer {
+   public:
+    StageTimer(CpuBackend& backend, const char* stage) : backend_(backend), stage_(stage) {}
+    ~StageTimer() {
+      if (!backend_.timing_) return;
+      const std::chrono::duration<double, std::milli> passed = std::chrono::steady_clock::now() - start_;
+      backend_.times_.push_back({stage_, passed.count()});
+    }
+    StageTimer(const StageTimer&) = delete;
+    StageTimer& operator=(const StageTimer&) = delete;
+
+   private:
+    CpuBackend& backend_;
+    const char* stage_;
+    std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
+  };
+
   ThreadPool pool_;
   const GemmKernels& gemm_;     // simd/gemm.h
   const RowKernels& row_;       // simd/row.h
   const LimitKernels& limits_;  // simd/limits.h
+  const DotKernels* dot_;       // dot/dot.h
   Scratch scratch_;             // of the experts stage
+  bool timing_ = false;
+  std::vector<KernelTime> times_;  // since timeKernels()
 };
 
 }  // namespace moe::cpu

@@ -175,10 +175,12 @@ void backward(const GroupedGemmBackward& p, const GemmKernels& gemm, ThreadPool&
 }  // namespace
 
 void CpuBackend::groupedGemmForward(const GroupedGemmForward& p) {
+  const StageTimer timer(*this, "groupedGemmForward");
   withElement(p.dtype, [&]<class T>() { forward<T>(p, gemm_, pool_, scratch_); });
 }
 
 void CpuBackend::groupedGemmBackward(const GroupedGemmBackward& p) {
+  const StageTimer timer(*this, "groupedGemmBackward");
   withElement(p.dtype, [&]<class T>() { backward<T>(p, gemm_, pool_, scratch_); });
 }
 

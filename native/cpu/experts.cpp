@@ -152,6 +152,7 @@ void runForward(const ExpertsForward& p, const GemmKernels& gemm, ThreadPool& po
 }  // namespace
 
 void CpuBackend::expertsForward(const ExpertsForward& p) {
+  const StageTimer timer(*this, "expertsForward");
   withElement(p.dtype, [&]<class T>() { runForward<T>(p, gemm_, pool_, scratch_); });
 }
 
@@ -420,6 +421,7 @@ void runBackward(const ExpertsBackward& p, const GemmKernels& gemm, ThreadPool& 
 }  // namespace
 
 void CpuBackend::expertsBackward(const ExpertsBackward& p) {
+  const StageTimer timer(*this, "expertsBackward");
   withElement(p.dtype, [&]<class T>() { runBackward<T>(p, gemm_, pool_, scratch_); });
 }
 

@@ -41,6 +41,14 @@ bool available(Isa isa) {
 
 }  // namespace
 
+bool hasAvx512Bf16() {
+#if defined(MOE_HAVE_dot_avx512)
+  return __builtin_cpu_supports("avx512bf16");
+#else
+  return false;
+#endif
+}
+
 const char* isaName(Isa isa) {
   switch (isa) {
     case Isa::Generic:

@@ -9,6 +9,9 @@ enum class Isa { Generic, Avx2, Avx512, Neon };
 /// that the machine has; anything else is ignored.
 Isa detectIsa();
 
+/// Whether this build and this machine have AVX512_BF16.
+bool hasAvx512Bf16();
+
 const char* isaName(Isa isa);
 
 }  // namespace moe::cpu

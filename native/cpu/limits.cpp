@@ -8,6 +8,7 @@
 
 #include "../core/error.h"
 #include "backend.h"
+#include "dot/dot.h"
 
 namespace moe::cpu {
 
@@ -17,6 +18,18 @@ using Clock = std::chrono::steady_clock;
 
 double seconds(Clock::time_point since) { return std::chrono::duration<double>(Clock::now() - since).count(); }
 
+/// The best of several short runs: whatever else the machine does only ever slows them down.
+double peak(ThreadPool& pool, float (*multiplyAdd)(int64_t), int64_t flopsPerRound, std::vector<float>& keep) {
+  constexpr int64_t rounds = 200'000;
+  double best = 0;
+  for (int trial = 0; trial < 20; ++trial) {
+    const auto start = Clock::now();
+    pool.run([&](int worker) { keep[worker * 16] = multiplyAdd(rounds); });
+    best = std::max(best, static_cast<double>(rounds * flopsPerRound * pool.threads()) / seconds(start));
+  }
+  return best;
+}
+
 }  // namespace
 
 DeviceLimits CpuBackend::measureLimits() {
@@ -24,14 +37,9 @@ DeviceLimits CpuBackend::measureLimits() {
   std::vector<float> keep(static_cast<size_t>(threads) * 16);
   DeviceLimits limits{};
 
-  // The best of several short runs: whatever else the machine does only ever slows them down.
-  constexpr int64_t rounds = 200'000;
-  for (int trial = 0; trial < 20; ++trial) {
-    const auto start = Clock::now();
-    pool_.run([&](int worker) { keep[worker * 16] = limits_.multiplyAdd(rounds); });
-    const double flops = static_cast<double>(rounds * limits_.flopsPerRound * threads);
-    limits.flopsPerSecond = std::max(limits.flopsPerSecond, flops / seconds(start));
-  }
+  limits.flopsPerSecond = peak(pool_, limits_.multiplyAdd, limits_.flopsPerRound, keep);
+  limits.bfloat16FlopsPerSecond =
+      dot_ ? peak(pool_, dot_->multiplyAdd, dot_->flopsPerRound, keep) : limits.flopsPerSecond;
 
   // Far larger than the caches, and a multiple of what the kernel takes at once for every thread.
   const int64_t share = int64_t{16} << 20, floats = share * threads;
@@ -46,6 +54,16 @@ DeviceLimits CpuBackend::measureLimits() {
   }
   release(data, bytes);
   return limits;
+}
+
+void CpuBackend::timeKernels() {
+  times_.clear();
+  timing_ = true;
+}
+
+std::vector<KernelTime> CpuBackend::kernelTimes() {
+  timing_ = false;
+  return std::exchange(times_, {});
 }
 
 }  // namespace moe::cpu

@@ -64,6 +64,7 @@ void CpuBackend::zero(void* block, size_t bytes) {
 }
 
 void CpuBackend::randomNormal(const RandomNormal& r) {
+  const StageTimer timer(*this, "randomNormal");
   withElement(r.dtype, [&]<class T>() {
     T* out = elements<T>(r.output);
     pool_.parallelRanges(r.n, elementsPerPiece, [&](int64_t begin, int64_t end, int) {
@@ -95,6 +96,7 @@ void convertFrom(const Convert& c, ThreadPool& pool) {
 }  // namespace
 
 void CpuBackend::convert(const Convert& c) {
+  const StageTimer timer(*this, "convert");
   if (c.from == DType::Int32) return convertFrom<int32_t>(c, pool_);
   withElement(c.from, [&]<class From>() { convertFrom<From>(c, pool_); });
 }

@@ -37,6 +37,7 @@ std::vector<float> widened(const void* weight, int H, const PackKernels<T>& kern
 }  // namespace
 
 void CpuBackend::sigmoidGateForward(const SigmoidGateForward& f) {
+  const StageTimer timer(*this, "sigmoidGateForward");
   const std::vector<int32_t> live = liveTokens(f.mask, f.T);
   std::fill_n(f.gates, f.T, 0.0f);
   withElement(f.dtype, [&]<class T>() {
@@ -47,6 +48,7 @@ void CpuBackend::sigmoidGateForward(const SigmoidGateForward& f) {
 }
 
 void CpuBackend::sigmoidGateBackward(const SigmoidGateBackward& b) {
+  const StageTimer timer(*this, "sigmoidGateBackward");
   const std::vector<int32_t> live = liveTokens(b.mask, b.T);
   std::vector<float> gradSums(b.T);  // [T] by ⟨input, weight⟩
   for (const int32_t t : live) gradSums[t] = b.gradGates[t] * b.gates[t] * (1.0f - b.gates[t]);
@@ -60,6 +62,7 @@ void CpuBackend::sigmoidGateBackward(const SigmoidGateBackward& b) {
 // ------------------------------------------------------------------------------------------------ embedding
 
 void CpuBackend::embeddingForward(const EmbeddingForward& f) {
+  const StageTimer timer(*this, "embeddingForward");
   const int64_t size = f.size;
   Lowest bad;
   withElement(f.dtype, [&]<class T>() {
@@ -112,12 +115,14 @@ void addRowsByIndex(const EmbeddingBackward& b, const RowKernels& kernels, Threa
 }  // namespace
 
 void CpuBackend::embeddingBackward(const EmbeddingBackward& b) {
+  const StageTimer timer(*this, "embeddingBackward");
   withElement(b.dtype, [&]<class T>() { addRowsByIndex<T>(b, row_, pool_); });
 }
 
 // ------------------------------------------------------------------------------------------------ RMS norm
 
 void CpuBackend::rmsNormForward(const RmsNormForward& f) {
+  const StageTimer timer(*this, "rmsNormForward");
   const int64_t size = f.size;
   withElement(f.dtype, [&]<class T>() {
     const ElementKernels<T>& kernels = row_.of<T>();
@@ -132,6 +137,7 @@ void CpuBackend::rmsNormForward(const RmsNormForward& f) {
 }
 
 void CpuBackend::rmsNormBackward(const RmsNormBackward& b) {
+  const StageTimer timer(*this, "rmsNormBackward");
   const int64_t size = b.size, pieces = (b.N + rowsPerPiece - 1) / rowsPerPiece;
   std::vector<float> partials(b.gradWeight ? pieces * size : 0);  // [pieces,size]
   withElement(b.dtype, [&]<class T>() {
@@ -154,6 +160,7 @@ void CpuBackend::rmsNormBackward(const RmsNormBackward& b) {
 // ------------------------------------------------------------------------------------------------ cross-entropy
 
 void CpuBackend::crossEntropyForward(const CrossEntropyForward& f) {
+  const StageTimer timer(*this, "crossEntropyForward");
   Lowest bad;
   std::vector<float> targetLogits(f.N);
   withElement(f.dtype, [&]<class T>() {
@@ -187,6 +194,7 @@ void CpuBackend::crossEntropyForward(const CrossEntropyForward& f) {
 }
 
 void CpuBackend::crossEntropyBackward(const CrossEntropyBackward& b) {
+  const StageTimer timer(*this, "crossEntropyBackward");
   const float scale = b.loss[1] > 0 ? b.scale / b.loss[1] : 0.0f;
   withElement(b.dtype, [&]<class T>() {
     pool_.parallelRanges(b.N, rowsPerPiece, [&](int64_t begin, int64_t end, int) {
@@ -205,6 +213,7 @@ void CpuBackend::crossEntropyBackward(const CrossEntropyBackward& b) {
 // ------------------------------------------------------------------------------------------------ add
 
 void CpuBackend::add(const Add& a) {
+  const StageTimer timer(*this, "add");
   withElement(a.dtype, [&]<class T>() {
     pool_.parallelRanges(a.n, 1 << 15, [&](int64_t begin, int64_t end, int) {
       row_.of<T>().add(elements<T>(a.a) + begin, elements<T>(a.b) + begin, end - begin, elements<T>(a.output) + begin);

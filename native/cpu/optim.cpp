@@ -37,6 +37,7 @@ std::vector<Piece> piecesOf(const AdamWStep& step) {
 }  // namespace
 
 void CpuBackend::adamwStep(const AdamWStep& step) {
+  const StageTimer timer(*this, "adamwStep");
   const std::vector<Piece> pieces = piecesOf(step);
   std::vector<double> squares(pieces.size());
   pool_.parallelFor(std::ssize(pieces), [&](int64_t i, int) {

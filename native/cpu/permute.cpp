@@ -164,6 +164,7 @@ void throwIfBadIndex(const BuildPlan& plan, const Lowest& lowest) {
 }  // namespace
 
 void CpuBackend::buildPlan(const BuildPlan& plan) {
+  const StageTimer timer(*this, "buildPlan");
   const int64_t T = plan.T;
   const int E = plan.E, K = plan.K;
   const Assignments assignments{plan};
@@ -331,14 +332,17 @@ void combineRowsBackward(const CombineBackward& b, const ElementKernels<T>& kern
 }  // namespace
 
 void CpuBackend::dispatch(const Dispatch& d) {
+  const StageTimer timer(*this, "dispatch");
   withElement(d.dtype, [&]<class T>() { dispatchRows<T>(d, pool_); });
 }
 
 void CpuBackend::combine(const Combine& c) {
+  const StageTimer timer(*this, "combine");
   withElement(c.dtype, [&]<class T>() { combineRows<T>(c, row_.of<T>(), pool_); });
 }
 
 void CpuBackend::combineBackward(const CombineBackward& b) {
+  const StageTimer timer(*this, "combineBackward");
   withElement(b.dtype, [&]<class T>() { combineRowsBackward<T>(b, row_.of<T>(), pool_); });
 }
 

@@ -37,10 +37,12 @@ void restrictToGroups(const RouterOptions& router, int E, float* values) {
 }
 
 void CpuBackend::countAssignments(const CountAssignments& c) {
+  const StageTimer timer(*this, "countAssignments");
   for (int e = 0; e < c.E; ++e) c.totals[e] += c.counts[e];
 }
 
 void CpuBackend::selectionBiasStep(const SelectionBiasStep& s) {
+  const StageTimer timer(*this, "selectionBiasStep");
   int64_t total = 0;
   for (int e = 0; e < s.E; ++e) total += s.totals[e];
   for (int e = 0; e < s.E; ++e) {

@@ -147,6 +147,7 @@ size_t CpuBackend::workspaceBytes(const RouteForward& f) const {
 }
 
 void CpuBackend::routeForward(const RouteForward& f) {
+  const StageTimer timer(*this, "routeForward");
   if (f.givenWeights) return copyGiven(f, pool_);
   const int E = f.E, K = f.K;
   const RouterOptions& router = f.router;
@@ -274,6 +275,7 @@ void productBackward(const RouteBackward& b, const std::vector<int32_t>& live, T
 }  // namespace
 
 void CpuBackend::routeBackward(const RouteBackward& b) {
+  const StageTimer timer(*this, "routeBackward");
   const int E = b.E, K = b.K;
   const RouterOptions& router = b.router;
   const LossOptions& losses = b.losses;

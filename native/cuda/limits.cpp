@@ -11,7 +11,7 @@ namespace {
 
 constexpr double enough = 0.02;  // seconds that a measurement takes at least
 constexpr unsigned threads = 256;
-constexpr int chains = 16;  // of cuda/limits.cu
+constexpr int chains = 16, products = 8;  // of cuda/limits.cu
 
 /// Seconds that the stream takes for what `work` gives to it.
 double timed(CUstream stream, const std::function<void()>& work) {
@@ -39,11 +39,17 @@ DeviceLimits CudaBackend::measureLimits() {
   } const free{block};
   auto* sink = reinterpret_cast<float*>(block);
 
-  int rounds = 64;
-  for (double seconds = 0; seconds < enough; rounds *= 2) {
-    seconds = timed(stream_.get(), [&] { launch("peakMultiplyAdd", {blocks}, threads, 0, sink, rounds); });
-    limits.flopsPerSecond = 2.0 * chains * rounds * blocks * threads / seconds;
-  }
+  const auto peak = [&](const char* kernel, double flopsPerThread) {
+    double best = 0;
+    int rounds = 64;
+    for (double seconds = 0; seconds < enough; rounds *= 2) {
+      seconds = timed(stream_.get(), [&] { launch(kernel, {blocks}, threads, 0, sink, rounds); });
+      best = flopsPerThread * rounds * blocks * threads / seconds;
+    }
+    return best;
+  };
+  limits.flopsPerSecond = peak("peakMultiplyAdd", 2.0 * chains);
+  limits.bfloat16FlopsPerSecond = peak("peakTensor", products * 4096.0 / 32);
   // Grows like the rounds above, so that a slow device is not kept for long.
   for (size_t part = size_t{1} << 20; part <= bytes; part *= 2) {
     const auto count = static_cast<int64_t>(part / 16);
