@@ -55,7 +55,8 @@ void CpuBackend::adamwStep(const AdamWStep& step) {
   const AdamWScalars scalars = step.replayed ? *step.replayed : step.scalars;
   const double beta1 = scalars.beta1, beta2 = scalars.beta2, rate = scalars.learningRate;
   AdamWPiece common{};
-  common.gradScale = scalars.maxGradNorm > 0 ? static_cast<float>(std::min(1.0, scalars.maxGradNorm / (norm + 1e-6))) : 1.0f;
+  common.gradScale =
+      scalars.maxGradNorm > 0 ? static_cast<float>(std::min(1.0, scalars.maxGradNorm / (norm + 1e-6))) : 1.0f;
   common.decay = static_cast<float>(1.0 - rate * scalars.weightDecay);
   common.beta1 = scalars.beta1;
   common.beta2 = scalars.beta2;
