@@ -6,6 +6,7 @@
 
 import { ALL_LOSSES, type Case, odd } from './case.js';
 import { SLOTS } from './cases-capacity.js';
+import { AFTER_DROPS, OVERFLOWS } from './cases-overflow.js';
 import { NOISES, ROUTER_LOSSES, SELECTIONS } from './cases-router.js';
 
 export type { Case };
@@ -347,4 +348,6 @@ export const CASES: readonly Case[] = [
   ...NOISES,
   ...ROUTER_LOSSES,
   ...SLOTS,
+  ...AFTER_DROPS,
+  ...OVERFLOWS,
 ];

@@ -22,8 +22,8 @@ export function philox(counter: readonly bigint[], key: readonly bigint[]): numb
   return [c0, c1, c2, c3].map(Number);
 }
 
-export type NoisePurpose = 'router noise' | 'queue';
-const PURPOSES: Record<NoisePurpose, bigint> = { 'router noise': 1n, queue: 2n };
+export type NoisePurpose = 'router noise' | 'queue' | 'second choice';
+const PURPOSES: Record<NoisePurpose, bigint> = { 'router noise': 1n, queue: 2n, 'second choice': 3n };
 
 export interface NoiseKey {
   seed: number | bigint;
@@ -60,7 +60,7 @@ export function draws(tokens: number, width: number, { seed, step, purpose, toke
 }
 
 /** In (0, 1). */
-const unit = (bits: number): number => (bits + 0.5) / 2 ** 32;
+export const unit = (bits: number): number => (bits + 0.5) / 2 ** 32;
 
 /** U[1-ε, 1+ε] (Switch Transformer's input jitter). */
 export function jitters(bits: Uint32Array, epsilon: number): Vector {
