@@ -61,6 +61,9 @@ export interface NativeRouter {
   groupCount: number;
   groupKeep: number;
   groupsByTop2Sum: boolean;
+  renormalizeAfterDrop: boolean;
+  /** 0: the second choice is always kept. */
+  secondThreshold: number;
 }
 
 export interface NativeCapacity {
@@ -80,6 +83,7 @@ export interface NativeCapacity {
   dynamic: boolean;
   targetDropRate: number;
   priority: number;
+  overflow: number;
   firstChoicesFirst: boolean;
 }
 
@@ -151,6 +155,7 @@ export interface NativeMoEForward {
   indices: TensorHandle;
   weights: TensorHandle;
   kept: TensorHandle;
+  actual: TensorHandle | null;
   logits: TensorHandle | null;
 }
 

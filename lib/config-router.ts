@@ -25,7 +25,10 @@ export interface RouterConfig {
    * Default false.
    */
   renormalize?: boolean | { p?: number; epsilon?: number };
-  /** Divide by the sum over the choices that survived the capacity (DeepSpeed, NLLB). Not supported yet. */
+  /**
+   * The weights are weightScale · score over the sum of the scores of the token's choices that found a slot, with or
+   * without `renormalize` (DeepSpeed, NLLB). A token that lost all has weights 0. Default false.
+   */
   renormalizeAfterDrop?: boolean;
   /** Multiplies the weights last (DeepSeek's routed_scaling_factor). Default 1. */
   weightScale?: number;
@@ -52,7 +55,11 @@ export interface RouterConfig {
   groups?: { count: number; keep: number; score: 'max' | 'top2-sum' };
   /** A bias for the choice alone, 'router.selectionBias' [E], stepped by `layer.updateSelectionBias()` (DeepSeek-V3). */
   selectionBias?: { rate: number };
-  /** GShard's random second choice. Default 'always'; the other is not supported yet. */
+  /**
+   * GShard: the second choice is kept with probability min(1, weight / threshold), the weight being the one without
+   * weightScale; drawn per token, keyed like noise, also outside training. Given up, it is dropped before the queue: it
+   * takes no slot and overflows nowhere. Default 'always'.
+   */
   secondChoice?: 'always' | { type: 'random'; threshold: number };
   /**
    * Experts that each token type may use: token type → expert indices; options.tokenTypes of a forward has the types. Where

@@ -12,12 +12,6 @@ type Table<Options> = Record<string, (options: Options) => string | boolean | un
 
 const router: Table<ResolvedRouter> = {
   type: ({ type }) => type !== 'top-k' && type,
-  renormalizeAfterDrop: (options) => options.renormalizeAfterDrop,
-  secondChoice: ({ secondChoice }) => secondChoice !== 'always' && secondChoice.type,
-};
-
-const capacity: Table<ResolvedCapacity> = {
-  overflow: (options) => options.type !== 'dropless' && options.overflow !== 'drop' && options.overflow,
 };
 
 const layer: Table<ResolvedConfig> = {
@@ -30,9 +24,15 @@ const routeAlone: Table<ResolvedRouter> = {
   noise: ({ noise }) => noise !== undefined,
   selectionBias: ({ selectionBias }) => selectionBias !== undefined,
   allowedExperts: ({ allowedExperts }) => allowedExperts !== undefined,
+  renormalizeAfterDrop: (options) => options.renormalizeAfterDrop,
+  secondChoice: ({ secondChoice }) => secondChoice !== 'always' && secondChoice.type,
 };
 
+const overflow = (options: ResolvedCapacity): string | false =>
+  options.type !== 'dropless' && options.overflow !== 'drop' && options.overflow;
+
 const planAlone: Table<ResolvedCapacity> = {
+  overflow,
   priority: (options) => options.type !== 'dropless' && options.priority === 'random' && 'random',
 };
 
@@ -43,9 +43,12 @@ const cudaRouter: Table<ResolvedRouter> = {
   groups: ({ groups }) => groups !== undefined,
   selectionBias: ({ selectionBias }) => selectionBias !== undefined,
   allowedExperts: ({ allowedExperts }) => allowedExperts !== undefined,
+  renormalizeAfterDrop: (options) => options.renormalizeAfterDrop,
+  secondChoice: ({ secondChoice }) => secondChoice !== 'always' && secondChoice.type,
 };
 
 const cudaCapacity: Table<ResolvedCapacity> = {
+  overflow,
   type: ({ type }) => type === 'dynamic' && type,
   priority: (options) => options.type !== 'dropless' && options.priority === 'random' && 'random',
   buffer: (options) => options.type === 'fixed' && options.buffer > 0,
@@ -84,14 +87,12 @@ export function rejectUnsupportedRouter(name: string, options: ResolvedRouter, d
 
 /** Of a plan by itself. */
 export function rejectUnsupportedCapacity(name: string, options: ResolvedCapacity, device: DeviceKind): void {
-  reject(name, capacity, options);
   reject(name, planAlone, options, ' outside a layer');
   if (device === 'cuda') reject(name, cudaCapacity, options, onCuda);
 }
 
 export function rejectUnsupported(name: string, config: ResolvedConfig): void {
   reject(`${name}.router`, router, config.router);
-  reject(`${name}.capacity`, capacity, config.capacity);
   reject(name, layer, config);
 }
 

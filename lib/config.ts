@@ -148,6 +148,8 @@ export function nativeRouter(router: ResolvedRouter): NativeRouter {
     groupCount: router.groups?.count ?? 0,
     groupKeep: router.groups?.keep ?? 0,
     groupsByTop2Sum: router.groups?.score === 'top2-sum',
+    renormalizeAfterDrop: router.renormalizeAfterDrop,
+    secondThreshold: router.secondChoice === 'always' ? 0 : router.secondChoice.threshold,
   };
 }
 
@@ -158,6 +160,7 @@ function noiseScaleOf({ noise }: ResolvedRouter): number {
 
 /** In the order of native/shared/options.h. */
 const priorityCode = { position: 0, score: 1, random: 2 };
+const overflowCode = { drop: 0, 'next-choice': 1, residual: 2 };
 
 export function nativeCapacity(capacity: ResolvedCapacity): NativeCapacity {
   const fixed = capacity.type === 'fixed' ? capacity : undefined;
@@ -174,6 +177,7 @@ export function nativeCapacity(capacity: ResolvedCapacity): NativeCapacity {
     dynamic: dynamic !== undefined,
     targetDropRate: dynamic?.targetDropRate ?? 0,
     priority: priorityCode[capacity.type === 'dropless' ? 'position' : capacity.priority],
+    overflow: overflowCode[capacity.type === 'dropless' ? 'drop' : capacity.overflow],
     firstChoicesFirst: fixed?.firstChoicesFirst ?? true,
   };
 }

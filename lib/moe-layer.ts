@@ -239,7 +239,7 @@ export class MoEPass extends OwningPass {
   /**
    * The router's decisions: indices [T,K] int32 before drops (-1 for masked tokens), final weights [T,K] float32 (0 where
    * dropped), kept [T,K] int32 0/1, and the clean logits [T,E] float32, after bias and before temperature; absent when the
-   * caller gave the weights.
+   * caller gave the weights. With the overflow 'next-choice': `actual` [T,K] int32, the experts used, -1 where dropped.
    */
   readonly routing: {
     readonly indices: Tensor;
@@ -265,12 +265,15 @@ export class MoEPass extends OwningPass {
     const indices = this.own(new Tensor(context, made.indices, choices, 'int32', this));
     const weights = this.own(new Tensor(context, made.weights, choices, 'float32', this));
     const kept = this.own(new Tensor(context, made.kept, choices, 'int32', this));
-    if (made.logits) {
-      const logits = this.own(new Tensor(context, made.logits, [call.tokens, call.numExperts], 'float32', this));
-      this.routing = { indices, weights, kept, logits };
-    } else {
-      this.routing = { indices, weights, kept };
-    }
+    const routing: { -readonly [Name in keyof MoEPass['routing']]: MoEPass['routing'][Name] } = {
+      indices,
+      weights,
+      kept,
+    };
+    if (made.logits)
+      routing.logits = this.own(new Tensor(context, made.logits, [call.tokens, call.numExperts], 'float32', this));
+    if (made.actual) routing.actual = this.own(new Tensor(context, made.actual, choices, 'int32', this));
+    this.routing = routing;
     context.track(this);
   }
 

@@ -48,6 +48,9 @@ export function isCpuOnly({
   const balance = typeof losses.loadBalance === 'object' ? losses.loadBalance : undefined;
   return (
     router.scoring === 'sigmoid' ||
+    router.renormalizeAfterDrop === true ||
+    typeof router.secondChoice === 'object' ||
+    (capacity !== undefined && capacity.type !== 'dropless' && (capacity.overflow ?? 'drop') !== 'drop') ||
     [router.noise, router.groups, router.selectionBias, router.allowedExperts].some((option) => option !== undefined) ||
     balance?.counts === 'unbiased' ||
     balance?.scope === 'device' ||

@@ -7,6 +7,7 @@
 import { ALL_LOSSES, type Case, odd } from './case.js';
 import { SLOTS } from './cases-capacity.js';
 import { EXPERTS } from './cases-experts.js';
+import { AFTER_DROPS, OVERFLOWS } from './cases-overflow.js';
 import { NOISES, ROUTER_LOSSES, SELECTIONS } from './cases-router.js';
 
 export type { Case };
@@ -349,4 +350,6 @@ export const CASES: readonly Case[] = [
   ...ROUTER_LOSSES,
   ...SLOTS,
   ...EXPERTS,
+  ...AFTER_DROPS,
+  ...OVERFLOWS,
 ];

@@ -20,13 +20,14 @@ import {
   parameterShapes,
   type Stats,
 } from './reference.js';
+import type { Decisions } from './reference-adopt.js';
 import type { Observed, Read } from './run-case.js';
 
 /** The reference on the same numbers, with the layer's choices where they are near-ties. */
 export function referenceFor(
   testCase: Case,
   problem: Problem,
-  decisions: Pick<Observed, 'indices' | 'kept'>,
+  decisions: Decisions,
   parameters = referenceParameters(problem),
 ): Forward {
   return forward(testCase.config, parameters, { ...referenceCall(testCase, problem), adopt: decisions });

@@ -203,13 +203,6 @@ describe('what is not supported yet', () => {
   it.each<[string, object]>([
     ['gates', { gates: 2 }],
     ["router.type 'sinkhorn'", { router: { type: 'sinkhorn' } }],
-    ['router.renormalizeAfterDrop', { router: { renormalizeAfterDrop: true } }],
-    ["router.secondChoice 'random'", { router: { secondChoice: { type: 'random', threshold: 0.2 } } }],
-    [
-      "capacity.overflow 'residual'",
-      { capacity: { type: 'dynamic', targetDropRate: 0, maxFactor: 1, overflow: 'residual' } },
-    ],
-    ["capacity.overflow 'next-choice'", { capacity: { type: 'fixed', factor: 1, overflow: 'next-choice' } }],
   ])('%s is ERR_UNSUPPORTED by name', (name, change) => {
     const error = failure(() => resolveConfig({ ...sizes, ...change } as MoEConfig));
     expect([error.code, error.message]).toEqual([

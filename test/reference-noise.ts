@@ -22,10 +22,11 @@ export function philox(counter: readonly bigint[], key: readonly bigint[]): numb
   return [c0, c1, c2, c3].map(Number);
 }
 
-export type NoisePurpose = 'router noise' | 'queue' | 'expert dropout' | 'shared dropout';
+export type NoisePurpose = 'router noise' | 'queue' | 'second choice' | 'expert dropout' | 'shared dropout';
 const PURPOSES: Record<NoisePurpose, bigint> = {
   'router noise': 1n,
   queue: 2n,
+  'second choice': 3n,
   'expert dropout': 5n,
   'shared dropout': 6n,
 };
@@ -90,7 +91,7 @@ export function dropoutFactors(
 }
 
 /** In (0, 1). */
-const unit = (bits: number): number => (bits + 0.5) / 2 ** 32;
+export const unit = (bits: number): number => (bits + 0.5) / 2 ** 32;
 
 /** U[1-ε, 1+ε] (Switch Transformer's input jitter). */
 export function jitters(bits: Uint32Array, epsilon: number): Vector {

@@ -16,6 +16,7 @@ import {
   type Vector,
 } from './reference-math.js';
 import { draws, gumbels, jitters, type NoiseKey, type NoisePurpose, normals } from './reference-noise.js';
+import { placementBackward } from './reference-overflow.js';
 import { scoreSelected, scoreSelectedBackward, selectExperts, weigh, weighBackward } from './reference-router.js';
 
 export interface Routing {
@@ -136,11 +137,15 @@ export function routeBackward(
 ): void {
   const { config, call, topK, routing, losses, temperature } = pass;
   const { hiddenSize: H, numExperts: E, router = {} } = config;
-  const dWeights = dOutput.slice();
-  addScaled(dWeights, lossScale, row(losses.dWeights, t, topK));
+  const v = row(routing.v, t, E);
+  const own = <A extends Int32Array>(values: A): number[] => [...values.subarray(t * topK, (t + 1) * topK)];
+  const { used, kept, scores } = pass.placement;
+  const dUsed = placementBackward(row(scores, t, topK), Int32Array.from(own(kept)), router, dOutput);
+  const dNoisy = scoreSelectedBackward(v, own(used), router, dUsed);
+  // The losses are about the weights before drops.
+  const dWeights = row(losses.dWeights, t, topK).map((d) => d * lossScale);
   const dScores = weighBackward(row(routing.scores, t, topK), router, dWeights);
-  const selected = [...routing.indices.subarray(t * topK, (t + 1) * topK)];
-  const dNoisy = scoreSelectedBackward(row(routing.v, t, E), selected, router, dScores);
+  addScaled(dNoisy, 1, scoreSelectedBackward(v, own(routing.indices), router, dScores));
   addScaled(dNoisy, lossScale, row(losses.dNoisy, t, E));
   const dLogits = dNoisy.map((d) => d / temperature);
   addScaled(dLogits, lossScale, row(losses.dLogits, t, E));

@@ -28,6 +28,8 @@ export interface RouterOptions {
   groups?: { count: number; keep: number; score: 'max' | 'top2-sum' };
   selectionBias?: { rate: number };
   allowedExperts?: readonly (readonly number[])[];
+  renormalizeAfterDrop?: boolean;
+  secondChoice?: 'always' | { type: 'random'; threshold: number };
 }
 
 // ------------------------------------------------------------------------------------------------------------ scores

@@ -5,16 +5,17 @@
  *
  * Symbols: T tokens, H hiddenSize, F ffnSize, S shared width, E experts, K choices per token. Every array is row-major;
  * its shape stands in a comment. Split by concern: reference-router (logits → weights), reference-capacity (who gets a
- * slot), reference-experts (one feed-forward network), reference-losses, reference-noise, reference-adopt; the route stage
+ * slot), reference-overflow (what becomes of those without), reference-experts (one feed-forward network), reference-losses, reference-noise, reference-adopt; the route stage
  * of a whole call is reference-route.
  */
 
-import { adoptKept, type Decisions } from './reference-adopt.js';
-import { admit, type CapacityOptions, capacityOf, dynamicSlots } from './reference-capacity.js';
+import type { Decisions } from './reference-adopt.js';
+import type { CapacityOptions } from './reference-capacity.js';
 import { type Activation, type Ffn, ffnBackward, ffnForward, isGated } from './reference-experts.js';
 import { balancingLosses, type LossCoefficients, type LossOptions, type LossResult } from './reference-losses.js';
 import { addScaled, dot, row, sigmoid, sum, type Vector } from './reference-math.js';
-import { draws, dropoutFactors } from './reference-noise.js';
+import { dropoutFactors } from './reference-noise.js';
+import { type Placement, place } from './reference-overflow.js';
 import { drawKey, type Routing, route, routeBackward } from './reference-route.js';
 import { probabilities, type RouterOptions } from './reference-router.js';
 
@@ -85,6 +86,7 @@ export interface Forward {
   temperature: number;
   indices: Int32Array; // [T,K], −1 where masked and where no expert is left
   scores: Vector; // [T,K], before renormalisation
+  placement: Placement;
   weights: Vector; // [T,K], 0 where dropped
   kept: Int32Array; // [T,K]
   losses: LossResult;
@@ -149,7 +151,6 @@ function sharedOf(parameters: Parameters): Ffn {
 export function forward(config: LayerConfig, parameters: Parameters, call: Call): Forward {
   const { hiddenSize: H, numExperts: E } = config;
   const router = config.router ?? {};
-  const capacityOptions = config.capacity ?? { type: 'dropless' };
   const topK = call.topK ?? config.topK;
   const tokens = call.input.length / H;
   const live = Array.from({ length: tokens }, (_, t) => call.mask?.[t] !== 0);
@@ -158,17 +159,8 @@ export function forward(config: LayerConfig, parameters: Parameters, call: Call)
   const routerRuns = call.routing?.weights === undefined;
   const routing = route(config, parameters, call, { live, topK, temperature });
   const { indices, scores } = routing;
-  const weights = routing.weights.slice();
-
-  const training = call.training ?? true;
-  const { capacityFactor } = call;
-  const most = capacityOf(capacityOptions, { tokens, topK, numExperts: E, training, capacityFactor });
-  const capacity =
-    capacityOptions.type === 'dynamic' ? dynamicSlots(indices, E, most!, capacityOptions.targetDropRate) : most;
-  const queue = { scores, priorities: call.priorities, draws: draws(tokens, E, drawKey(config, call, 'queue')) };
-  const kept = call.adopt
-    ? adoptKept(call.adopt.kept, indices, E, queue, topK, capacity, capacityOptions)
-    : admit(indices, E, queue, topK, capacity, capacityOptions);
+  const selectionBias = parameters['router.selectionBias'];
+  const placement = place(config, call, routing, { topK, tokens, selectionBias });
 
   const counted = live.map((isLive, t) => isLive && call.lossMask?.[t] !== 0);
   const losses = balancingLosses(routerRuns ? (config.losses ?? {}) : {}, routerRuns ? (call.losses ?? {}) : {}, {
@@ -184,10 +176,6 @@ export function forward(config: LayerConfig, parameters: Parameters, call: Call)
     weights: routing.weights,
     counted,
   });
-  weights.forEach((_, assignment) => {
-    if (kept[assignment] === 0) weights[assignment] = 0;
-  });
-
   const output = new Float64Array(tokens * H);
   const result: Forward = {
     config,
@@ -202,10 +190,11 @@ export function forward(config: LayerConfig, parameters: Parameters, call: Call)
     temperature,
     indices,
     scores,
-    weights,
-    kept,
+    placement,
+    weights: placement.weights,
+    kept: placement.kept,
     losses,
-    stats: emptyStats(E, capacity, losses),
+    stats: emptyStats(E, placement.capacity, losses),
   };
   live.forEach((isLive, t) => {
     if (isLive) row(output, t, H).set(tokenOutput(result, t));
@@ -229,18 +218,22 @@ function placed({ config, weights }: Forward, assignment: number): { input: numb
   return config.router?.applyWeightTo === 'input' ? { input: weight, output: 1 } : { input: 1, output: weight };
 }
 
-/** Σ_k w_k·FFN_k(x) over the kept choices, or Σ_k FFN_k(w_k·x), plus σ(x·w_g)·FFN_shared(x). */
+/**
+ * Σ_k w_k·FFN_k(x) over the kept choices, or Σ_k FFN_k(w_k·x), w_k·x over those carried, plus σ(x·w_g)·FFN_shared(x).
+ */
 function tokenOutput(pass: Forward, t: number): Vector {
   const { config, parameters, topK } = pass;
   const activation = config.experts?.activation ?? 'swiglu';
   const x = row(pass.call.input, t, config.hiddenSize);
   const y = new Float64Array(config.hiddenSize);
   for (let a = t * topK; a < (t + 1) * topK; a++) {
+    addScaled(y, pass.placement.carried[a]!, x);
     if (pass.kept[a] === 0) continue;
-    const expert = expertOf(parameters, pass.indices[a]!, config.numExperts);
+    const e = pass.placement.used[a]!;
+    const expert = expertOf(parameters, e, config.numExperts);
     const { input, output } = placed(pass, a);
     const weighted = x.map((v) => input * v);
-    addScaled(y, output, ffnForward(expert, activation, weighted, dropped(pass, t, pass.indices[a]!)));
+    addScaled(y, output, ffnForward(expert, activation, weighted, dropped(pass, t, e)));
   }
   if (config.experts?.shared) {
     const gate = parameters['shared.outputGate'];
@@ -274,7 +267,7 @@ export function backward(pass: Forward, gradOutput: Vector, lossScale = 1): Grad
   return gradients;
 }
 
-/** The routed experts of one token; returns the gradient of its weights [K], 0 where dropped. */
+/** The routed experts of one token; returns the gradient of its weights [K], 0 where dropped and not carried. */
 function expertsBackward(pass: Forward, gradients: Gradients, t: number, dy: Vector): Vector {
   const { config, topK } = pass;
   const { hiddenSize: H, numExperts: E } = config;
@@ -283,12 +276,17 @@ function expertsBackward(pass: Forward, gradients: Gradients, t: number, dy: Vec
   const dWeights = new Float64Array(topK);
   for (let k = 0; k < topK; k++) {
     const a = t * topK + k;
+    if (pass.placement.carried[a] !== 0) {
+      dWeights[k] = dot(dy, x);
+      addScaled(row(gradients.input, t, H), pass.placement.carried[a]!, dy);
+    }
     if (pass.kept[a] === 0) continue;
-    const expert = expertOf(pass.parameters, pass.indices[a]!, E);
-    const factors = dropped(pass, t, pass.indices[a]!);
+    const e = pass.placement.used[a]!;
+    const expert = expertOf(pass.parameters, e, E);
+    const factors = dropped(pass, t, e);
     const { input, output } = placed(pass, a);
     const weighted = x.map((v) => input * v);
-    const dExpert = expertOf(gradients.parameters, pass.indices[a]!, E);
+    const dExpert = expertOf(gradients.parameters, e, E);
     const dExpertOutput = dy.map((d) => d * output);
     const dWeighted = new Float64Array(H);
     ffnBackward(expert, dExpert, activation, weighted, dExpertOutput, dWeighted, factors);
@@ -348,7 +346,7 @@ function countStats(pass: Forward): void {
     chosen.forEach((e, k) => {
       if (e < 0) return;
       stats.assigned[e]! += 1;
-      stats.kept[e]! += kept[k]!;
+      stats.kept[pass.placement.used[t * topK + k]!]! += kept[k]!;
     });
     const made = chosen.filter((e) => e >= 0).length;
     stats.droppedAssignments += made - sum(kept);

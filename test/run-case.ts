@@ -23,6 +23,8 @@ export interface Observed {
   indices: Read;
   weights: Read;
   kept: Read;
+  /** With the overflow 'next-choice'. */
+  actual: Read | undefined;
   logits: Read | undefined;
   stats: MoEStats;
   /** Absent when the pass was not a training pass. */
@@ -90,6 +92,7 @@ export async function observe(layer: MoELayer, testCase: Case, problem: Problem)
     indices: await routing.indices.data(),
     weights: await routing.weights.data(),
     kept: await routing.kept.data(),
+    actual: await routing.actual?.data(),
     logits: await routing.logits?.data(),
     stats: await pass.stats(),
   };

@@ -18,6 +18,8 @@ RouterOptions toRouterOptions(Napi::Object object) {
   router.scoring = static_cast<Scoring>(integer(object.Get("scoring")));
   router.noise = static_cast<NoiseType>(integer(object.Get("noise")));
   router.noiseScale = real(object.Get("noiseScale"));
+  router.renormalizeAfterDrop = boolean(object.Get("renormalizeAfterDrop"));
+  router.secondThreshold = real(object.Get("secondThreshold"));
   router.groupCount = integer(object.Get("groupCount"));
   router.groupKeep = integer(object.Get("groupKeep"));
   router.groupScore = boolean(object.Get("groupsByTop2Sum")) ? GroupScore::Top2Sum : GroupScore::Max;
@@ -37,6 +39,7 @@ CapacityRule toCapacityRule(Napi::Object object) {
   rule.dynamic = boolean(object.Get("dynamic"));
   rule.targetDropRate = number(object.Get("targetDropRate"));
   rule.priority = static_cast<Priority>(integer(object.Get("priority")));
+  rule.overflow = static_cast<Overflow>(integer(object.Get("overflow")));
   rule.firstChoicesFirst = boolean(object.Get("firstChoicesFirst"));
   return rule;
 }
@@ -161,7 +164,8 @@ Napi::Value layerForward(const Napi::CallbackInfo& info) {
   const size_t before = layer->device->pool().use().allocated;
   auto pass = std::make_shared<MoEPass>(layer, input, call);
   size_t visible = 0;
-  for (const TensorPtr& tensor : {pass->output(), pass->indices(), pass->weights(), pass->kept(), pass->logits()})
+  for (const TensorPtr& tensor :
+       {pass->output(), pass->indices(), pass->weights(), pass->kept(), pass->actual(), pass->logits()})
     if (tensor) visible += tensor->bytes();
   const size_t held = layer->device->pool().use().allocated - before - visible;
 
@@ -170,6 +174,7 @@ Napi::Value layerForward(const Napi::CallbackInfo& info) {
   result.Set("indices", wrapTensor(env, pass->indices()));
   result.Set("weights", wrapTensor(env, pass->weights()));
   result.Set("kept", wrapTensor(env, pass->kept()));
+  result.Set("actual", wrapTensorOrNull(env, pass->actual()));
   result.Set("logits", wrapTensorOrNull(env, pass->logits()));
   result.Set("pass", wrap(env, std::move(pass), static_cast<int64_t>(held)));
   return result;

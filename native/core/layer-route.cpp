@@ -56,6 +56,17 @@ void MoEPass::queueRoute(const ForwardCall& call) {
   if (noisy) noisy_ = device.empty(DType::Float32, T_ * E_);
   const bool drawsLearned = noise_.drawn && router_.noise == NoiseType::Learned;
   if (p.routerNoise && (drawsLearned || losses_.loadOn)) noiseLogits_ = device.empty(DType::Float32, T_ * E_);
+  const bool nextChoice = capacity_.slots >= 0 && capacity_.overflow == Overflow::NextChoice;
+  if (ranRouter_ && router_.secondThreshold > 0 && K_ > 1) withheld_ = device.empty(DType::Int32, T_);
+  if (capacity_.overflow == Overflow::Residual) carried_ = device.empty(DType::Float32, T_);
+  if (nextChoice) actual_ = device.empty(DType::Int32, T_ * K_);
+  // With the caller's weights nobody knows what comes next.
+  TensorPtr compared;
+  if (nextChoice && ranRouter_) {
+    compared = device.empty(DType::Float32, T_ * E_);
+    used_ = device.empty(DType::Int32, T_ * K_);
+    usedScores_ = device.empty(DType::Float32, T_ * K_);
+  }
   statistics_.values = device.empty(DType::Float32, RouteValue::count);
   LossBlock loss;
   const int64_t scopes = losses_.scopes(T_);
@@ -91,12 +102,15 @@ void MoEPass::queueRoute(const ForwardCall& call) {
                      .givenWeights = floatsOf(call.routingWeights),
                      .mask = intsOf(mask_),
                      .lossMask = intsOf(lossMask_),
+                     .secondKey = secondKey_,
                      .logits = floatsOf(logits_),
                      .noisy = floatsOf(noisy_),
                      .noiseLogits = floatsOf(noiseLogits_),
                      .indices = indices_->ints(),
                      .scores = scores_->floats(),
                      .weights = weights_->floats(),
+                     .compared = floatsOf(compared),
+                     .withheld = withheld_ ? withheld_->ints() : nullptr,
                      .lossCounts = loss.counts,
                      .lossTokens = loss.tokens,
                      .importance = loss.importance,
@@ -107,10 +121,14 @@ void MoEPass::queueRoute(const ForwardCall& call) {
   plan.indices = indices_->ints();
   plan.mask = intsOf(mask_);
   plan.scores = call.priorities ? call.priorities->floats() : scores_->floats();
+  plan.withheld = intsOf(withheld_);
+  plan.compared = floatsOf(compared);
   plan.drawKey = noiseKey(layer_->seed, NoisePurpose::Queue, stepOf(call));
   plan.tokenOffset = call.tokenOffset;
   plan.weights = weights_->floats();
   plan.kept = kept_->ints();
+  plan.actual = actual_ ? actual_->ints() : nullptr;
+  plan.carried = floatsOf(carried_);
   const TensorPtr workspace = device.workspace(route, plan);
   Operands operands;
   reads(operands, {input_, mask_, lossMask_, tokenTypes_, call.routingIndices, call.routingWeights, call.logits,
@@ -119,12 +137,34 @@ void MoEPass::queueRoute(const ForwardCall& call) {
     for (const ParameterPtr& parameter : {p.routerWeight, p.routerBias, p.routerNoise, p.selectionBias})
       if (parameter) reads(operands, {parameter->value()});
   writes(operands, {logits_, noisy_, noiseLogits_, indices_, weights_, kept_, scores_, lossState_, statistics_.values,
-                    statistics_.plan, statistics_.counts});
-  device.enqueue("MoELayer.forward", std::move(operands), [route, plan](Backend& backend) {
+                    statistics_.plan, statistics_.counts, withheld_, carried_, actual_, compared, used_, usedScores_});
+  const SettleWeights settle = settleWeights();
+  device.enqueue("MoELayer.forward", std::move(operands), [route, plan, settle](Backend& backend) {
     backend.routeForward(route);
     backend.buildPlan(plan);
+    if (settle.weights) backend.settleWeights(settle);
   });
   if (p.selectionBias && training_ && ranRouter_ && call.noiseStep < 0) countAssignments();
+}
+
+/// Nothing when the plan has no say in the weights beyond dropping them.
+SettleWeights MoEPass::settleWeights() const {
+  if (!ranRouter_ || !(used_ || router_.renormalizeAfterDrop)) return {};
+  return {.router = router_,
+          .T = T_,
+          .E = E_,
+          .K = K_,
+          .allowed = allowed(),
+          .mask = intsOf(mask_),
+          .logits = floatsOf(logits_),
+          .noisy = floatsOf(noisy_),
+          .indices = indices_->ints(),
+          .actual = used_ ? actual_->ints() : nullptr,
+          .kept = kept_->ints(),
+          .scores = scores_->floats(),
+          .used = used_ ? used_->ints() : nullptr,
+          .usedScores = floatsOf(usedScores_),
+          .weights = weights_->floats()};
 }
 
 /// Apart from the forward, so that one that failed adds nothing and poisons nothing.
@@ -185,6 +225,9 @@ RouteBackward MoEPass::routeBackward(BackwardCall& call) const {
           .importance = loss.importance,
           .load = loss.load,
           .values = statistics_.values->floats(),
+          .used = intsOf(used_),
+          .usedScores = floatsOf(usedScores_),
+          .kept = router_.renormalizeAfterDrop ? kept_->ints() : nullptr,
           .gradWeights = call.gradWeights->floats(),
           .gradLogits = call.gradLogits->floats(),
           .gradInput = givenLogits_ && !noiseLogits_ ? nullptr : call.gradients.input->data(),

@@ -37,6 +37,7 @@ MoEPass::MoEPass(std::shared_ptr<Layer> layer, const TensorPtr& input, const For
             .tokenOffset = call.tokenOffset};
   dropout_ = dropoutOf(NoisePurpose::ExpertDropout, call);
   sharedDropout_ = dropoutOf(NoisePurpose::SharedDropout, call);
+  secondKey_ = noiseKey(layer_->seed, NoisePurpose::SecondChoice, stepOf(call));
   capacity_ = call.capacity.resolve(T_, K_, E_, training_);
   if (call.priorities) capacity_.priority = Priority::Given;
   R_ = maxRows(capacity_, T_, K_, E_);
@@ -53,11 +54,12 @@ MoEPass::MoEPass(std::shared_ptr<Layer> layer, const TensorPtr& input, const For
 
   if (training_) {
     if (call.noiseStep < 0) ++layer_->step;
-    for (const TensorPtr& tensor : {input_, mask_, lossMask_, tokenTypes_, indices_, weights_, logits_}) watch(tensor);
+    for (const TensorPtr& tensor : {input_, mask_, lossMask_, tokenTypes_, indices_, weights_, kept_, logits_})
+      watch(tensor);
     watchParameters();
   } else {
     for (TensorPtr* saved : {&input_, &mask_, &lossMask_, &tokenTypes_, &scores_, &noisy_, &noiseLogits_, &lossState_,
-                             &sharedPlan_, &sharedGates_})
+                             &withheld_, &carried_, &used_, &usedScores_, &sharedPlan_, &sharedGates_})
       saved->reset();
   }
 }
@@ -125,13 +127,15 @@ MoEGradients MoEPass::backward(const TensorPtr& gradOutput, float lossScale) {
   reads(operands, {gradOutput,         input_,           mask_,      lossMask_, tokenTypes_, noisy_,
                    noiseLogits_,       indices_,         weights_,   logits_,   scores_,     lossState_,
                    statistics_.values, statistics_.plan, savedGate_, savedUp_,  sharedPlan_, sharedGates_,
-                   sharedSavedGate_,   sharedSavedUp_});
+                   sharedSavedGate_,   sharedSavedUp_,   withheld_,  carried_,  kept_,       used_,
+                   usedScores_});
   for (const auto& [tensor, version] : watched_) operands.inputs.push_back(tensor->health());
   writes(operands, {gradients.input, call.gradWeights});
 
   auto [shared, gate] = sharedBackward(call);
   ExpertsBackward experts = expertsBackward(call);
   RouteBackward route = routeBackward(call);
+  const CarryBackward carry = carryBackward(call);
 
   const auto combineInto = [&](const PlanRows& plan, const void* rows, bool accumulate) {
     return Combine{.dtype = dtype_,
@@ -146,9 +150,10 @@ MoEGradients MoEPass::backward(const TensorPtr& gradOutput, float lossScale) {
   const Combine combineShared = combineInto(sharedRows(), shared.gradRows, true);
   const TensorPtr workspace = device.workspace(experts, shared, gate, route);
   device.enqueue("MoELayer.backward", std::move(operands),
-                 [shared = shared, gate = gate, experts, route, combine, combineShared](Backend& backend) {
+                 [shared = shared, gate = gate, experts, route, carry, combine, combineShared](Backend& backend) {
                    backend.expertsBackward(experts);
                    backend.combine(combine);
+                   if (carry.carried) backend.carryBackward(carry);
                    if (shared.gradRows) {
                      backend.expertsBackward(shared);
                      backend.combine(combineShared);
@@ -164,8 +169,9 @@ MoEGradients MoEPass::backward(const TensorPtr& gradOutput, float lossScale) {
 
   spent_ = true;
   watched_.clear();
-  for (TensorPtr* saved : {&input_, &mask_, &lossMask_, &tokenTypes_, &scores_, &noisy_, &noiseLogits_, &lossState_,
-                           &savedGate_, &savedUp_, &sharedPlan_, &sharedGates_, &sharedSavedGate_, &sharedSavedUp_})
+  for (TensorPtr* saved :
+       {&input_, &mask_, &lossMask_, &tokenTypes_, &scores_, &noisy_, &noiseLogits_, &lossState_, &withheld_, &carried_,
+        &used_, &usedScores_, &savedGate_, &savedUp_, &sharedPlan_, &sharedGates_, &sharedSavedGate_, &sharedSavedUp_})
     saved->reset();
   return gradients;
 }

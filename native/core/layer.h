@@ -87,6 +87,7 @@ class MoEPass {
   const TensorPtr& indices() const { return indices_; }
   const TensorPtr& weights() const { return weights_; }
   const TensorPtr& kept() const { return kept_; }
+  const TensorPtr& actual() const { return actual_; }  // null unless the overflow is 'next-choice'
   const TensorPtr& logits() const { return logits_; }  // null with the caller's weights
   const LayerStatistics& statistics() const { return statistics_; }
   const LossOptions& losses() const { return losses_; }
@@ -116,6 +117,8 @@ class MoEPass {
   Dropout dropoutOf(NoisePurpose purpose, const ForwardCall& call) const;
   const float* inputWeights() const { return layer_->config.weightInput ? weights_->floats() : nullptr; }
   const float* outputWeights() const { return layer_->config.weightInput ? nullptr : weights_->floats(); }
+  SettleWeights settleWeights() const;
+  CarryBackward carryBackward(const BackwardCall& call) const;
   PlanRows rows() const;
   PlanRows sharedRows() const;
 
@@ -128,6 +131,7 @@ class MoEPass {
   RouterOptions router_;
   RouteNoise noise_{};
   Dropout dropout_{}, sharedDropout_{};
+  uint64_t secondKey_ = 0;
   LossOptions losses_;
   CapacityOptions capacity_;
 
@@ -135,6 +139,9 @@ class MoEPass {
   TensorPtr output_, indices_, weights_, kept_, logits_;
   TensorPtr scores_;               // [T,K]
   TensorPtr noisy_, noiseLogits_;  // [T,E] or null
+  TensorPtr withheld_, carried_;   // [T] or null
+  TensorPtr actual_;               // [T,K] or null
+  TensorPtr used_, usedScores_;    // [T,K] or null
   TensorPtr lossState_;            // lossCounts [scopes,E], lossTokens [scopes], importance [E], load [E]
   LayerStatistics statistics_;
   TensorPtr savedGate_, savedUp_;  // [R,F]

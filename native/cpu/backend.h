@@ -37,6 +37,7 @@ class CpuBackend final : public Backend {
   // route.cpp
   void routeForward(const RouteForward&) override;
   void routeBackward(const RouteBackward&) override;
+  void settleWeights(const SettleWeights&) override;
   size_t workspaceBytes(const RouteForward&) const override;
   size_t workspaceBytes(const RouteBackward&) const override;
   using Backend::workspaceBytes;
@@ -50,6 +51,8 @@ class CpuBackend final : public Backend {
   void dispatch(const Dispatch&) override;
   void combine(const Combine&) override;
   void combineBackward(const CombineBackward&) override;
+  void carry(const Carry&) override;
+  void carryBackward(const CarryBackward&) override;
 
   // experts.cpp
   void expertsForward(const ExpertsForward&) override;

@@ -5,6 +5,7 @@
 
 #include "../shared/activation.h"
 #include "route-select.h"
+#include "route-weights.h"
 
 namespace moe::cpu {
 
@@ -87,6 +88,12 @@ ExpSum TokenScores::cleanSum() {
     for (int e = 0; e < E_; ++e) cleanRow_[e] = allowed_[e] ? cleanRow_[e] : 0.0f;
   clean_ = cleanRow_.data();
   return sum;
+}
+
+void TokenScores::ofSelected(const int32_t* indices, int K, float* scores) const {
+  if (router_.selectBy == SelectBy::Logits && isSoftmax())
+    return softmaxOfSelected(noisy(), noisyDivisor(), indices, K, scores);
+  for (int k = 0; k < K; ++k) scores[k] = indices[k] < 0 ? 0.0f : scores_[indices[k]];
 }
 
 const float* TokenScores::compared(const float* selectionBias) {

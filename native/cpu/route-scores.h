@@ -32,6 +32,9 @@ class TokenScores {
   ExpSum cleanSum();
   const float* clean() const { return clean_; }
 
+  /// scores [K] of the selected experts, 0 where the index is -1.
+  void ofSelected(const int32_t* indices, int K, float* scores) const;
+
   /// [E] what the choice compares, minus infinity where nothing may be chosen. selectionBias [E] or null.
   const float* compared(const float* selectionBias);
 

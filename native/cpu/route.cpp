@@ -1,8 +1,10 @@
 // The route stage, forward and backward: the order of its parts. Scores are in route-scores.cpp, choices in
-// route-select.cpp, gate weights in route-weights.cpp, noise in route-noise.cpp, the balancing losses' sums and slopes
-// in route-losses.cpp, the products with the router's weight in narrow.cpp.
+// route-select.cpp, gate weights in route-weights.cpp and, where the plan has a say in them, route-settle.cpp, noise in
+// route-noise.cpp, the balancing losses' sums and slopes in route-losses.cpp, the products with the router's weight in
+// narrow.cpp.
 #include <algorithm>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "../core/error.h"
@@ -31,6 +33,7 @@ void clearToken(const RouteForward& f, int64_t t) {
   std::fill_n(f.indices + t * f.K, f.K, -1);
   std::fill_n(f.scores + t * f.K, f.K, 0.0f);
   std::fill_n(f.weights + t * f.K, f.K, 0.0f);
+  if (f.withheld) f.withheld[t] = 0;
 }
 
 /// The caller's indices of one live token, written out. False when one is outside [-1,E).
@@ -116,6 +119,7 @@ struct Worker {
         counted(K),
         gradWeights(K),
         gradScores(K),
+        gradUsed(K),
         gradP(E),
         balance(E),
         gradNoisy(E),
@@ -125,7 +129,7 @@ struct Worker {
   TokenScores scores;
   LoadChances load;
   std::vector<int32_t> counted;
-  std::vector<double> gradWeights, gradScores;
+  std::vector<double> gradWeights, gradScores, gradUsed;
   std::vector<float> gradP, balance, gradNoisy, gradDeviations, noise;
 };
 
@@ -194,12 +198,16 @@ void CpuBackend::routeForward(const RouteForward& f) {
         continue;
       }
 
-      if (!f.givenIndices) selectTopK(token.compared(f.selectionBias), E, K, indices);
-      if (router.selectBy == SelectBy::Logits && router.scoring == Scoring::Softmax)
-        softmaxOfSelected(token.noisy(), token.noisyDivisor(), indices, K, scores);
-      else
-        for (int k = 0; k < K; ++k) scores[k] = indices[k] < 0 ? 0.0f : token.scores()[indices[k]];
+      if (!f.givenIndices || f.compared) {
+        const float* compared = token.compared(f.selectionBias);
+        if (!f.givenIndices) selectTopK(compared, E, K, indices);
+        if (f.compared) std::copy_n(compared, E, f.compared + t * E);
+      }
+      token.ofSelected(indices, K, scores);
       weigh(router, scores, K, weights);
+      if (f.withheld)
+        f.withheld[t] =
+            !keepsSecond(f.secondKey, f.noise.tokenOffset + t, unscaled(router, scores, K, 1), router.secondThreshold);
 
       if (countsUnbiased) selectTopK(token.noisy(), E, K, own.counted.data());
       if (losses.loadOn) own.load.set(token.open(), token.noisy(), token.noisyDivisor(), rowOf(f.noiseLogits, t, E));
@@ -281,6 +289,7 @@ void CpuBackend::routeBackward(const RouteBackward& b) {
   const bool overSelected = router.selectBy == SelectBy::Logits && router.scoring == Scoring::Softmax;
   // Without noise a softmax over all experts serves weights and losses at once.
   const bool scoresAreP = router.scoring == Scoring::Softmax && !overSelected && !b.noisy;
+  const bool afterPlan = b.used || b.kept;
   const RoutePieces pieces(losses, b.T);
   const RouteSlopes slopes(b);
   std::vector<float> biasSums(b.gradBias ? static_cast<size_t>(pieces.count()) * E : 0);  // [pieces,E]
@@ -300,15 +309,25 @@ void CpuBackend::routeBackward(const RouteBackward& b) {
       const bool inLosses = isLive(b.lossMask, t);
       const int32_t* indices = b.indices + t * K;
       const float* scores = b.scores + t * K;
+      const int32_t* used = b.used ? b.used + t * K : indices;
+      const float* usedScores = b.usedScores ? b.usedScores + t * K : scores;
       const float* noiseLogits = rowOf(b.noiseLogits, t, E);
       token.set(b.logits + t * E, allowedOf(b.allowed, t, E), rowOf(b.noisy, t, E));
 
+      // The weights before drops, which the importance loss is about, and after, where those are others.
+      const int32_t* kept = b.kept ? b.kept + t * K : nullptr;
       for (int k = 0; k < K; ++k) {
-        own.gradWeights[k] = indices[k] < 0 ? 0.0 : b.gradWeights[t * K + k];
+        own.gradUsed[k] = used[k] < 0 ? 0.0 : b.gradWeights[t * K + k];
+        own.gradWeights[k] = 0;
         if (losses.importanceOn && !cleanSoftmax && inLosses && indices[k] >= 0)
-          own.gradWeights[k] += slopes.importance()[indices[k]];
+          own.gradWeights[k] = slopes.importance()[indices[k]];
+        if (!b.used && !(kept && kept[k])) own.gradWeights[k] += std::exchange(own.gradUsed[k], 0.0);
       }
       weighBackward(router, scores, own.gradWeights.data(), K, own.gradScores.data());
+      if (kept)
+        weighKeptBackward(router, usedScores, kept, own.gradUsed.data(), K, own.gradUsed.data());
+      else if (b.used)
+        weighBackward(router, usedScores, own.gradUsed.data(), K, own.gradUsed.data());
 
       // By P: the load balance, and scores that are picked from it.
       if (losses.loadBalanceOn && inLosses)
@@ -316,17 +335,22 @@ void CpuBackend::routeBackward(const RouteBackward& b) {
       else
         std::fill_n(gradP, E, 0.0f);
       if (scoresAreP)
-        for (int k = 0; k < K; ++k)
+        for (int k = 0; k < K; ++k) {
           if (indices[k] >= 0) gradP[indices[k]] += static_cast<float>(own.gradScores[k]);
+          if (used[k] >= 0 && afterPlan) gradP[used[k]] += static_cast<float>(own.gradUsed[k]);
+        }
       if (scoresAreP || losses.loadBalanceOn) token.probabilitiesBackward(gradP, gradLogits);
 
       // By the logits with noise, and by the noise's deviation.
       std::fill_n(gradNoisy, E, 0.0f);
       std::fill_n(gradDeviations, E, 0.0f);
-      if (overSelected)
+      if (overSelected) {
         softmaxOfSelectedBackward(scores, indices, own.gradScores.data(), K, 1.0, gradNoisy);
-      else if (!scoresAreP)
+        if (afterPlan) softmaxOfSelectedBackward(usedScores, used, own.gradUsed.data(), K, 1.0, gradNoisy);
+      } else if (!scoresAreP) {
         token.scoresBackward(indices, own.gradScores.data(), K, gradNoisy);
+        if (afterPlan) token.scoresBackward(used, own.gradUsed.data(), K, gradNoisy);
+      }
       if (losses.loadOn && inLosses) {
         own.load.set(token.open(), token.noisy(), token.noisyDivisor(), noiseLogits);
         own.load.backward(slopes.load(), gradLogits, gradNoisy, gradDeviations);

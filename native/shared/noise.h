@@ -9,7 +9,7 @@
 namespace moe {
 
 /// What draws are for. The numbers are part of what a seed means and never change.
-enum class NoisePurpose : uint32_t { Router = 1, Queue = 2, ExpertDropout = 5, SharedDropout = 6 };
+enum class NoisePurpose : uint32_t { Router = 1, Queue = 2, SecondChoice = 3, ExpertDropout = 5, SharedDropout = 6 };
 
 /// The key of one purpose in one forward.
 MOE_HD uint64_t noiseKey(uint64_t seed, NoisePurpose purpose, uint64_t step) {
@@ -47,6 +47,12 @@ MOE_HD float gumbelOf(uint32_t bits) { return -exactLog(-exactLog((static_cast<f
 MOE_HD Normal4 logitNoise(NoiseType type, Philox4 bits) {
   if (type != NoiseType::Gumbel) return normalsOf(bits);
   return {{gumbelOf(bits.word[0]), gumbelOf(bits.word[1]), gumbelOf(bits.word[2]), gumbelOf(bits.word[3])}};
+}
+
+/// Whether a token keeps its second choice of this weight: with probability weight / threshold (GShard). By one
+/// product, which is rounded alike on every device.
+MOE_HD bool keepsSecond(uint64_t key, int64_t token, float weight, float threshold) {
+  return unitInterval(noiseBits(key, token, 0).word[0]) * threshold < weight;
 }
 
 /// The standard deviation of learned noise, softplus(n) + 0.01 (Shazeer et al. 2017).

@@ -52,6 +52,7 @@ struct RouteForward {
   const float* givenWeights;    // [T,K] with givenIndices: nothing is scored and no loss is taken; or null
   const int32_t* mask;          // [T] or null; 0 = padding
   const int32_t* lossMask;      // [T] or null; 0 = counts in no loss
+  uint64_t secondKey;           // keys the random second choice, by noise.tokenOffset
 
   float* logits;  // [T,E] after bias, before temperature; rows of masked tokens 0; null with givenWeights
   float* noisy;   // [T,E] logits over the temperature, with noise; -inf for experts not allowed; null without noise
@@ -59,6 +60,8 @@ struct RouteForward {
   int32_t* indices;    // [T,K] in falling order of the score; -1 for masked tokens, and where no expert is left
   float* scores;       // [T,K] the selected scores, before renormalisation and scale (the 'score' queue priority)
   float* weights;      // [T,K] the final gate weights, before drops
+  float* compared;     // [T,E] what the choice compared, minus infinity where nothing may be chosen; null to skip
+  int32_t* withheld;   // [T] 1 where the random second choice is not kept; null without
   float* lossCounts;  // [scopes,E] assignments per expert that the load-balance loss counts; null when that loss is off
   float* lossTokens;  // [scopes] tokens that count in it; likewise
   float* importance;  // [E] Σ_t of what the importance loss is taken from; null when it is off
@@ -96,7 +99,10 @@ struct RouteBackward {
   const float* importance;   // [E] or null
   const float* load;         // [E] or null
   const float* values;       // forward's
-  const float* gradWeights;  // [T,K] dL/d(weight before drops): 0 where dropped
+  const int32_t* used;       // [T,K] the experts whose scores made the weights; null: `indices`
+  const float* usedScores;   // [T,K] their scores; null: `scores`
+  const int32_t* kept;       // [T,K] 0/1; for renormalizeAfterDrop, else null
+  const float* gradWeights;  // [T,K] dL/d(weight): 0 where dropped, unless the residual path carries it
 
   float* gradLogits;       // [T,E], always written
   void* gradInput;         // [T,H] += the router's share; null to skip
@@ -107,6 +113,26 @@ struct RouteBackward {
   bool accumulateWeight, accumulateBias, accumulateNoiseWeight;
 
   void* workspace;
+};
+
+/// After the plan, the weights that depend on which choices found a slot: of other experts than those first chosen, and
+/// over the sum of the kept ones (renormalizeAfterDrop).
+struct SettleWeights {
+  RouterOptions router;
+  int64_t T;
+  int E, K;
+  AllowedExperts allowed;
+  const int32_t* mask;
+  const float* logits;     // [T,E]
+  const float* noisy;      // [T,E] or null
+  const int32_t* indices;  // [T,K]
+  const int32_t* actual;   // [T,K] the experts used, -1 where dropped; null: `indices` where kept
+  const int32_t* kept;     // [T,K]
+  const float* scores;     // [T,K] of the indices
+
+  int32_t* used;      // [T,K] actual where kept, else the index; null without `actual`
+  float* usedScores;  // [T,K] their scores; null without `actual`
+  float* weights;     // [T,K] 0 where dropped
 };
 
 /// totals[e] += counts[e]: the assignments of all forwards since the selection bias was last stepped.
@@ -146,11 +172,15 @@ struct BuildPlan {
                              // Null: every token has the one assignment to expert 0 (E = K = 1)
   const int32_t* mask;       // [T] or null; 0 = the token has no assignment, whatever its indices say
   const float* scores;       // [T,K] for the priorities 'score' and 'given', else null
-  uint64_t drawKey;          // for the priority 'random': keys a draw per token and expert
-  int64_t tokenOffset;       // the number that the first token's draws are for
+  const int32_t* withheld;   // [T] 1: the second choice queues for no slot and is dropped; null: all queue
+  const float* compared;  // [T,E] for the overflow 'next-choice': the better expert has the larger; null: none is taken
+  uint64_t drawKey;       // for the priority 'random': keys a draw per token and expert
+  int64_t tokenOffset;    // the number that the first token's draws are for
 
-  float* weights;          // [T,K] set to 0 where dropped or unassigned; null to skip
-  int32_t* kept;           // [T,K] 0/1; null to skip
+  float* weights;   // [T,K] set to 0 where dropped or unassigned; null to skip
+  int32_t* kept;    // [T,K] 0/1; null to skip
+  int32_t* actual;  // [T,K] the expert used, -1 where dropped; null unless the overflow is 'next-choice'
+  float* carried;   // [T] Σ of the weights of choices that found no slot; null unless the overflow is 'residual'
   int32_t* expertOffsets;  // [E+1]
   int32_t* rowToken;       // [R]
   int32_t* rowSlot;        // [R]
@@ -186,6 +216,32 @@ struct Combine {
   const float* weights;  // [T,K] by slot; null: all 1
   void* output;          // [T,H]
   bool accumulate;       // += instead of =
+};
+
+/// output[t] += carried[t] · input[t]: the residual path of choices that found no slot.
+struct Carry {
+  DType dtype;
+  int64_t T;
+  int H;
+  const void* input;     // [T,H]
+  const float* carried;  // [T]
+  void* output;          // [T,H]
+};
+
+/// gradInput[t] += carried[t] · gradOutput[t]; gradWeights[t,k] = ⟨gradOutput_t, input_t⟩ for the choices carried.
+struct CarryBackward {
+  DType dtype;
+  int64_t T;
+  int H, K;
+  const void* input;        // [T,H]
+  const void* gradOutput;   // [T,H]
+  const float* carried;     // [T]
+  const int32_t* indices;   // [T,K]
+  const int32_t* kept;      // [T,K]
+  const int32_t* withheld;  // [T] or null
+  const int32_t* mask;      // [T] or null
+  void* gradInput;          // [T,H]
+  float* gradWeights;       // [T,K]
 };
 
 struct CombineBackward {

@@ -24,6 +24,8 @@ struct RouterOptions {
   float noiseScale = 0;                   // Jitter: epsilon; Gaussian: the standard deviation
   int32_t groupCount = 0, groupKeep = 0;  // 0: no groups
   GroupScore groupScore = GroupScore::Max;
+  bool renormalizeAfterDrop = false;  // weights over the sum of those whose choices found a slot
+  float secondThreshold = 0;          // the second choice is kept with probability weight / threshold; 0: always
 
   /// Added to learned noise's softplus, so that its deviation stays away from 0 (Shazeer et al. 2017).
   static constexpr float minDeviation = 0.01f;
@@ -47,6 +49,7 @@ struct LossOptions {
 };
 
 enum class Priority : int32_t { Position, Score, Random, Given };
+enum class Overflow : int32_t { Drop, NextChoice, Residual };
 
 struct CapacityOptions {
   int64_t slots = -1;         // per expert and group of tokens; below 0: dropless
@@ -54,6 +57,7 @@ struct CapacityOptions {
   int64_t groupSize = 0;      // tokens; 0: all are one group
   double targetDropRate = 0;  // dynamic only
   Priority priority = Priority::Position;
+  Overflow overflow = Overflow::Drop;
   bool firstChoicesFirst = true;
   bool dynamic = false;  // as few slots as drop at most targetDropRate of the assignments, and at most `slots`
 };
