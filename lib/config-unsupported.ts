@@ -11,7 +11,7 @@ import type { DeviceKind } from './device.js';
 type Table<Options> = Record<string, (options: Options) => string | boolean | undefined>;
 
 const router: Table<ResolvedRouter> = {
-  type: ({ type }) => type !== 'top-k' && type,
+  type: ({ type }) => type === 'expert-choice' && type,
   applyWeightTo: ({ applyWeightTo }) => applyWeightTo !== 'output' && applyWeightTo,
 };
 
@@ -22,6 +22,7 @@ const layer: Table<ResolvedConfig> = {
 
 /** What only a layer can do, which has parameters, a count of forwards and calls with options. */
 const routeAlone: Table<ResolvedRouter> = {
+  type: ({ type }) => type !== 'top-k' && type !== 'sinkhorn' && type,
   noise: ({ noise }) => noise !== undefined,
   selectionBias: ({ selectionBias }) => selectionBias !== undefined,
   allowedExperts: ({ allowedExperts }) => allowedExperts !== undefined,
@@ -39,6 +40,7 @@ const planAlone: Table<ResolvedCapacity> = {
 
 /** What the CUDA backend has not yet. */
 const cudaRouter: Table<ResolvedRouter> = {
+  type: ({ type }) => type !== 'top-k' && type,
   scoring: ({ scoring }) => scoring !== 'softmax' && scoring,
   noise: ({ noise }) => noise?.type,
   groups: ({ groups }) => groups !== undefined,
@@ -64,7 +66,6 @@ const cudaLayer: Table<ResolvedConfig> = {
 
 /** Of a forward call's options: the value that asks for nothing. */
 const forward: Record<string, unknown> = {
-  tokenIds: undefined,
   gate: 0,
 };
 

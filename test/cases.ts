@@ -8,6 +8,7 @@ import { ALL_LOSSES, type Case, odd } from './case.js';
 import { SLOTS } from './cases-capacity.js';
 import { AFTER_DROPS, OVERFLOWS } from './cases-overflow.js';
 import { NOISES, ROUTER_LOSSES, SELECTIONS } from './cases-router.js';
+import { TYPES } from './cases-types.js';
 
 export type { Case };
 
@@ -348,6 +349,7 @@ export const CASES: readonly Case[] = [
   ...NOISES,
   ...ROUTER_LOSSES,
   ...SLOTS,
+  ...TYPES,
   ...AFTER_DROPS,
   ...OVERFLOWS,
 ];

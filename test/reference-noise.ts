@@ -22,8 +22,14 @@ export function philox(counter: readonly bigint[], key: readonly bigint[]): numb
   return [c0, c1, c2, c3].map(Number);
 }
 
-export type NoisePurpose = 'router noise' | 'queue' | 'second choice';
-const PURPOSES: Record<NoisePurpose, bigint> = { 'router noise': 1n, queue: 2n, 'second choice': 3n };
+export type NoisePurpose = 'router noise' | 'queue' | 'second choice' | 'hash' | 'expert';
+const PURPOSES: Record<NoisePurpose, bigint> = {
+  'router noise': 1n,
+  queue: 2n,
+  'second choice': 3n,
+  hash: 4n,
+  expert: 5n,
+};
 
 export interface NoiseKey {
   seed: number | bigint;
@@ -42,7 +48,13 @@ const high = (value: bigint): bigint => (value >> 32n) & WORD;
  * (step low, step high, purpose, 1) under the key (seed low, seed high). Under that, the counter (token low, token high,
  * column/4, 2) has the bits of four neighbouring columns.
  */
-export function draws(tokens: number, width: number, { seed, step, purpose, tokenOffset }: NoiseKey): Uint32Array {
+export function draws(
+  tokens: number,
+  width: number,
+  { seed, step, purpose, tokenOffset }: NoiseKey,
+  /** [T], in place of the tokens' numbers. */
+  ids?: ArrayLike<number>,
+): Uint32Array {
   const s = BigInt(seed);
   const forward = BigInt(step);
   const key = philox([low(forward), high(forward), PURPOSES[purpose], 1n], [low(s), high(s)])
@@ -50,7 +62,7 @@ export function draws(tokens: number, width: number, { seed, step, purpose, toke
     .map(BigInt);
   const bits = new Uint32Array(tokens * width);
   for (let t = 0; t < tokens; t++) {
-    const token = BigInt(tokenOffset + t);
+    const token = BigInt.asUintN(64, BigInt(ids ? ids[t]! : tokenOffset + t));
     for (let column = 0; column < width; column += 4) {
       const four = philox([low(token), high(token), BigInt(column / 4), 2n], key);
       bits.set(four.slice(0, Math.min(4, width - column)), t * width + column);

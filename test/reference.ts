@@ -16,7 +16,7 @@ import { balancingLosses, type LossCoefficients, type LossOptions, type LossResu
 import { addScaled, dot, row, sigmoid, sum, type Vector } from './reference-math.js';
 import { type Placement, place } from './reference-overflow.js';
 import { type Routing, route, routeBackward } from './reference-route.js';
-import { probabilities, type RouterOptions } from './reference-router.js';
+import { drawsExperts, effective, probabilities, type RouterOptions } from './reference-router.js';
 
 export interface LayerConfig {
   hiddenSize: number;
@@ -44,6 +44,7 @@ export interface Call {
   noise?: Vector; // [T,E], in place of what is drawn
   priorities?: Vector; // [T,K], larger first
   tokenTypes?: ArrayLike<number>; // [T]
+  tokenIds?: ArrayLike<number>; // [T]
   noiseStep?: number;
   tokenOffset?: number;
   losses?: LossCoefficients;
@@ -98,7 +99,8 @@ export interface Gradients {
 export function parameterShapes(config: LayerConfig): Record<string, number[]> {
   const { hiddenSize: H, ffnSize: F, numExperts: E, experts = {} } = config;
   const gated = isGated(experts.activation ?? 'swiglu');
-  const shapes: Record<string, number[]> = { 'router.weight': [E, H] };
+  const shapes: Record<string, number[]> = {};
+  if (!drawsExperts(config.router ?? {})) shapes['router.weight'] = [E, H];
   if (config.router?.bias) shapes['router.bias'] = [E];
   if (config.router?.noise?.type === 'learned') shapes['router.noise'] = [E, H];
   if (config.router?.selectionBias) shapes['router.selectionBias'] = [E];
@@ -142,15 +144,16 @@ function sharedOf(parameters: Parameters): Ffn {
 
 // ------------------------------------------------------------------------------------------------------------ forward
 
-export function forward(config: LayerConfig, parameters: Parameters, call: Call): Forward {
-  const { hiddenSize: H, numExperts: E } = config;
-  const router = config.router ?? {};
-  const topK = call.topK ?? config.topK;
+export function forward(configured: LayerConfig, parameters: Parameters, call: Call): Forward {
+  const { hiddenSize: H, numExperts: E } = configured;
+  const topK = call.topK ?? configured.topK;
+  const router = effective(configured.router ?? {}, topK);
+  const config = { ...configured, router };
   const tokens = call.input.length / H;
   const live = Array.from({ length: tokens }, (_, t) => call.mask?.[t] !== 0);
   const temperature = call.temperature ?? router.temperature ?? 1;
 
-  const routerRuns = call.routing?.weights === undefined;
+  const routerRuns = call.routing?.weights === undefined && !drawsExperts(router);
   const routing = route(config, parameters, call, { live, topK, temperature });
   const { indices, scores } = routing;
   const selectionBias = parameters['router.selectionBias'];
@@ -235,7 +238,7 @@ export function backward(pass: Forward, gradOutput: Vector, lossScale = 1): Grad
     const dWeights = expertsBackward(pass, gradients, t, dy);
     sharedBackward(pass, gradients, t, dy);
     if (gradients.routingWeights) row(gradients.routingWeights, t, pass.topK).set(dWeights);
-    else routeBackward(pass, gradients, t, dWeights, lossScale);
+    else if (pass.logits) routeBackward(pass, gradients, t, dWeights, lossScale);
   });
   return gradients;
 }

@@ -47,15 +47,16 @@ void Layer::updateSelectionBias() {
 void MoEPass::queueRoute(const ForwardCall& call) {
   Device& device = *layer_->device;
   const LayerParameters& p = layer_->parameters;
-  if (ranRouter_) logits_ = device.empty(DType::Float32, T_ * E_);
+  if (scored_) logits_ = device.empty(DType::Float32, T_ * E_);
   indices_ = device.empty(DType::Int32, T_ * K_);
   weights_ = device.empty(DType::Float32, T_ * K_);
   kept_ = device.empty(DType::Int32, T_ * K_);
   scores_ = device.empty(DType::Float32, T_ * K_);
-  const bool noisy = ranRouter_ && (call.noise || (noise_.drawn && router_.noise != NoiseType::Jitter));
+  const bool noisy = scored_ && (call.noise || (noise_.drawn && router_.noise != NoiseType::Jitter));
   if (noisy) noisy_ = device.empty(DType::Float32, T_ * E_);
   const bool drawsLearned = noise_.drawn && router_.noise == NoiseType::Learned;
-  if (p.routerNoise && (drawsLearned || losses_.loadOn)) noiseLogits_ = device.empty(DType::Float32, T_ * E_);
+  if (scored_ && p.routerNoise && (drawsLearned || losses_.loadOn))
+    noiseLogits_ = device.empty(DType::Float32, T_ * E_);
   const bool nextChoice = capacity_.slots >= 0 && capacity_.overflow == Overflow::NextChoice;
   if (ranRouter_ && router_.secondThreshold > 0 && K_ > 1) withheld_ = device.empty(DType::Int32, T_);
   if (capacity_.overflow == Overflow::Residual) carried_ = device.empty(DType::Float32, T_);
@@ -81,7 +82,8 @@ void MoEPass::queueRoute(const ForwardCall& call) {
   statistics_.block.keptCounts = statistics_.counts->ints() + E_;
   statistics_.block.totals = statistics_.counts->ints() + 2 * int64_t{E_};
 
-  const bool product = ranRouter_ && !givenLogits_;
+  const bool product = scored_ && !givenLogits_;
+  const bool isHash = router_.type == RouterType::Hash;
   RouteForward route{.dtype = dtype_,
                      .router = router_,
                      .losses = losses_,
@@ -91,10 +93,10 @@ void MoEPass::queueRoute(const ForwardCall& call) {
                      .K = K_,
                      .input = product || noiseLogits_ ? input_->data() : nullptr,
                      .weight = product ? floatsOf(p.routerWeight) : nullptr,
-                     .bias = ranRouter_ ? floatsOf(p.routerBias) : nullptr,
+                     .bias = scored_ ? floatsOf(p.routerBias) : nullptr,
                      .noiseWeight = noiseLogits_ ? floatsOf(p.routerNoise) : nullptr,
-                     .selectionBias = ranRouter_ ? floatsOf(p.selectionBias) : nullptr,
-                     .givenNoise = ranRouter_ ? floatsOf(call.noise) : nullptr,
+                     .selectionBias = scored_ ? floatsOf(p.selectionBias) : nullptr,
+                     .givenNoise = scored_ ? floatsOf(call.noise) : nullptr,
                      .noise = noise_,
                      .allowed = allowed(),
                      .givenLogits = floatsOf(call.logits),
@@ -103,6 +105,9 @@ void MoEPass::queueRoute(const ForwardCall& call) {
                      .mask = intsOf(mask_),
                      .lossMask = intsOf(lossMask_),
                      .secondKey = secondKey_,
+                     .expertKey = isHash ? noiseKey(layer_->seed, NoisePurpose::Hash, 0)
+                                         : noiseKey(layer_->seed, NoisePurpose::Expert, stepOf(call)),
+                     .tokenIds = isHash ? intsOf(call.tokenIds) : nullptr,
                      .logits = floatsOf(logits_),
                      .noisy = floatsOf(noisy_),
                      .noiseLogits = floatsOf(noiseLogits_),
@@ -131,9 +136,9 @@ void MoEPass::queueRoute(const ForwardCall& call) {
   plan.carried = floatsOf(carried_);
   const TensorPtr workspace = device.workspace(route, plan);
   Operands operands;
-  reads(operands, {input_, mask_, lossMask_, tokenTypes_, call.routingIndices, call.routingWeights, call.logits,
-                   call.noise, call.priorities, layer_->allowedExperts});
-  if (ranRouter_)
+  reads(operands, {input_, mask_, lossMask_, tokenTypes_, call.tokenIds, call.routingIndices, call.routingWeights,
+                   call.logits, call.noise, call.priorities, layer_->allowedExperts});
+  if (scored_)
     for (const ParameterPtr& parameter : {p.routerWeight, p.routerBias, p.routerNoise, p.selectionBias})
       if (parameter) reads(operands, {parameter->value()});
   writes(operands, {logits_, noisy_, noiseLogits_, indices_, weights_, kept_, scores_, lossState_, statistics_.values,
@@ -187,7 +192,7 @@ AllowedExperts MoEPass::allowed() const {
 // ------------------------------------------------------------------------------------------------ backward
 
 RouteBackward MoEPass::routeBackward(BackwardCall& call) const {
-  if (!ranRouter_) return {};
+  if (!scored_) return {};
   const LayerParameters& p = layer_->parameters;
   LossBlock loss;
   if (lossState_) loss.carve(lossState_->floats(), losses_, losses_.scopes(T_), E_);

@@ -41,7 +41,7 @@ struct ForwardCall {
   TensorPtr routingIndices, routingWeights;  // [T,K] or null
   TensorPtr logits;                          // [T,E] or null
   TensorPtr noise;                           // [T,E] or null
-  TensorPtr tokenTypes;                      // [T] int32 or null
+  TensorPtr tokenTypes, tokenIds;            // [T] int32 or null
   TensorPtr priorities;                      // [T,K] or null
   int64_t noiseStep = -1;                    // keys the draws in place of the layer's count; below 0: the count does
   int64_t tokenOffset = 0;
@@ -121,6 +121,7 @@ class MoEPass {
   int64_t T_, R_ = 0;
   int H_, F_, E_, K_;
   bool training_, ranRouter_, givenLogits_;
+  bool scored_;  // by logits, which have losses and gradients
   bool spent_ = false;
   RouterOptions router_;
   RouteNoise noise_{};

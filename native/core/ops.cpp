@@ -29,6 +29,7 @@ Routing route(const TensorPtr& input, const TensorPtr& weight, const RouteShape&
   RouteForward op{};
   op.dtype = input->dtype();
   op.router = router;
+  op.router.fixScoring(s.K);
   op.T = s.T;
   op.H = s.H;
   op.E = s.E;
@@ -64,6 +65,7 @@ Gradients routeBackward(const TensorPtr& input, const TensorPtr& weight, const R
   RouteBackward op{};
   op.dtype = input->dtype();
   op.router = router;
+  op.router.fixScoring(s.K);
   op.T = s.T;
   op.H = s.H;
   op.E = s.E;

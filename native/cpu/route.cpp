@@ -17,6 +17,8 @@
 #include "route-noise.h"
 #include "route-scores.h"
 #include "route-select.h"
+#include "route-sinkhorn.h"
+#include "route-tokens.h"
 #include "route-weights.h"
 
 namespace moe::cpu {
@@ -24,8 +26,6 @@ namespace moe::cpu {
 namespace {
 
 constexpr int64_t tokensPerPiece = 64;
-
-bool isLive(const int32_t* mask, int64_t t) { return !mask || mask[t] != 0; }
 
 void clearToken(const RouteForward& f, int64_t t) {
   for (float* rows : {f.logits, f.noisy, f.noiseLogits})
@@ -52,6 +52,36 @@ void throwIfBadIndex(const RouteForward& f, const Lowest& lowest) {
   const int32_t bad = *std::find_if(given, given + f.K, [&](int32_t e) { return e < -1 || e >= f.E; });
   throw Error(ErrorCode::InvalidArgument, "routing.indices of token " + std::to_string(t) + " must be experts in [0, " +
                                               std::to_string(f.E) + "), got " + std::to_string(bad));
+}
+
+/// Hash and random: the K experts of a token with the largest draws, all with the same weight.
+void drawExperts(const RouteForward& f, ThreadPool& pool) {
+  const int E = f.E, K = f.K;
+  std::vector<float> values(static_cast<size_t>(pool.threads()) * E);
+  Lowest badIndex;
+  pool.parallelRanges(f.T, tokensPerPiece, [&](int64_t begin, int64_t end, int worker) {
+    for (int64_t t = begin; t < end; ++t) {
+      if (!isLive(f.mask, t)) {
+        clearToken(f, t);
+        continue;
+      }
+      int32_t* indices = f.indices + t * K;
+      if (f.givenIndices && !copyIndices(f, t)) {
+        badIndex.note(t);
+        continue;
+      }
+      float* drawn = f.compared ? f.compared + t * E : values.data() + static_cast<int64_t>(worker) * E;
+      drawValues(f, t, drawn);
+      if (!f.givenIndices) selectTopK(drawn, E, K, indices);
+      for (int k = 0; k < K; ++k) f.scores[t * K + k] = indices[k] < 0 ? 0.0f : 1.0f / static_cast<float>(K);
+      weigh(f.router, f.scores + t * K, K, f.weights + t * K);
+      if (f.withheld)
+        f.withheld[t] = !keepsSecond(f.secondKey, f.noise.tokenOffset + t, unscaled(f.router, f.scores + t * K, K, 1),
+                                     f.router.secondThreshold);
+    }
+  });
+  throwIfBadIndex(f, badIndex);
+  std::fill_n(f.values, RouteValue::count, 0.0f);
 }
 
 /// With the caller's weights nothing is scored.
@@ -81,11 +111,6 @@ void copyLogits(const RouteForward& f, ThreadPool& pool) {
   });
 }
 
-/// [E] of a live token, or null.
-const int32_t* allowedOf(const AllowedExperts& allowed, int64_t t, int E) {
-  return allowed.table ? allowed.table + static_cast<int64_t>(allowed.tokenTypes[t]) * E : nullptr;
-}
-
 void checkTypes(const AllowedExperts& allowed, const int32_t* mask, int64_t T) {
   if (!allowed.table) return;
   for (int64_t t = 0; t < T; ++t) {
@@ -95,8 +120,6 @@ void checkTypes(const AllowedExperts& allowed, const int32_t* mask, int64_t T) {
                                                 std::to_string(allowed.types) + "), got " + std::to_string(type));
   }
 }
-
-const float* rowOf(const float* matrix, int64_t t, int E) { return matrix ? matrix + t * E : nullptr; }
 
 /// jittered [T,H] = the input of live tokens times what is drawn.
 template <class Element>
@@ -147,7 +170,9 @@ size_t jitterBytes(const RouterOptions& router, const RouteNoise& noise, const v
 // ------------------------------------------------------------------------------------------------ forward
 
 size_t CpuBackend::workspaceBytes(const RouteForward& f) const {
-  return f.givenLogits ? 0 : jitterBytes(f.router, f.noise, f.input, f.T, f.H);
+  const size_t jitter = f.givenLogits ? 0 : jitterBytes(f.router, f.noise, f.input, f.T, f.H);
+  const bool balances = f.router.type == RouterType::Sinkhorn;
+  return std::max(jitter, balances ? static_cast<size_t>(f.T) * f.E * sizeof(float) : 0);
 }
 
 void CpuBackend::routeForward(const RouteForward& f) {
@@ -155,6 +180,8 @@ void CpuBackend::routeForward(const RouteForward& f) {
   const int E = f.E, K = f.K;
   const RouterOptions& router = f.router;
   checkTypes(f.allowed, f.mask, f.T);
+
+  if (router.draws()) return drawExperts(f, pool_);
 
   const std::vector<int32_t> live = liveTokens(f.mask, f.T);
   if (f.givenLogits) copyLogits(f, pool_);
@@ -168,6 +195,10 @@ void CpuBackend::routeForward(const RouteForward& f) {
     jitterInput(router, f.noise, live, input, f.H, jittered, pool_);
     Narrow<float>{pool_, row_, live, f.H, E}.forward(jittered, f.weight, f.bias, f.logits);
   });
+
+  const bool compares = !f.givenIndices || f.compared;
+  std::vector<float> shifts;  // [E] of the Sinkhorn router
+  if (router.type == RouterType::Sinkhorn && compares) shifts = sinkhornShifts(f, live, pool_);
 
   const LossOptions& losses = f.losses;
   const bool cleanSoftmax = losses.importanceOn && losses.importanceFrom == ImportanceFrom::Softmax;
@@ -198,8 +229,8 @@ void CpuBackend::routeForward(const RouteForward& f) {
         continue;
       }
 
-      if (!f.givenIndices || f.compared) {
-        const float* compared = token.compared(f.selectionBias);
+      if (compares) {
+        const float* compared = shifts.empty() ? token.compared(f.selectionBias) : token.shifted(shifts.data());
         if (!f.givenIndices) selectTopK(compared, E, K, indices);
         if (f.compared) std::copy_n(compared, E, f.compared + t * E);
       }

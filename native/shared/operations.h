@@ -53,6 +53,8 @@ struct RouteForward {
   const int32_t* mask;          // [T] or null; 0 = padding
   const int32_t* lossMask;      // [T] or null; 0 = counts in no loss
   uint64_t secondKey;           // keys the random second choice, by noise.tokenOffset
+  uint64_t expertKey;           // keys the drawn experts: by noise.tokenOffset, or by the id with tokenIds
+  const int32_t* tokenIds;      // [T] for the hash router, else null
 
   float* logits;  // [T,E] after bias, before temperature; rows of masked tokens 0; null with givenWeights
   float* noisy;   // [T,E] logits over the temperature, with noise; -inf for experts not allowed; null without noise
