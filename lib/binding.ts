@@ -156,6 +156,8 @@ export interface NativeMoEForward {
   weights: TensorHandle;
   kept: TensorHandle;
   actual: TensorHandle | null;
+  /** C of an expert-choice router, whose indices, weights and kept are [E,C]; else 0. */
+  expertSlots: number;
   logits: TensorHandle | null;
 }
 

@@ -11,7 +11,6 @@ import type { DeviceKind } from './device.js';
 type Table<Options> = Record<string, (options: Options) => string | boolean | undefined>;
 
 const router: Table<ResolvedRouter> = {
-  type: ({ type }) => type === 'expert-choice' && type,
   applyWeightTo: ({ applyWeightTo }) => applyWeightTo !== 'output' && applyWeightTo,
 };
 

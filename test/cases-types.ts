@@ -71,4 +71,52 @@ const drawn = (['hash', 'random'] as const).flatMap((type) => {
   ];
 });
 
-export const TYPES: readonly Case[] = [...SINKHORN, ...drawn];
+const choice = (name: string, rest: Parameters<typeof odd>[1] = {}, router: RouterOptions = {}): Case =>
+  odd(`expert choice: ${name}`, {
+    tokens: 29,
+    distribution: 'skewed',
+    ...rest,
+    config: {
+      losses: { importance: { coefficient: 0.3, from: 'softmax' }, z: 0.1 },
+      ...rest.config,
+      router: { type: 'expert-choice', ...router },
+    },
+  });
+
+const EXPERT_CHOICE: readonly Case[] = [
+  choice('dropless, which is the factor 1'),
+  choice('all tokens want one expert', { distribution: 'one-expert', config: { topK: 1 } }),
+  choice('factor 2', { config: { capacity: { type: 'fixed', factor: 2 } } }),
+  choice('factor of the call, K of the call', {
+    config: { capacity: { type: 'fixed', factor: 1 } },
+    call: { capacityFactor: 0.5, topK: 3 },
+  }),
+  choice('slots, at least and in multiples', {
+    config: { capacity: { type: 'fixed', slots: 3, min: 4, multipleOf: 3 } },
+  }),
+  choice('every token for everybody', { config: { capacity: { type: 'fixed', factor: 100 } } }),
+  choice(
+    'sigmoid, scaled, temperature, bias',
+    {},
+    { scoring: 'sigmoid', weightScale: 2.5, temperature: 0.6, bias: true },
+  ),
+  choice('masks', { mask: 'scattered', lossMask: 'scattered' }),
+  choice('fewer tokens than slots', { mask: 'scattered', config: { capacity: { type: 'fixed', factor: 100 } } }),
+  choice('allowed experts', { mask: 'scattered' }, { allowedExperts: HALVES }),
+  choice('noise', {}, { noise: { type: 'learned' } }),
+  choice('noise, sigmoid', {}, { noise: { type: 'gumbel' }, scoring: 'sigmoid', temperature: 1.5 }),
+  choice('jitter', {}, { noise: { type: 'jitter', epsilon: 0.3 } }),
+  choice("caller's noise", { ownNoise: true }),
+  choice("caller's logits", { ownLogits: true }),
+  choice('evaluation', {
+    call: { training: false },
+    config: { capacity: { type: 'fixed', factor: 2, evalFactor: 0.5 } },
+  }),
+  choice('shared experts', { config: { experts: { bias: true, shared: { ffnSize: 5, gate: 'sigmoid' } } } }),
+  choice('one token', { tokens: 1 }),
+  choice('no token', { tokens: 0 }),
+  choice('all masked', { mask: 'all' }),
+  choice('many tokens', { tokens: 300 }),
+];
+
+export const TYPES: readonly Case[] = [...SINKHORN, ...drawn, ...EXPERT_CHOICE];

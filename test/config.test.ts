@@ -171,6 +171,16 @@ describe('a mistake', () => {
       /^config\.losses\.load: expected a router\.noise/,
     ],
     [
+      'a load balance of experts that choose',
+      { router: { type: 'expert-choice' }, losses: { loadBalance: 0.1 } },
+      /^config\.losses\.loadBalance: expected no such loss with router\.type 'expert-choice'/,
+    ],
+    [
+      'a queue for experts that choose',
+      { router: { type: 'expert-choice' }, capacity: { type: 'fixed', factor: 1, priority: 'score' } },
+      /^config\.capacity\.priority: expected no queue with router\.type 'expert-choice', got "score"/,
+    ],
+    [
       'a selection bias of a Sinkhorn router',
       { router: { type: 'sinkhorn', selectionBias: { rate: 1 } } },
       /^config\.router\.selectionBias: expected the default with router\.type 'sinkhorn'/,

@@ -5,6 +5,7 @@
 
 import type { Call, Forward, Gradients, LayerConfig, Parameters } from './reference.js';
 import { adoptIndices } from './reference-adopt.js';
+import { adoptTokens, chosenTokens, expertSlots, takersOf } from './reference-expert-choice.js';
 import {
   addMatVecInputGrad,
   addMatVecWeightGrad,
@@ -40,6 +41,7 @@ export interface Routing {
   noise: Vector | undefined; // [T,E], what was drawn, before its deviation
   noiseLogits: Vector | undefined; // [T,E], x·W_nᵀ of learned noise
   deviations: Vector | undefined; // [T,E], of gaussian and learned noise
+  chosen?: Int32Array; // [E,C], where experts choose; choices are then [T,E] instead of [T,K]
   drawn: Vector | undefined; // [T,E], what hash and random compare
   shifts: Vector | undefined; // [E], what Sinkhorn adds to v
   indices: Int32Array; // [T,K], −1 where masked and where no expert is left
@@ -141,13 +143,25 @@ export function comparedBy(
 
 function choose(
   routing: Routing,
-  { numExperts: E, router = {} }: LayerConfig,
+  { numExperts: E, router = {}, ...rest }: LayerConfig,
   selectionBias: Vector | undefined,
   call: Call,
   live: readonly boolean[],
   topK: number,
 ): void {
   const { v, indices } = routing;
+  if (router.type === 'expert-choice') {
+    const ours = chosenTokens(v, live, E, expertSlots({ numExperts: E, router, ...rest }, call, live.length), router);
+    routing.chosen = call.adopt ? adoptTokens(call.adopt.indices, ours, v, E, router) : ours;
+    indices.set(takersOf(routing.chosen, live.length, E));
+    live.forEach((isLive, t) => {
+      if (!isLive) return;
+      const s = scoreSelected(row(v, t, E), [...indices.subarray(t * E, (t + 1) * E)], router);
+      row(routing.scores, t, E).set(s);
+      row(routing.weights, t, E).set(weigh(s, router));
+    });
+    return;
+  }
   const compared = (t: number): Vector => comparedBy(routing, t, E, router, selectionBias);
   if (call.adopt && !call.routing) {
     indices.set(adoptIndices(call.adopt.indices, compared, live, E, topK, router));

@@ -11,6 +11,7 @@
 
 import type { Decisions } from './reference-adopt.js';
 import type { CapacityOptions } from './reference-capacity.js';
+import { expertSlots } from './reference-expert-choice.js';
 import { type Activation, type Ffn, ffnBackward, ffnForward, isGated } from './reference-experts.js';
 import { balancingLosses, type LossCoefficients, type LossOptions, type LossResult } from './reference-losses.js';
 import { addScaled, dot, row, sigmoid, sum, type Vector } from './reference-math.js';
@@ -146,7 +147,8 @@ function sharedOf(parameters: Parameters): Ffn {
 
 export function forward(configured: LayerConfig, parameters: Parameters, call: Call): Forward {
   const { hiddenSize: H, numExperts: E } = configured;
-  const topK = call.topK ?? configured.topK;
+  const expertsChoose = configured.router?.type === 'expert-choice';
+  const topK = expertsChoose ? E : (call.topK ?? configured.topK);
   const router = effective(configured.router ?? {}, topK);
   const config = { ...configured, router };
   const tokens = call.input.length / H;
@@ -157,7 +159,14 @@ export function forward(configured: LayerConfig, parameters: Parameters, call: C
   const routing = route(config, parameters, call, { live, topK, temperature });
   const { indices, scores } = routing;
   const selectionBias = parameters['router.selectionBias'];
-  const placement = place(config, call, routing, { topK, tokens, selectionBias });
+  const placement = expertsChoose
+    ? place({ ...config, capacity: { type: 'dropless' } }, withoutDecisions(call), routing, {
+        topK,
+        tokens,
+        selectionBias,
+      })
+    : place(config, call, routing, { topK, tokens, selectionBias });
+  if (expertsChoose) placement.capacity = expertSlots(config, call, tokens);
 
   const counted = live.map((isLive, t) => isLive && call.lossMask?.[t] !== 0);
   const losses = balancingLosses(routerRuns ? (config.losses ?? {}) : {}, routerRuns ? (call.losses ?? {}) : {}, {
@@ -198,6 +207,10 @@ export function forward(configured: LayerConfig, parameters: Parameters, call: C
   });
   countStats(result);
   return result;
+}
+
+function withoutDecisions({ adopt: _, ...call }: Call): Call {
+  return call;
 }
 
 /** Σ_k w_k·FFN_k(x) over the kept choices, w_k·x over those carried, plus σ(x·w_g)·FFN_shared(x). */
@@ -317,7 +330,7 @@ function countStats(pass: Forward): void {
     });
     const made = chosen.filter((e) => e >= 0).length;
     stats.droppedAssignments += made - sum(kept);
-    if (made > 0 && sum(kept) === 0) stats.droppedTokens += 1;
+    if ((made > 0 || pass.routing.chosen) && sum(kept) === 0) stats.droppedTokens += 1;
     const u = row(pass.routing.u, t, E);
     if (pass.logits) addScaled(probability, 1 / stats.tokens, probabilities(u, pass.config.router ?? {}));
   }

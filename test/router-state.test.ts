@@ -68,6 +68,7 @@ onEachDevice((device) => {
     const refused: [string, Partial<MoEConfig>][] = [
       ["router.scoring 'sigmoid'", { router: { scoring: 'sigmoid' } }],
       ["router.type 'sinkhorn'", { router: { type: 'sinkhorn' } }],
+      ["router.type 'expert-choice'", { router: { type: 'expert-choice' } }],
       ["router.type 'hash'", { router: { type: 'hash' } }],
       ["router.type 'random'", { router: { type: 'random' } }],
       ["router.noise 'gumbel'", { router: { noise: { type: 'gumbel' } } }],
@@ -152,6 +153,31 @@ onEachDevice((device) => {
     };
     expect(await imbalance('top-k')).toBeGreaterThan(3.5);
     expect(await imbalance('sinkhorn')).toBeLessThan(1.5);
+  });
+
+  it('experts that choose all take C tokens, equal ones the lower first', async ({ skip }) => {
+    skip(isCuda(), 'CPU only so far');
+    using layer = new MoELayer(device(), { ...sizes, router: { type: 'expert-choice' } });
+    // Every token is there twice.
+    const logits = testNormals(6, (T / 2) * 4);
+    const twice = device().tensor([...logits, ...logits], [T, 4]);
+    using pass = layer.forward(inputOf(device()), { logits: twice });
+    const { indices, kept, weights } = pass.routing;
+    expect(indices.shape).toEqual([4, T / 2]);
+    const chosen = await indices.data();
+    expect((await kept.data()).every((flag) => flag === 1)).toBe(true);
+    const share = await weights.data();
+    for (let e = 0; e < 4; e++) {
+      const own = [...chosen.subarray((e * T) / 2, ((e + 1) * T) / 2)];
+      expect(new Set(own).size).toBe(T / 2);
+      own.forEach((t, c) => {
+        if (c > 0) expect(share[(e * T) / 2 + c]).toBeLessThanOrEqual(share[(e * T) / 2 + c - 1]!);
+        if (t >= T / 2) expect(own.slice(0, c)).toContain(t - T / 2);
+      });
+    }
+    const stats = await pass.stats();
+    expect(stats).toMatchObject({ capacity: T / 2, imbalance: 1, utilization: 1, droppedAssignments: 0 });
+    expect(stats.droppedTokens).toBe(T - new Set(chosen).size);
   });
 
   it('a random second choice is kept as often as its weight says', async ({ skip }) => {

@@ -175,6 +175,7 @@ Napi::Value layerForward(const Napi::CallbackInfo& info) {
   result.Set("indices", wrapTensor(env, pass->indices()));
   result.Set("weights", wrapTensor(env, pass->weights()));
   result.Set("kept", wrapTensor(env, pass->kept()));
+  result.Set("expertSlots", static_cast<double>(pass->expertSlots()));
   result.Set("actual", wrapTensorOrNull(env, pass->actual()));
   result.Set("logits", wrapTensorOrNull(env, pass->logits()));
   result.Set("pass", wrap(env, std::move(pass), static_cast<int64_t>(held)));

@@ -56,7 +56,7 @@ void MoEPass::queueExperts(const ForwardCall& call) {
   });
 }
 
-PlanRows MoEPass::rows() const { return planRows(statistics_.block, T_, R_, E_, K_); }
+PlanRows MoEPass::rows() const { return planRows(statistics_.block, T_, R_, E_, choosesTokens() ? E_ : K_, slots_); }
 
 // ------------------------------------------------------------------------------------------------ backward
 

@@ -48,10 +48,10 @@ void MoEPass::queueRoute(const ForwardCall& call) {
   Device& device = *layer_->device;
   const LayerParameters& p = layer_->parameters;
   if (scored_) logits_ = device.empty(DType::Float32, T_ * E_);
-  indices_ = device.empty(DType::Int32, T_ * K_);
-  weights_ = device.empty(DType::Float32, T_ * K_);
-  kept_ = device.empty(DType::Int32, T_ * K_);
-  scores_ = device.empty(DType::Float32, T_ * K_);
+  indices_ = device.empty(DType::Int32, slots_);
+  weights_ = device.empty(DType::Float32, slots_);
+  kept_ = device.empty(DType::Int32, slots_);
+  if (!choosesTokens()) scores_ = device.empty(DType::Float32, slots_);
   const bool noisy = scored_ && (call.noise || (noise_.drawn && router_.noise != NoiseType::Jitter));
   if (noisy) noisy_ = device.empty(DType::Float32, T_ * E_);
   const bool drawsLearned = noise_.drawn && router_.noise == NoiseType::Learned;
@@ -68,6 +68,7 @@ void MoEPass::queueRoute(const ForwardCall& call) {
     used_ = device.empty(DType::Int32, T_ * K_);
     usedScores_ = device.empty(DType::Float32, T_ * K_);
   }
+  if (choosesTokens()) compared = device.empty(DType::Float32, T_ * E_);
   statistics_.values = device.empty(DType::Float32, RouteValue::count);
   LossBlock loss;
   const int64_t scopes = losses_.scopes(T_);
@@ -108,11 +109,12 @@ void MoEPass::queueRoute(const ForwardCall& call) {
                      .expertKey = isHash ? noiseKey(layer_->seed, NoisePurpose::Hash, 0)
                                          : noiseKey(layer_->seed, NoisePurpose::Expert, stepOf(call)),
                      .tokenIds = isHash ? intsOf(call.tokenIds) : nullptr,
+                     .expertSlots = expertSlots_,
                      .logits = floatsOf(logits_),
                      .noisy = floatsOf(noisy_),
                      .noiseLogits = floatsOf(noiseLogits_),
                      .indices = indices_->ints(),
-                     .scores = scores_->floats(),
+                     .scores = floatsOf(scores_),
                      .weights = weights_->floats(),
                      .compared = floatsOf(compared),
                      .withheld = withheld_ ? withheld_->ints() : nullptr,
@@ -121,19 +123,8 @@ void MoEPass::queueRoute(const ForwardCall& call) {
                      .importance = loss.importance,
                      .load = loss.load,
                      .values = statistics_.values->floats()};
-  BuildPlan plan = planInto(statistics_.block, T_, R_, E_, K_);
-  plan.capacity = capacity_;
-  plan.indices = indices_->ints();
-  plan.mask = intsOf(mask_);
-  plan.scores = call.priorities ? call.priorities->floats() : scores_->floats();
-  plan.withheld = intsOf(withheld_);
-  plan.compared = floatsOf(compared);
-  plan.drawKey = noiseKey(layer_->seed, NoisePurpose::Queue, stepOf(call));
-  plan.tokenOffset = call.tokenOffset;
-  plan.weights = weights_->floats();
-  plan.kept = kept_->ints();
-  plan.actual = actual_ ? actual_->ints() : nullptr;
-  plan.carried = floatsOf(carried_);
+  BuildPlan plan = buildPlan(call, compared);
+  const BuildExpertPlan expertPlan = buildExpertPlan();
   const TensorPtr workspace = device.workspace(route, plan);
   Operands operands;
   reads(operands, {input_, mask_, lossMask_, tokenTypes_, call.tokenIds, call.routingIndices, call.routingWeights,
@@ -144,12 +135,52 @@ void MoEPass::queueRoute(const ForwardCall& call) {
   writes(operands, {logits_, noisy_, noiseLogits_, indices_, weights_, kept_, scores_, lossState_, statistics_.values,
                     statistics_.plan, statistics_.counts, withheld_, carried_, actual_, compared, used_, usedScores_});
   const SettleWeights settle = settleWeights();
-  device.enqueue("MoELayer.forward", std::move(operands), [route, plan, settle](Backend& backend) {
+  device.enqueue("MoELayer.forward", std::move(operands), [route, plan, expertPlan, settle](Backend& backend) {
     backend.routeForward(route);
-    backend.buildPlan(plan);
+    if (expertPlan.indices)
+      backend.buildExpertPlan(expertPlan);
+    else
+      backend.buildPlan(plan);
     if (settle.weights) backend.settleWeights(settle);
   });
   if (p.selectionBias && training_ && ranRouter_ && call.noiseStep < 0) countAssignments();
+}
+
+BuildPlan MoEPass::buildPlan(const ForwardCall& call, const TensorPtr& compared) const {
+  BuildPlan plan = planInto(statistics_.block, T_, R_, E_, K_);
+  plan.capacity = capacity_;
+  plan.indices = indices_->ints();
+  plan.mask = intsOf(mask_);
+  plan.scores = call.priorities ? call.priorities->floats() : floatsOf(scores_);
+  plan.withheld = intsOf(withheld_);
+  plan.compared = floatsOf(compared);
+  plan.drawKey = noiseKey(layer_->seed, NoisePurpose::Queue, stepOf(call));
+  plan.tokenOffset = call.tokenOffset;
+  plan.weights = weights_->floats();
+  plan.kept = kept_->ints();
+  plan.actual = actual_ ? actual_->ints() : nullptr;
+  plan.carried = floatsOf(carried_);
+  return plan;
+}
+
+/// Nothing unless experts choose.
+BuildExpertPlan MoEPass::buildExpertPlan() const {
+  if (!choosesTokens()) return {};
+  const PlanBlock& block = statistics_.block;
+  return {.T = T_,
+          .C = expertSlots_,
+          .E = E_,
+          .indices = indices_->ints(),
+          .mask = intsOf(mask_),
+          .kept = kept_->ints(),
+          .expertOffsets = block.expertOffsets,
+          .rowToken = block.rowToken,
+          .rowSlot = block.rowSlot,
+          .tokenOffsets = block.tokenOffsets,
+          .tokenRows = block.tokenRows,
+          .assigned = block.assigned,
+          .keptCounts = block.keptCounts,
+          .totals = block.totals};
 }
 
 /// Nothing when the plan has no say in the weights beyond dropping them.
@@ -224,7 +255,7 @@ RouteBackward MoEPass::routeBackward(BackwardCall& call) const {
           .noisy = floatsOf(noisy_),
           .noiseLogits = floatsOf(noiseLogits_),
           .indices = indices_->ints(),
-          .scores = scores_->floats(),
+          .scores = floatsOf(scores_),
           .lossCounts = loss.counts,
           .lossTokens = loss.tokens,
           .importance = loss.importance,
@@ -233,6 +264,10 @@ RouteBackward MoEPass::routeBackward(BackwardCall& call) const {
           .used = intsOf(used_),
           .usedScores = floatsOf(usedScores_),
           .kept = router_.renormalizeAfterDrop ? kept_->ints() : nullptr,
+          .expertSlots = expertSlots_,
+          .tokenOffsets = choosesTokens() ? statistics_.block.tokenOffsets : nullptr,
+          .tokenRows = choosesTokens() ? statistics_.block.tokenRows : nullptr,
+          .rowSlot = choosesTokens() ? statistics_.block.rowSlot : nullptr,
           .gradWeights = call.gradWeights->floats(),
           .gradLogits = call.gradLogits->floats(),
           .gradInput = givenLogits_ && !noiseLogits_ ? nullptr : call.gradients.input->data(),

@@ -1,6 +1,7 @@
 // The order of the stages, and nothing of how they are done: route → plan → experts → combine, shared experts beside
 // them; backward is the exact reverse. Each stage's own part is in the file of its name. Each queued closure holds raw
 // pointers; see tensor.h for why that is safe.
+#include <algorithm>
 #include <string>
 
 #include "../shared/noise.h"
@@ -40,7 +41,15 @@ MoEPass::MoEPass(std::shared_ptr<Layer> layer, const TensorPtr& input, const For
   secondKey_ = noiseKey(layer_->seed, NoisePurpose::SecondChoice, stepOf(call));
   capacity_ = call.capacity.resolve(T_, K_, E_, training_);
   if (call.priorities) capacity_.priority = Priority::Given;
+  slots_ = T_ * K_;
   R_ = maxRows(capacity_, T_, K_, E_);
+  if (router_.type == RouterType::ExpertChoice) {
+    CapacityRule rule = call.capacity;
+    rule.limited = true;  // dropless has the factor 1
+    expertSlots_ = std::min(T_, rule.resolve(T_, K_, E_, training_).slots);
+    R_ = slots_ = E_ * expertSlots_;
+    if (slots_ > INT32_MAX) throw Error(ErrorCode::Shape, "experts would choose more than 2^31 - 1 tokens in all");
+  }
 
   Device& device = *layer_->device;
   for (const TensorPtr& tensor : {input_, mask_, lossMask_, tokenTypes_, call.tokenIds, call.routingIndices,
@@ -118,7 +127,7 @@ MoEGradients MoEPass::backward(const TensorPtr& gradOutput, float lossScale) {
   BackwardCall call{.gradOutput = gradOutput, .lossScale = lossScale};
   MoEGradients& gradients = call.gradients;
   gradients.input = device.empty(dtype_, T_ * H_);
-  call.gradWeights = device.empty(DType::Float32, T_ * K_);
+  call.gradWeights = device.empty(DType::Float32, slots_);
   call.gradRows = device.empty(dtype_, R_ * H_);
   if (scored_) call.gradLogits = device.empty(DType::Float32, T_ * E_);
   if (noiseLogits_) call.gradNoiseLogits = device.empty(DType::Float32, T_ * E_);

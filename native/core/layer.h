@@ -80,6 +80,8 @@ class MoEPass {
   /// Queues the backward; lossScale multiplies the balancing losses' gradients. Once: it releases what forward saved.
   MoEGradients backward(const TensorPtr& gradOutput, float lossScale);
 
+  /// C where experts choose, else 0: routing is then [E,C].
+  int64_t expertSlots() const { return expertSlots_; }
   const TensorPtr& output() const { return output_; }
   const TensorPtr& indices() const { return indices_; }
   const TensorPtr& weights() const { return weights_; }
@@ -110,8 +112,11 @@ class MoEPass {
 
   void watch(const TensorPtr& tensor);
   void watchParameters();
+  bool choosesTokens() const { return router_.type == RouterType::ExpertChoice; }  // instead of tokens choosing experts
   AllowedExperts allowed() const;
   SettleWeights settleWeights() const;
+  BuildPlan buildPlan(const ForwardCall& call, const TensorPtr& compared) const;
+  BuildExpertPlan buildExpertPlan() const;
   CarryBackward carryBackward(const BackwardCall& call) const;
   PlanRows rows() const;
   PlanRows sharedRows() const;
@@ -119,6 +124,7 @@ class MoEPass {
   std::shared_ptr<Layer> layer_;
   DType dtype_;
   int64_t T_, R_ = 0;
+  int64_t expertSlots_ = 0, slots_ = 0;  // C or 0; T·K or E·C
   int H_, F_, E_, K_;
   bool training_, ranRouter_, givenLogits_;
   bool scored_;  // by logits, which have losses and gradients

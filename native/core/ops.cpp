@@ -93,7 +93,7 @@ Gradients routeBackward(const TensorPtr& input, const TensorPtr& weight, const R
 }
 
 PlanRows Plan::rows() const {
-  return {T, R, E, K, block.expertOffsets, block.rowToken, block.rowSlot, block.tokenOffsets, block.tokenRows};
+  return {T, R, E, K, block.expertOffsets, block.rowToken, block.rowSlot, block.tokenOffsets, block.tokenRows, T * K};
 }
 
 PlanPtr plan(const TensorPtr& indices, const TensorPtr& weights, int64_t T, int K, int E, const CapacityRule& rule) {

@@ -4,7 +4,6 @@
 // narrow.cpp.
 #include <algorithm>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "../core/error.h"
@@ -13,6 +12,7 @@
 #include "element.h"
 #include "lowest.h"
 #include "narrow.h"
+#include "route-expert-choice.h"
 #include "route-losses.h"
 #include "route-noise.h"
 #include "route-scores.h"
@@ -20,6 +20,7 @@
 #include "route-sinkhorn.h"
 #include "route-tokens.h"
 #include "route-weights.h"
+#include "route-worker.h"
 
 namespace moe::cpu {
 
@@ -30,6 +31,10 @@ constexpr int64_t tokensPerPiece = 64;
 void clearToken(const RouteForward& f, int64_t t) {
   for (float* rows : {f.logits, f.noisy, f.noiseLogits})
     if (rows) std::fill_n(rows + t * f.E, f.E, 0.0f);
+  if (f.expertSlots > 0) {
+    std::fill_n(f.compared + t * f.E, f.E, -INFINITY);
+    return;
+  }
   std::fill_n(f.indices + t * f.K, f.K, -1);
   std::fill_n(f.scores + t * f.K, f.K, 0.0f);
   std::fill_n(f.weights + t * f.K, f.K, 0.0f);
@@ -134,35 +139,25 @@ void jitterInput(const RouterOptions& router, const RouteNoise& noise, const std
   });
 }
 
-/// What one worker needs for the token it is at.
-struct Worker {
-  Worker(const RowKernels& row, const RouterOptions& router, const LossOptions& losses, int E, int K)
-      : scores(row, router, E),
-        load(router, losses, E, K),
-        counted(K),
-        gradWeights(K),
-        gradScores(K),
-        gradUsed(K),
-        gradP(E),
-        balance(E),
-        gradNoisy(E),
-        gradDeviations(E),
-        noise(E) {}
-
-  TokenScores scores;
-  LoadChances load;
-  std::vector<int32_t> counted;
-  std::vector<double> gradWeights, gradScores, gradUsed;
-  std::vector<float> gradP, balance, gradNoisy, gradDeviations, noise;
-};
-
-std::vector<Worker> workers(const ThreadPool& pool, const RowKernels& row, const RouterOptions& router,
-                            const LossOptions& losses, int E, int K) {
-  return std::vector<Worker>(pool.threads(), Worker(row, router, losses, E, K));
-}
-
 size_t jitterBytes(const RouterOptions& router, const RouteNoise& noise, const void* input, int64_t T, int H) {
   return input && hasJitter(router, noise) ? static_cast<size_t>(T) * H * sizeof(float) : 0;
+}
+
+/// The choices of one token and what they weigh. shifts [E] are those of the Sinkhorn router, or none.
+void choose(const RouteForward& f, int64_t t, TokenScores& token, const std::vector<float>& shifts) {
+  const int E = f.E, K = f.K;
+  int32_t* indices = f.indices + t * K;
+  float* scores = f.scores + t * K;
+  if (!f.givenIndices || f.compared) {
+    const float* compared = shifts.empty() ? token.compared(f.selectionBias) : token.shifted(shifts.data());
+    if (!f.givenIndices) selectTopK(compared, E, K, indices);
+    if (f.compared) std::copy_n(compared, E, f.compared + t * E);
+  }
+  token.ofSelected(indices, K, scores);
+  weigh(f.router, scores, K, f.weights + t * K);
+  if (f.withheld)
+    f.withheld[t] =
+        !keepsSecond(f.secondKey, f.noise.tokenOffset + t, unscaled(f.router, scores, K, 1), f.router.secondThreshold);
 }
 
 }  // namespace
@@ -196,28 +191,25 @@ void CpuBackend::routeForward(const RouteForward& f) {
     Narrow<float>{pool_, row_, live, f.H, E}.forward(jittered, f.weight, f.bias, f.logits);
   });
 
-  const bool compares = !f.givenIndices || f.compared;
   std::vector<float> shifts;  // [E] of the Sinkhorn router
-  if (router.type == RouterType::Sinkhorn && compares) shifts = sinkhornShifts(f, live, pool_);
+  if (router.type == RouterType::Sinkhorn && (!f.givenIndices || f.compared)) shifts = sinkhornShifts(f, live, pool_);
 
+  const bool choosesTokens = f.expertSlots > 0;
   const LossOptions& losses = f.losses;
   const bool cleanSoftmax = losses.importanceOn && losses.importanceFrom == ImportanceFrom::Softmax;
   const bool countsUnbiased = losses.loadBalanceOn && losses.counts == LossCounts::Unbiased;
   const RoutePieces pieces(losses, f.T);
   RouteSums sums(f, pieces);
-  std::vector<Worker> perWorker = workers(pool_, row_, router, losses, E, K);
+  std::vector<RouteWorker> perWorker(pool_.threads(), RouteWorker(row_, router, losses, E, K));
   Lowest badIndex, notFinite;
   pool_.parallelFor(pieces.count(), [&](int64_t piece, int worker) {
-    Worker& own = perWorker[worker];
+    RouteWorker& own = perWorker[worker];
     TokenScores& token = own.scores;
     for (int64_t t = pieces.begin(piece); t < pieces.end(piece); ++t) {
       if (!isLive(f.mask, t)) {
         clearToken(f, t);
         continue;
       }
-      int32_t* indices = f.indices + t * K;
-      float* scores = f.scores + t * K;
-      float* weights = f.weights + t * K;
       if (f.givenIndices && !copyIndices(f, t)) {
         badIndex.note(t);
         continue;
@@ -229,16 +221,12 @@ void CpuBackend::routeForward(const RouteForward& f) {
         continue;
       }
 
-      if (compares) {
-        const float* compared = shifts.empty() ? token.compared(f.selectionBias) : token.shifted(shifts.data());
-        if (!f.givenIndices) selectTopK(compared, E, K, indices);
-        if (f.compared) std::copy_n(compared, E, f.compared + t * E);
-      }
-      token.ofSelected(indices, K, scores);
-      weigh(router, scores, K, weights);
-      if (f.withheld)
-        f.withheld[t] =
-            !keepsSecond(f.secondKey, f.noise.tokenOffset + t, unscaled(router, scores, K, 1), router.secondThreshold);
+      int32_t* indices = choosesTokens ? own.counted.data() : f.indices + t * K;
+      float* weights = choosesTokens ? nullptr : f.weights + t * K;
+      if (choosesTokens)
+        for (int e = 0; e < E; ++e) f.compared[t * E + e] = allowed && !allowed[e] ? -INFINITY : token.scores()[e];
+      else
+        choose(f, t, token, shifts);
 
       if (countsUnbiased) selectTopK(token.noisy(), E, K, own.counted.data());
       if (losses.loadOn) own.load.set(token.open(), token.noisy(), token.noisyDivisor(), rowOf(f.noiseLogits, t, E));
@@ -262,6 +250,7 @@ void CpuBackend::routeForward(const RouteForward& f) {
   if (notFinite.found())
     throw Error(ErrorCode::NonFinite, "router logits of token " + std::to_string(notFinite.value()) + " are not finite",
                 "look for NaN or infinity in the layer's input and in the router's weight");
+  if (choosesTokens) chooseTokens(f, pool_);
   sums.finish();
 }
 
@@ -313,7 +302,7 @@ void productBackward(const RouteBackward& b, const std::vector<int32_t>& live, T
 }  // namespace
 
 void CpuBackend::routeBackward(const RouteBackward& b) {
-  const int E = b.E, K = b.K;
+  const int E = b.E;
   const RouterOptions& router = b.router;
   const LossOptions& losses = b.losses;
   const bool cleanSoftmax = losses.importanceOn && losses.importanceFrom == ImportanceFrom::Softmax;
@@ -324,10 +313,10 @@ void CpuBackend::routeBackward(const RouteBackward& b) {
   const RoutePieces pieces(losses, b.T);
   const RouteSlopes slopes(b);
   std::vector<float> biasSums(b.gradBias ? static_cast<size_t>(pieces.count()) * E : 0);  // [pieces,E]
-  std::vector<Worker> perWorker = workers(pool_, row_, router, losses, E, K);
+  std::vector<RouteWorker> perWorker(pool_.threads(), RouteWorker(row_, router, losses, E, b.K));
 
   pool_.parallelFor(pieces.count(), [&](int64_t piece, int worker) {
-    Worker& own = perWorker[worker];
+    RouteWorker& own = perWorker[worker];
     TokenScores& token = own.scores;
     float *gradP = own.gradP.data(), *gradNoisy = own.gradNoisy.data(), *gradDeviations = own.gradDeviations.data();
     if (losses.loadBalanceOn) slopes.balance(pieces.scopeOf(piece), own.balance.data());
@@ -338,27 +327,16 @@ void CpuBackend::routeBackward(const RouteBackward& b) {
       if (b.gradNoiseLogits) std::fill_n(b.gradNoiseLogits + t * E, E, 0.0f);
       if (!isLive(b.mask, t)) continue;
       const bool inLosses = isLive(b.lossMask, t);
-      const int32_t* indices = b.indices + t * K;
-      const float* scores = b.scores + t * K;
+      const int32_t* indices = b.expertSlots > 0 ? own.counted.data() : b.indices + t * b.K;
+      const int K = b.expertSlots > 0 ? own.takersOf(b, t) : b.K;
+      const float* scores = b.scores ? b.scores + t * b.K : nullptr;
       const int32_t* used = b.used ? b.used + t * K : indices;
       const float* usedScores = b.usedScores ? b.usedScores + t * K : scores;
       const float* noiseLogits = rowOf(b.noiseLogits, t, E);
       token.set(b.logits + t * E, allowedOf(b.allowed, t, E), rowOf(b.noisy, t, E));
 
-      // The weights before drops, which the importance loss is about, and after, where those are others.
-      const int32_t* kept = b.kept ? b.kept + t * K : nullptr;
-      for (int k = 0; k < K; ++k) {
-        own.gradUsed[k] = used[k] < 0 ? 0.0 : b.gradWeights[t * K + k];
-        own.gradWeights[k] = 0;
-        if (losses.importanceOn && !cleanSoftmax && inLosses && indices[k] >= 0)
-          own.gradWeights[k] = slopes.importance()[indices[k]];
-        if (!b.used && !(kept && kept[k])) own.gradWeights[k] += std::exchange(own.gradUsed[k], 0.0);
-      }
-      weighBackward(router, scores, own.gradWeights.data(), K, own.gradScores.data());
-      if (kept)
-        weighKeptBackward(router, usedScores, kept, own.gradUsed.data(), K, own.gradUsed.data());
-      else if (b.used)
-        weighBackward(router, usedScores, own.gradUsed.data(), K, own.gradUsed.data());
+      if (b.expertSlots == 0)
+        own.weightsBackward(b, t, inLosses && losses.importanceOn && !cleanSoftmax ? slopes.importance() : nullptr);
 
       // By P: the load balance, and scores that are picked from it.
       if (losses.loadBalanceOn && inLosses)
