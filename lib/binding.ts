@@ -42,11 +42,13 @@ export const activationCode = {
   'clamped-swiglu': 8,
 } as const;
 
+export const routerCode = { 'top-k': 0, 'expert-choice': 1, sinkhorn: 2, hash: 3, random: 4 } as const;
 export const scoringCode = { softmax: 0, sigmoid: 1 } as const;
 export const noiseCode = { none: 0, jitter: 1, gaussian: 2, learned: 3, gumbel: 4 } as const;
 export const countsCode = { all: 0, 'first-choice': 1, unbiased: 2 } as const;
 
 export interface NativeRouter {
+  type: number;
   scoring: number;
   selectByLogits: boolean;
   renormalize: boolean;
@@ -136,6 +138,7 @@ export interface NativeForwardOptions {
   logits?: TensorHandle;
   noise?: TensorHandle;
   tokenTypes?: TensorHandle;
+  tokenIds?: TensorHandle;
   priorities?: TensorHandle;
   /** Keys the draws in place of the layer's count, which then stays as it is. */
   noiseStep?: number;
@@ -156,6 +159,8 @@ export interface NativeMoEForward {
   weights: TensorHandle;
   kept: TensorHandle;
   actual: TensorHandle | null;
+  /** C of an expert-choice router, whose indices, weights and kept are [E,C]; else 0. */
+  expertSlots: number;
   logits: TensorHandle | null;
 }
 

@@ -11,7 +11,13 @@ import {
 } from './checks.js';
 
 export interface RouterConfig {
-  /** Default 'top-k', the only one this version supports. */
+  /**
+   * 'top-k' (default): each token takes its K best experts. 'expert-choice': each expert takes its C best tokens (Zhou et
+   * al. 2022), C being config.capacity's, with factor 1 when that is dropless. 'sinkhorn': the K best of the scores after
+   * balancing them over the batch; weights are the sigmoid (K = 1) or softmax of the logits, whatever `scoring` and
+   * `selectBy` say (Megatron-LM). 'hash': K experts by a fixed hash of options.tokenIds, weight 1/K. 'random': K experts
+   * drawn for every token, weight 1/K; both without logits, losses or 'router.weight'.
+   */
   type?: 'top-k' | 'expert-choice' | 'sinkhorn' | 'hash' | 'random';
   /** Default 'softmax'. 'sigmoid': each score by itself (DeepSeek-V3); the losses' P is then s / Σs. */
   scoring?: 'softmax' | 'sigmoid';
@@ -128,7 +134,31 @@ export function resolveRouter(name: string, value: unknown, numExperts: number):
   }
   if (given.allowedExperts !== undefined)
     resolved.allowedExperts = resolveAllowed(`${name}.allowedExperts`, given.allowedExperts, numExperts);
+  checkType(name, resolved);
   return resolved;
+}
+
+/** Whether experts are drawn, without logits. */
+export const drawsExperts = (type: ResolvedRouter['type']): boolean => type === 'hash' || type === 'random';
+
+/** Options that mean nothing to a type of router. */
+function checkType(name: string, router: ResolvedRouter): void {
+  const { type } = router;
+  if (type === 'top-k') return;
+  const refuse = (option: keyof ResolvedRouter, given: boolean) => {
+    if (given) throw invalid(`${name}.${option}`, `the default with router.type '${type}'`, router[option]);
+  };
+  refuse('groups', router.groups !== undefined);
+  refuse('selectionBias', router.selectionBias !== undefined);
+  if (drawsExperts(type)) {
+    refuse('bias', router.bias);
+    refuse('noise', router.noise !== undefined);
+  }
+  if (type !== 'expert-choice') return;
+  refuse('selectBy', router.selectBy !== 'scores');
+  refuse('renormalize', router.renormalize !== false);
+  refuse('renormalizeAfterDrop', router.renormalizeAfterDrop);
+  refuse('secondChoice', router.secondChoice !== 'always');
 }
 
 function resolveRenormalize(name: string, value: unknown): ResolvedRouter['renormalize'] {

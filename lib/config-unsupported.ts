@@ -10,9 +10,7 @@ import type { DeviceKind } from './device.js';
 /** Option → what the resolved options ask of it that is missing, as the message shows it; undefined: nothing. */
 type Table<Options> = Record<string, (options: Options) => string | boolean | undefined>;
 
-const router: Table<ResolvedRouter> = {
-  type: ({ type }) => type !== 'top-k' && type,
-};
+const router: Table<ResolvedRouter> = {};
 
 const layer: Table<ResolvedConfig> = {
   gates: ({ gates }) => gates !== 1,
@@ -21,6 +19,7 @@ const layer: Table<ResolvedConfig> = {
 /** What only a layer can do, which has parameters, a count of forwards and calls with options. */
 const routeAlone: Table<ResolvedRouter> = {
   applyWeightTo: ({ applyWeightTo }) => applyWeightTo !== 'output' && applyWeightTo,
+  type: ({ type }) => type !== 'top-k' && type !== 'sinkhorn' && type,
   noise: ({ noise }) => noise !== undefined,
   selectionBias: ({ selectionBias }) => selectionBias !== undefined,
   allowedExperts: ({ allowedExperts }) => allowedExperts !== undefined,
@@ -38,6 +37,7 @@ const planAlone: Table<ResolvedCapacity> = {
 
 /** What the CUDA backend has not yet. */
 const cudaRouter: Table<ResolvedRouter> = {
+  type: ({ type }) => type !== 'top-k' && type,
   scoring: ({ scoring }) => scoring !== 'softmax' && scoring,
   noise: ({ noise }) => noise?.type,
   groups: ({ groups }) => groups !== undefined,
@@ -63,7 +63,6 @@ const cudaLayer: Table<ResolvedConfig> = {
 
 /** Of a forward call's options: the value that asks for nothing. */
 const forward: Record<string, unknown> = {
-  tokenIds: undefined,
   gate: 0,
 };
 

@@ -142,15 +142,16 @@ function checkGranularity(config: ResolvedConfig, granularity: number, networks:
 /** The weight of each of a token's K experts when all score alike, and whether the K add up to the same whatever the scores. */
 function weightsAtUniform({ topK: K, numExperts: E, router }: ResolvedConfig): { each: number; constant: boolean } {
   const { type, scoring, selectBy, renormalize, renormalizeAfterDrop, weightScale } = router;
-  if (type === 'hash' || type === 'random' || renormalizeAfterDrop) return { each: weightScale / K, constant: true };
-  const sigmoid = type === 'sinkhorn' ? K === 1 : scoring === 'sigmoid';
-  const ofSelected = type !== 'sinkhorn' && selectBy === 'logits';
+  if (renormalizeAfterDrop) return { each: weightScale / K, constant: true };
+  const fixed = type === 'hash' || type === 'random';
+  const sigmoid = type === 'sinkhorn' ? K === 1 : !fixed && scoring === 'sigmoid';
+  const ofSelected = fixed || (type !== 'sinkhorn' && selectBy === 'logits');
   const score = sigmoid ? 0.5 : 1 / (ofSelected ? K : E);
   if (!renormalize) return { each: weightScale * score, constant: !sigmoid && (ofSelected || K === E) };
   const { p, epsilon } = renormalize;
   return {
     each: (weightScale * score) / (score * K ** (1 / p) + epsilon),
-    constant: p === 1 && epsilon < 1e-6,
+    constant: fixed || (p === 1 && epsilon < 1e-6),
   };
 }
 

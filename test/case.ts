@@ -47,6 +47,7 @@ export function isCpuOnly({
 }: Case): boolean {
   const balance = typeof losses.loadBalance === 'object' ? losses.loadBalance : undefined;
   return (
+    (router.type ?? 'top-k') !== 'top-k' ||
     router.scoring === 'sigmoid' ||
     router.renormalizeAfterDrop === true ||
     typeof router.secondChoice === 'object' ||

@@ -9,6 +9,7 @@ import { SLOTS } from './cases-capacity.js';
 import { EXPERTS } from './cases-experts.js';
 import { AFTER_DROPS, OVERFLOWS } from './cases-overflow.js';
 import { NOISES, ROUTER_LOSSES, SELECTIONS } from './cases-router.js';
+import { TYPES } from './cases-types.js';
 
 export type { Case };
 
@@ -350,6 +351,7 @@ export const CASES: readonly Case[] = [
   ...ROUTER_LOSSES,
   ...SLOTS,
   ...EXPERTS,
+  ...TYPES,
   ...AFTER_DROPS,
   ...OVERFLOWS,
 ];

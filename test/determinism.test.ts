@@ -73,6 +73,12 @@ const RUNS: Case[] = [
       losses: { importance: 0.1 },
     },
   },
+  ...(['expert-choice', 'sinkhorn'] as const).map((type) => ({
+    name: type,
+    tokens: 300,
+    distribution: 'skewed' as const,
+    config: { hiddenSize: 40, ffnSize: 33, numExperts: 7, topK: 2, router: { type }, losses: { z: 0.1 } },
+  })),
   {
     name: 'one token, wide',
     tokens: 1,

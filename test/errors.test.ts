@@ -36,7 +36,6 @@ describe('a configuration', () => {
     ['ERR_INVALID_ARGUMENT', { losses: { z: Number.POSITIVE_INFINITY } }, /config\.losses\.z.*Infinity/],
     ['ERR_INVALID_ARGUMENT', { dtype: 'int32' }, /config\.dtype.*'bfloat16'.*int32/],
     ['ERR_INVALID_ARGUMENT', { router: { scoring: 'sigmoi' } }, /router\.scoring.*sigmoi/],
-    ['ERR_UNSUPPORTED', { router: { type: 'expert-choice' } }, /router\.type.*expert-choice/],
     ['ERR_INVALID_ARGUMENT', { router: { noise: { type: 'gaussian' } } }, /router\.noise\.std/],
     ['ERR_UNSUPPORTED', { gates: 2 }, /gates/],
   ])('%s for %j', (code, change, message) => {

@@ -13,6 +13,7 @@ import { compareWithReference } from './compare-case.js';
 import { onEachDevice } from './devices.js';
 import { choices, makeProblem, type Problem } from './problem.js';
 import type { LayerConfig } from './reference.js';
+import { drawsExperts } from './reference-router.js';
 import { makeLayer, type Observed, observe } from './run-case.js';
 
 const FULL = process.env.SWITCHYARD_TEST_FULL !== undefined;
@@ -82,6 +83,17 @@ function cpuRouterOptions(numExperts: number, topK: number): fc.Arbitrary<Partia
       secondChoice: maybe(fc.constantFrom({ type: 'random' as const, threshold: 0.3 }, 'always' as const)),
     })
     .map(present);
+}
+
+/** Other routers in place of top-K, without what means nothing to them. */
+function typed(router: Router): fc.Arbitrary<Router> {
+  const { groups: _, selectionBias: __, ...balanced } = router;
+  const { bias: ___, noise: ____, ...drawn } = balanced;
+  return fc.oneof(
+    { weight: 4, arbitrary: fc.constant(router) },
+    { weight: 1, arbitrary: fc.constant({ ...balanced, type: 'sinkhorn' as const }) },
+    { weight: 1, arbitrary: fc.constantFrom('hash' as const, 'random' as const).map((type) => ({ ...drawn, type })) },
+  );
 }
 
 /** With K = 1 a weight over its own norm is 1 and its gradient 0 exactly: the table has those cases. */
@@ -198,7 +210,7 @@ const cases = (extra: boolean): fc.Arbitrary<Case> =>
         router: extra
           ? fc
               .tuple(routerOptions(topK), cpuRouterOptions(size.numExperts, topK))
-              .map(([some, others]) => ({ ...some, ...others }))
+              .chain(([some, others]) => typed({ ...some, ...others }))
           : routerOptions(topK),
         capacity: extra ? cpuCapacityOptions : capacityOptions,
         experts: expertOptions,
@@ -219,8 +231,14 @@ const cases = (extra: boolean): fc.Arbitrary<Case> =>
           .map(({ ownLogits, ...options }) => ({ ...options, ownLogits: options.routing ? undefined : ownLogits }))
           .map(present),
       })
-      .map(({ rest, ...options }) => ({ name: 'random', tokens, config: { ...size, topK, ...options }, ...rest })),
+      .map(({ rest, ...options }) => ({ name: 'random', tokens, config: { ...size, topK, ...options }, ...rest }))
+      .map(withoutLogits),
   );
+
+/** Routers that draw have none, also not the caller's. */
+function withoutLogits({ ownLogits, ...rest }: Case): Case {
+  return drawsExperts(rest.config.router ?? {}) || !ownLogits ? rest : { ...rest, ownLogits };
+}
 
 const seeds = fc.integer({ min: 1, max: 1000 });
 
@@ -288,6 +306,7 @@ function expectInvariants(testCase: Case, problem: Problem, observed: Observed):
       !observed.actual &&
       config.capacity.priority === 'score' &&
       observed.logits &&
+      (config.router?.type ?? 'top-k') === 'top-k' &&
       !config.router?.noise &&
       !isUnreported(testCase)
     )

@@ -5,8 +5,8 @@
  */
 
 import { admit, type CapacityOptions, type Queue, queueKey } from './reference-capacity.js';
-import { row, type Vector } from './reference-math.js';
-import { comparedValues, type RouterOptions, restrictToGroups, topK } from './reference-router.js';
+import type { Vector } from './reference-math.js';
+import { type RouterOptions, restrictToGroups, topK } from './reference-router.js';
 
 const NEAR_TIE = 1e-5;
 
@@ -27,17 +27,16 @@ function range(values: Iterable<number>): number {
   return high > low ? high - low : 0;
 }
 
-/** Checks foreign indices [T,K] against v [T,E], the noisy logits. */
+/** Checks foreign indices [T,K] against what the choice of each token compared [E]. */
 export function adoptIndices(
   foreign: ArrayLike<number>,
-  v: Vector,
+  comparedBy: (token: number) => Vector,
   live: readonly boolean[],
   numExperts: number,
   k: number,
   router: RouterOptions = {},
-  selectionBias?: Vector,
 ): Int32Array {
-  const compared = live.map((isLive, t) => isLive && comparedValues(row(v, t, numExperts), router, selectionBias));
+  const compared = live.map((isLive, t) => isLive && comparedBy(t));
   const tolerance = NEAR_TIE * range(compared.flatMap((values) => (values ? [...values].filter(Number.isFinite) : [])));
   if (foreign.length !== live.length * k) throw new Error(`adopt: ${foreign.length} indices for ${live.length}×${k}`);
   compared.forEach((all, t) => {

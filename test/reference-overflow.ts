@@ -16,15 +16,8 @@ import {
 } from './reference-capacity.js';
 import { row, sum, type Vector } from './reference-math.js';
 import { draws, unit } from './reference-noise.js';
-import { drawKey, type Routing } from './reference-route.js';
-import {
-  comparedValues,
-  type RouterOptions,
-  restrictToGroups,
-  scoreSelected,
-  weigh,
-  weighBackward,
-} from './reference-router.js';
+import { comparedBy, drawKey, type Routing } from './reference-route.js';
+import { type RouterOptions, restrictToGroups, scoreSelected, weigh, weighBackward } from './reference-router.js';
 
 export interface Placement {
   capacity: number | null;
@@ -52,7 +45,7 @@ export function place(
     draws: draws(tokens, E, drawKey(config, call, 'queue')),
     withheld: routerRuns ? withheldSeconds(config, call, scores, topK, tokens) : undefined,
     compared: routerRuns
-      ? (t) => restrictToGroups(comparedValues(row(routing.v, t, E), router, selectionBias), router)
+      ? (t) => restrictToGroups(comparedBy(routing, t, E, router, selectionBias), router)
       : undefined,
   };
   const most = capacityOf(options, {

@@ -11,13 +11,14 @@
 
 import type { Decisions } from './reference-adopt.js';
 import type { CapacityOptions } from './reference-capacity.js';
+import { expertSlots } from './reference-expert-choice.js';
 import { type Activation, type Ffn, ffnBackward, ffnForward, isGated } from './reference-experts.js';
 import { balancingLosses, type LossCoefficients, type LossOptions, type LossResult } from './reference-losses.js';
 import { addScaled, dot, row, sigmoid, sum, type Vector } from './reference-math.js';
 import { dropoutFactors } from './reference-noise.js';
 import { type Placement, place } from './reference-overflow.js';
 import { drawKey, type Routing, route, routeBackward } from './reference-route.js';
-import { probabilities, type RouterOptions } from './reference-router.js';
+import { drawsExperts, effective, probabilities, type RouterOptions } from './reference-router.js';
 
 export interface LayerConfig {
   hiddenSize: number;
@@ -50,6 +51,7 @@ export interface Call {
   noise?: Vector; // [T,E], in place of what is drawn
   priorities?: Vector; // [T,K], larger first
   tokenTypes?: ArrayLike<number>; // [T]
+  tokenIds?: ArrayLike<number>; // [T]
   noiseStep?: number;
   tokenOffset?: number;
   losses?: LossCoefficients;
@@ -104,7 +106,8 @@ export interface Gradients {
 export function parameterShapes(config: LayerConfig): Record<string, number[]> {
   const { hiddenSize: H, ffnSize: F, numExperts: E, experts = {} } = config;
   const gated = isGated(experts.activation ?? 'swiglu');
-  const shapes: Record<string, number[]> = { 'router.weight': [E, H] };
+  const shapes: Record<string, number[]> = {};
+  if (!drawsExperts(config.router ?? {})) shapes['router.weight'] = [E, H];
   if (config.router?.bias) shapes['router.bias'] = [E];
   if (config.router?.noise?.type === 'learned') shapes['router.noise'] = [E, H];
   if (config.router?.selectionBias) shapes['router.selectionBias'] = [E];
@@ -148,19 +151,28 @@ function sharedOf(parameters: Parameters): Ffn {
 
 // ------------------------------------------------------------------------------------------------------------ forward
 
-export function forward(config: LayerConfig, parameters: Parameters, call: Call): Forward {
-  const { hiddenSize: H, numExperts: E } = config;
-  const router = config.router ?? {};
-  const topK = call.topK ?? config.topK;
+export function forward(configured: LayerConfig, parameters: Parameters, call: Call): Forward {
+  const { hiddenSize: H, numExperts: E } = configured;
+  const expertsChoose = configured.router?.type === 'expert-choice';
+  const topK = expertsChoose ? E : (call.topK ?? configured.topK);
+  const router = effective(configured.router ?? {}, topK);
+  const config = { ...configured, router };
   const tokens = call.input.length / H;
   const live = Array.from({ length: tokens }, (_, t) => call.mask?.[t] !== 0);
   const temperature = call.temperature ?? router.temperature ?? 1;
 
-  const routerRuns = call.routing?.weights === undefined;
+  const routerRuns = call.routing?.weights === undefined && !drawsExperts(router);
   const routing = route(config, parameters, call, { live, topK, temperature });
   const { indices, scores } = routing;
   const selectionBias = parameters['router.selectionBias'];
-  const placement = place(config, call, routing, { topK, tokens, selectionBias });
+  const placement = expertsChoose
+    ? place({ ...config, capacity: { type: 'dropless' } }, withoutDecisions(call), routing, {
+        topK,
+        tokens,
+        selectionBias,
+      })
+    : place(config, call, routing, { topK, tokens, selectionBias });
+  if (expertsChoose) placement.capacity = expertSlots(config, call, tokens);
 
   const counted = live.map((isLive, t) => isLive && call.lossMask?.[t] !== 0);
   const losses = balancingLosses(routerRuns ? (config.losses ?? {}) : {}, routerRuns ? (call.losses ?? {}) : {}, {
@@ -201,6 +213,10 @@ export function forward(config: LayerConfig, parameters: Parameters, call: Call)
   });
   countStats(result);
   return result;
+}
+
+function withoutDecisions({ adopt: _, ...call }: Call): Call {
+  return call;
 }
 
 /** Of the activations of an expert for token t, 'shared' being one too; undefined where nothing is drawn. */
@@ -262,7 +278,7 @@ export function backward(pass: Forward, gradOutput: Vector, lossScale = 1): Grad
     const dWeights = expertsBackward(pass, gradients, t, dy);
     sharedBackward(pass, gradients, t, dy);
     if (gradients.routingWeights) row(gradients.routingWeights, t, pass.topK).set(dWeights);
-    else routeBackward(pass, gradients, t, dWeights, lossScale);
+    else if (pass.logits) routeBackward(pass, gradients, t, dWeights, lossScale);
   });
   return gradients;
 }
@@ -350,7 +366,7 @@ function countStats(pass: Forward): void {
     });
     const made = chosen.filter((e) => e >= 0).length;
     stats.droppedAssignments += made - sum(kept);
-    if (made > 0 && sum(kept) === 0) stats.droppedTokens += 1;
+    if ((made > 0 || pass.routing.chosen) && sum(kept) === 0) stats.droppedTokens += 1;
     const u = row(pass.routing.u, t, E);
     if (pass.logits) addScaled(probability, 1 / stats.tokens, probabilities(u, pass.config.router ?? {}));
   }

@@ -62,6 +62,7 @@ export function runForward(layer: MoELayer, testCase: Case, problem: Problem): M
   if (problem.noise) options.noise = tensor(problem.noise, config.numExperts);
   if (problem.priorities) options.priorities = tensor(problem.priorities, choices(testCase));
   if (problem.tokenTypes) options.tokenTypes = tensor(problem.tokenTypes);
+  if (problem.tokenIds) options.tokenIds = tensor(problem.tokenIds);
   if (problem.indices) {
     options.routing = { indices: tensor(problem.indices, choices(testCase)) };
     if (problem.weights) options.routing.weights = tensor(problem.weights, choices(testCase));

@@ -73,6 +73,7 @@ class Backend {
   virtual void selectionBiasStep(const SelectionBiasStep&) = 0;
 
   virtual void buildPlan(const BuildPlan&) = 0;
+  virtual void buildExpertPlan(const BuildExpertPlan&) { throw notOnThisDevice(); }
   virtual void dispatch(const Dispatch&) = 0;
   virtual void combine(const Combine&) = 0;
   virtual void combineBackward(const CombineBackward&) = 0;

@@ -67,7 +67,7 @@ Dropout MoEPass::dropoutOf(NoisePurpose purpose, const ForwardCall& call) const 
           .tokenOffset = call.tokenOffset};
 }
 
-PlanRows MoEPass::rows() const { return planRows(statistics_.block, T_, R_, E_, K_); }
+PlanRows MoEPass::rows() const { return planRows(statistics_.block, T_, R_, E_, choosesTokens() ? E_ : K_, slots_); }
 
 // ------------------------------------------------------------------------------------------------ backward
 

@@ -1,6 +1,7 @@
 // The order of the stages, and nothing of how they are done: route → plan → experts → combine, shared experts beside
 // them; backward is the exact reverse. Each stage's own part is in the file of its name. Each queued closure holds raw
 // pointers; see tensor.h for why that is safe.
+#include <algorithm>
 #include <string>
 
 #include "../shared/noise.h"
@@ -28,11 +29,13 @@ MoEPass::MoEPass(std::shared_ptr<Layer> layer, const TensorPtr& input, const For
       tokenTypes_(call.tokenTypes) {
   if (input->size() % H_ != 0) throw Error(ErrorCode::Shape, "input must have a whole number of rows");
   T_ = input->size() / H_;
-  if (!ranRouter_) losses_ = {};
+  scored_ = ranRouter_ && !router_.draws();
+  router_.fixScoring(K_);
+  if (!scored_) losses_ = {};
   checkCall(call);
   const bool ownNoise =
       router_.noise == NoiseType::None || call.noise || (router_.noise == NoiseType::Jitter && call.logits);
-  noise_ = {.drawn = training_ && ranRouter_ && !ownNoise,
+  noise_ = {.drawn = training_ && scored_ && !ownNoise,
             .key = noiseKey(layer_->seed, NoisePurpose::Router, stepOf(call)),
             .tokenOffset = call.tokenOffset};
   dropout_ = dropoutOf(NoisePurpose::ExpertDropout, call);
@@ -40,11 +43,19 @@ MoEPass::MoEPass(std::shared_ptr<Layer> layer, const TensorPtr& input, const For
   secondKey_ = noiseKey(layer_->seed, NoisePurpose::SecondChoice, stepOf(call));
   capacity_ = call.capacity.resolve(T_, K_, E_, training_);
   if (call.priorities) capacity_.priority = Priority::Given;
+  slots_ = T_ * K_;
   R_ = maxRows(capacity_, T_, K_, E_);
+  if (router_.type == RouterType::ExpertChoice) {
+    CapacityRule rule = call.capacity;
+    rule.limited = true;  // dropless has the factor 1
+    expertSlots_ = std::min(T_, rule.resolve(T_, K_, E_, training_).slots);
+    R_ = slots_ = E_ * expertSlots_;
+    if (slots_ > INT32_MAX) throw Error(ErrorCode::Shape, "experts would choose more than 2^31 - 1 tokens in all");
+  }
 
   Device& device = *layer_->device;
-  for (const TensorPtr& tensor : {input_, mask_, lossMask_, tokenTypes_, call.routingIndices, call.routingWeights,
-                                  call.logits, call.noise, call.priorities})
+  for (const TensorPtr& tensor : {input_, mask_, lossMask_, tokenTypes_, call.tokenIds, call.routingIndices,
+                                  call.routingWeights, call.logits, call.noise, call.priorities})
     if (tensor) device.materialise(tensor);
 
   output_ = device.empty(dtype_, T_ * H_);
@@ -77,9 +88,12 @@ void MoEPass::checkCall(const ForwardCall& call) const {
   checkOptional(call.logits, T_ * E_, DType::Float32, "logits");
   checkOptional(call.noise, T_ * E_, DType::Float32, "noise");
   checkOptional(call.tokenTypes, T_, DType::Int32, "tokenTypes");
+  checkOptional(call.tokenIds, T_, DType::Int32, "tokenIds");
   checkOptional(call.priorities, T_ * K_, DType::Float32, "priorities");
   if (layer_->allowedExperts && ranRouter_ && !call.tokenTypes)
     throw Error(ErrorCode::InvalidArgument, "tokenTypes must be given to a layer with router.allowedExperts");
+  if (router_.type == RouterType::Hash && ranRouter_ && !call.tokenIds)
+    throw Error(ErrorCode::InvalidArgument, "tokenIds must be given to a layer with a hash router");
   if (T_ * K_ > INT32_MAX) throw Error(ErrorCode::Shape, "input has more tokens times choices than 2^31 - 1");
   if (losses_.sequenceLength > 0 && T_ % losses_.sequenceLength != 0)
     throw Error(ErrorCode::Shape, "input must have a multiple of losses.loadBalance.sequenceLength (" +
@@ -115,9 +129,9 @@ MoEGradients MoEPass::backward(const TensorPtr& gradOutput, float lossScale) {
   BackwardCall call{.gradOutput = gradOutput, .lossScale = lossScale};
   MoEGradients& gradients = call.gradients;
   gradients.input = device.empty(dtype_, T_ * H_);
-  call.gradWeights = device.empty(DType::Float32, T_ * K_);
+  call.gradWeights = device.empty(DType::Float32, slots_);
   call.gradRows = device.empty(dtype_, R_ * H_);
-  if (ranRouter_) call.gradLogits = device.empty(DType::Float32, T_ * E_);
+  if (scored_) call.gradLogits = device.empty(DType::Float32, T_ * E_);
   if (noiseLogits_) call.gradNoiseLogits = device.empty(DType::Float32, T_ * E_);
   if (layer_->config.sharedSize > 0) call.sharedGradRows = device.empty(dtype_, T_ * H_);
   if (sharedGates_) call.sharedGradGates = device.empty(DType::Float32, T_);
@@ -163,8 +177,8 @@ MoEGradients MoEPass::backward(const TensorPtr& gradOutput, float lossScale) {
                  });
   markGradsWritten({p.gate, p.up, p.down, p.gateBias, p.upBias, p.downBias, p.sharedGate, p.sharedUp, p.sharedDown,
                     p.sharedOutputGate});
-  if (ranRouter_) markGradsWritten({p.routerBias});
-  if (ranRouter_ && !givenLogits_) markGradsWritten({p.routerWeight});
+  if (scored_) markGradsWritten({p.routerBias});
+  if (scored_ && !givenLogits_) markGradsWritten({p.routerWeight});
   if (noiseLogits_) markGradsWritten({p.routerNoise});
 
   spent_ = true;

@@ -48,6 +48,7 @@ class CpuBackend final : public Backend {
 
   // permute.cpp
   void buildPlan(const BuildPlan&) override;
+  void buildExpertPlan(const BuildExpertPlan&) override;
   void dispatch(const Dispatch&) override;
   void combine(const Combine&) override;
   void combineBackward(const CombineBackward&) override;

@@ -7,23 +7,12 @@
 #include <utility>
 #include <vector>
 
-#include "../shared/math.h"
 #include "../shared/noise.h"
+#include "order.h"
 
 namespace moe::cpu {
 
 namespace {
-
-/// As integers in the order of the numbers.
-uint32_t risingBits(float number) {
-  const uint32_t bits = floatBits(number + 0.0f);  // -0 becomes 0
-  return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
-}
-
-/// Sorts before every key of a lower order; of equal ones by index.
-uint64_t fallingKey(uint32_t order, int64_t index) { return uint64_t{~order} << 32 | static_cast<uint32_t>(index); }
-
-int64_t indexOf(uint64_t key) { return static_cast<int64_t>(key & 0xffffffffu); }
 
 /// The assignments of tokens [begin, end) in the order in which they queue for the slots.
 class Queue {

@@ -109,6 +109,12 @@ const float* TokenScores::compared(const float* selectionBias) {
   return compared_.data();
 }
 
+const float* TokenScores::shifted(const float* shifts) {
+  for (int e = 0; e < E_; ++e)
+    compared_[e] = allowed_ && !allowed_[e] ? -INFINITY : noisy()[e] / noisyDivisor() + shifts[e];
+  return compared_.data();
+}
+
 void TokenScores::probabilitiesBackward(const float* gradP, float* gradLogits) const {
   const float* P = probabilities_.data();
   const int64_t top = std::max_element(open_, open_ + E_) - open_;

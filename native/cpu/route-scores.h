@@ -38,6 +38,9 @@ class TokenScores {
   /// [E] what the choice compares, minus infinity where nothing may be chosen. selectionBias [E] or null.
   const float* compared(const float* selectionBias);
 
+  /// [E] the logits with noise plus shifts, minus infinity where not allowed: what the Sinkhorn router compares.
+  const float* shifted(const float* shifts);
+
   /// gradLogits [E] += back from the gradient of P.
   void probabilitiesBackward(const float* gradP, float* gradLogits) const;
   /// gradNoisy [E] += back from gradScores [K] of the selected experts, indices [K].

@@ -5,6 +5,7 @@
 
 #include "backend.h"
 #include "route-scores.h"
+#include "route-tokens.h"
 #include "route-weights.h"
 
 namespace moe::cpu {
@@ -12,6 +13,15 @@ namespace moe::cpu {
 namespace {
 
 constexpr int64_t tokensPerPiece = 64;
+
+void score(const SettleWeights& s, int64_t t, TokenScores& token, const int32_t* used, float* scores) {
+  if (s.router.draws()) {
+    for (int k = 0; k < s.K; ++k) scores[k] = used[k] < 0 ? 0.0f : 1.0f / static_cast<float>(s.K);
+    return;
+  }
+  token.set(s.logits + t * s.E, allowedOf(s.allowed, t, s.E), rowOf(s.noisy, t, s.E));
+  token.ofSelected(used, s.K, scores);
+}
 
 }  // namespace
 
@@ -31,10 +41,7 @@ void CpuBackend::settleWeights(const SettleWeights& s) {
         if (std::equal(used, used + K, indices)) {
           std::copy_n(scores, K, usedScores);
         } else {
-          const int32_t* allowed =
-              s.allowed.table ? s.allowed.table + static_cast<int64_t>(s.allowed.tokenTypes[t]) * E : nullptr;
-          token.set(s.logits + t * E, allowed, s.noisy ? s.noisy + t * E : nullptr);
-          token.ofSelected(used, K, usedScores);
+          score(s, t, token, used, usedScores);
           weigh(s.router, usedScores, K, weights);
           for (int k = 0; k < K; ++k)
             if (!kept[k]) weights[k] = 0;

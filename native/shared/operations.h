@@ -53,6 +53,9 @@ struct RouteForward {
   const int32_t* mask;          // [T] or null; 0 = padding
   const int32_t* lossMask;      // [T] or null; 0 = counts in no loss
   uint64_t secondKey;           // keys the random second choice, by noise.tokenOffset
+  uint64_t expertKey;           // keys the drawn experts: by noise.tokenOffset, or by the id with tokenIds
+  const int32_t* tokenIds;      // [T] for the hash router, else null
+  int64_t expertSlots;          // C where experts choose: indices and weights are then [E,C], of tokens; else 0
 
   float* logits;  // [T,E] after bias, before temperature; rows of masked tokens 0; null with givenWeights
   float* noisy;   // [T,E] logits over the temperature, with noise; -inf for experts not allowed; null without noise
@@ -60,7 +63,8 @@ struct RouteForward {
   int32_t* indices;    // [T,K] in falling order of the score; -1 for masked tokens, and where no expert is left
   float* scores;       // [T,K] the selected scores, before renormalisation and scale (the 'score' queue priority)
   float* weights;      // [T,K] the final gate weights, before drops
-  float* compared;     // [T,E] what the choice compared, minus infinity where nothing may be chosen; null to skip
+  float* compared;     // [T,E] what the choice compared, minus infinity where nothing may be chosen; null to skip, but
+                       // not where experts choose
   int32_t* withheld;   // [T] 1 where the random second choice is not kept; null without
   float* lossCounts;  // [scopes,E] assignments per expert that the load-balance loss counts; null when that loss is off
   float* lossTokens;  // [scopes] tokens that count in it; likewise
@@ -102,7 +106,10 @@ struct RouteBackward {
   const int32_t* used;       // [T,K] the experts whose scores made the weights; null: `indices`
   const float* usedScores;   // [T,K] their scores; null: `scores`
   const int32_t* kept;       // [T,K] 0/1; for renormalizeAfterDrop, else null
-  const float* gradWeights;  // [T,K] dL/d(weight): 0 where dropped, unless the residual path carries it
+  // Where experts choose, C and the plan's rows of each token tell its experts; else 0 and null.
+  int64_t expertSlots;
+  const int32_t *tokenOffsets, *tokenRows, *rowSlot;
+  const float* gradWeights;  // [T,K] or [E,C] dL/d(weight): 0 where dropped, unless the residual path carries it
 
   float* gradLogits;       // [T,E], always written
   void* gradInput;         // [T,H] += the router's share; null to skip
@@ -162,6 +169,7 @@ struct PlanRows {
   const int32_t* rowSlot;        // [R] index into [T,K] of the row's weight, -1 past the end
   const int32_t* tokenOffsets;   // [T+1]
   const int32_t* tokenRows;      // [R] the rows of each token, in order of choice; -1 past the end
+  int64_t slots;                 // T·K, or E·C where experts choose; a token then has up to K = E rows
 };
 
 struct BuildPlan {
@@ -191,6 +199,24 @@ struct BuildPlan {
   int32_t* totals;         // [PlanTotal::count]
 
   void* workspace;
+};
+
+/// The plan of what experts chose: every choice is a row, in order of expert and choice.
+struct BuildExpertPlan {
+  int64_t T, C;
+  int E;
+  const int32_t* indices;  // [E,C] tokens, each at most once for an expert; -1 = none, after all others
+  const int32_t* mask;     // [T] or null; for the count of tokens
+
+  int32_t* kept;           // [E,C] 0/1
+  int32_t* expertOffsets;  // [E+1]
+  int32_t* rowToken;       // [E·C]
+  int32_t* rowSlot;        // [E·C]
+  int32_t* tokenOffsets;   // [T+1]
+  int32_t* tokenRows;      // [E·C]
+  int32_t* assigned;       // [E]
+  int32_t* keptCounts;     // [E]
+  int32_t* totals;         // [PlanTotal::count]; a token that nobody chose counts as dropped
 };
 
 /// Layout of BuildPlan::totals. A token is one with at least one assignment; slots per expert and group, -1: no limit.

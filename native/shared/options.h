@@ -8,12 +8,14 @@
 
 namespace moe {
 
+enum class RouterType : int32_t { TopK, ExpertChoice, Sinkhorn, Hash, Random };
 enum class Scoring : int32_t { Softmax, Sigmoid };
 enum class SelectBy : int32_t { Scores, Logits };
 enum class NoiseType : int32_t { None, Jitter, Gaussian, Learned, Gumbel };
 enum class GroupScore : int32_t { Max, Top2Sum };
 
 struct RouterOptions {
+  RouterType type = RouterType::TopK;
   Scoring scoring = Scoring::Softmax;
   SelectBy selectBy = SelectBy::Scores;
   bool renormalize = false;
@@ -26,6 +28,16 @@ struct RouterOptions {
   GroupScore groupScore = GroupScore::Max;
   bool renormalizeAfterDrop = false;  // weights over the sum of those whose choices found a slot
   float secondThreshold = 0;          // the second choice is kept with probability weight / threshold; 0: always
+
+  /// Whether experts are drawn: there are no logits then, no losses, and all weights are equal.
+  MOE_MEMBER bool draws() const { return type == RouterType::Hash || type == RouterType::Random; }
+
+  /// Sinkhorn weighs a single choice by its sigmoid and several by their softmax over all experts, whatever it is told.
+  void fixScoring(int topK) {
+    if (type != RouterType::Sinkhorn) return;
+    scoring = topK == 1 ? Scoring::Sigmoid : Scoring::Softmax;
+    selectBy = SelectBy::Scores;
+  }
 
   /// Added to learned noise's softplus, so that its deviation stays away from 0 (Shazeer et al. 2017).
   static constexpr float minDeviation = 0.01f;
