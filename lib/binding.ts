@@ -50,11 +50,13 @@ export const activationCode = {
   'clamped-swiglu': 8,
 } as const;
 
+export const routerCode = { 'top-k': 0, 'expert-choice': 1, sinkhorn: 2, hash: 3, random: 4 } as const;
 export const scoringCode = { softmax: 0, sigmoid: 1 } as const;
 export const noiseCode = { none: 0, jitter: 1, gaussian: 2, learned: 3, gumbel: 4 } as const;
 export const countsCode = { all: 0, 'first-choice': 1, unbiased: 2 } as const;
 
 export interface NativeRouter {
+  type: number;
   scoring: number;
   selectByLogits: boolean;
   renormalize: boolean;
@@ -69,6 +71,9 @@ export interface NativeRouter {
   groupCount: number;
   groupKeep: number;
   groupsByTop2Sum: boolean;
+  renormalizeAfterDrop: boolean;
+  /** 0: the second choice is always kept. */
+  secondThreshold: number;
 }
 
 export interface NativeCapacity {
@@ -88,6 +93,7 @@ export interface NativeCapacity {
   dynamic: boolean;
   targetDropRate: number;
   priority: number;
+  overflow: number;
   firstChoicesFirst: boolean;
 }
 
@@ -140,6 +146,7 @@ export interface NativeForwardOptions {
   logits?: TensorHandle;
   noise?: TensorHandle;
   tokenTypes?: TensorHandle;
+  tokenIds?: TensorHandle;
   priorities?: TensorHandle;
   /** Keys the draws in place of the layer's count, which then stays as it is. */
   noiseStep?: number;
@@ -159,6 +166,9 @@ export interface NativeMoEForward {
   indices: TensorHandle;
   weights: TensorHandle;
   kept: TensorHandle;
+  actual: TensorHandle | null;
+  /** C of an expert-choice router, whose indices, weights and kept are [E,C]; else 0. */
+  expertSlots: number;
   logits: TensorHandle | null;
 }
 

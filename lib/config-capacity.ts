@@ -36,7 +36,13 @@ export type CapacityConfig =
       priority?: 'position' | 'score' | 'random';
       /** All first choices queue before any second choice (GShard). Default true. */
       firstChoicesFirst?: boolean;
-      /** 'drop' (default): a dropped assignment contributes 0 (Switch). The others are not supported yet. */
+      /**
+       * What becomes of an assignment that finds its expert full. 'drop' (default): it contributes 0 (Switch). 'residual':
+       * weight · x, and still counts as dropped, with routing.weights and kept 0. 'next-choice': in rounds, those without
+       * a slot ask the best expert, among those with room at the start of the round, that their token has not tried; slots
+       * go in queue order. routing.actual has the experts used; the weights are those of their scores (no token left behind,
+       * Switch Transformer). With the caller's weights there is no next choice.
+       */
       overflow?: 'drop' | 'next-choice' | 'residual';
       /**
        * ⌈buffer · E · C⌉ extra slots, shared by all experts of a group of tokens: in queue order, whoever finds its

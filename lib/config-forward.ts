@@ -2,8 +2,9 @@
 // it walks the given names once and makes one object.
 import type { NativeForwardOptions } from './binding.js';
 import { checkBoolean, checkInteger, checkNumber, checkOptions, invalid } from './checks.js';
-import { checkGroups, checkLoad, type ResolvedConfig } from './config.js';
+import { checkGroups, checkLoad, checkLossOf, type ResolvedConfig } from './config.js';
 import { checkCoefficient } from './config-experts.js';
+import { drawsExperts } from './config-router.js';
 import { rejectUnsupportedForward } from './config-unsupported.js';
 import type { DeviceContext } from './context.js';
 import { checkShaped, checkTensor, type Tensor } from './tensor.js';
@@ -11,7 +12,7 @@ import { checkShaped, checkTensor, type Tensor } from './tensor.js';
 export interface ForwardOptions {
   /** Keep what backward needs and use the training capacity. Default true. */
   training?: boolean;
-  /** [T] int32. Not supported yet, like every router that needs it. */
+  /** [T] int32: what the hash router goes by. Needed with that, else unused. */
   tokenIds?: Tensor;
   /** [T] int32 from 0: which list of config.router.allowedExperts holds for each token. Needed with that, else unused. */
   tokenTypes?: Tensor;
@@ -133,6 +134,9 @@ export function forwardCall(
       case 'tokenTypes':
         call.tokenTypes = checkShaped('options.tokenTypes', option, context, 'int32', perToken, '[T]');
         break;
+      case 'tokenIds':
+        call.tokenIds = checkShaped('options.tokenIds', option, context, 'int32', perToken, '[T]');
+        break;
       case 'noiseStep':
       case 'tokenOffset':
         call[name as 'noiseStep' | 'tokenOffset'] = checkInteger(`options.${name}`, option, 0, Number.MAX_SAFE_INTEGER);
@@ -153,11 +157,29 @@ export function forwardCall(
   }
   if (call.routingWeights !== undefined && call.logits !== undefined)
     throw invalid('options.logits', 'no logits beside routing.weights: the router does not run', given.logits);
+  checkRouted(call, config, given);
   checkTypes(call, config);
   return call;
 }
 
+/** What a router that does not go by logits, or by tokens, cannot be given. */
+function checkRouted(call: NativeForwardOptions, { router: { type } }: ResolvedConfig, given: ForwardOptions): void {
+  const refuse = (name: 'logits' | 'noise' | 'routing' | 'priorities', what: string) => {
+    if (given[name] !== undefined) throw invalid(`options.${name}`, `${what} with router.type '${type}'`, given[name]);
+  };
+  if (drawsExperts(type) && call.routingWeights === undefined) {
+    refuse('logits', 'none: experts are drawn');
+    refuse('noise', 'none: experts are drawn');
+  }
+  if (type === 'expert-choice') {
+    refuse('routing', 'none: experts choose tokens');
+    refuse('priorities', 'none: experts choose tokens');
+  }
+}
+
 function checkTypes(call: NativeForwardOptions, { router }: ResolvedConfig): void {
+  if (router.type === 'hash' && call.tokenIds === undefined && call.routingWeights === undefined)
+    throw invalid('options.tokenIds', "the id of every token, for config.router.type 'hash'", undefined);
   if (router.allowedExperts && call.tokenTypes === undefined && call.routingWeights === undefined)
     throw invalid('options.tokenTypes', 'the type of every token, for config.router.allowedExperts', undefined);
 }
@@ -174,6 +196,9 @@ function addLosses(call: NativeForwardOptions, config: ResolvedConfig, value: un
   for (const name of ['loadBalance', 'importance', 'load', 'z'] as const) {
     if (given[name] !== undefined) call[name] = checkCoefficient(`options.losses.${name}`, given[name]);
   }
+  for (const name of ['loadBalance', 'load'] as const) checkLossOf('options.losses', name, call[name], config.router);
+  if (config.losses.importance?.from !== 'softmax')
+    checkLossOf('options.losses', 'importance', call.importance, config.router);
   if (call.load !== undefined) checkLoad('options.losses.load', config);
 }
 

@@ -11,7 +11,13 @@ import {
 } from './checks.js';
 
 export interface RouterConfig {
-  /** Default 'top-k', the only one this version supports. */
+  /**
+   * 'top-k' (default): each token takes its K best experts. 'expert-choice': each expert takes its C best tokens (Zhou et
+   * al. 2022), C being config.capacity's, with factor 1 when that is dropless. 'sinkhorn': the K best of the scores after
+   * balancing them over the batch; weights are the sigmoid (K = 1) or softmax of the logits, whatever `scoring` and
+   * `selectBy` say (Megatron-LM). 'hash': K experts by a fixed hash of options.tokenIds, weight 1/K. 'random': K experts
+   * drawn for every token, weight 1/K; both without logits, losses or 'router.weight'.
+   */
   type?: 'top-k' | 'expert-choice' | 'sinkhorn' | 'hash' | 'random';
   /** Default 'softmax'. 'sigmoid': each score by itself (DeepSeek-V3); the losses' P is then s / Σs. */
   scoring?: 'softmax' | 'sigmoid';
@@ -25,7 +31,10 @@ export interface RouterConfig {
    * Default false.
    */
   renormalize?: boolean | { p?: number; epsilon?: number };
-  /** Divide by the sum over the choices that survived the capacity (DeepSpeed, NLLB). Not supported yet. */
+  /**
+   * The weights are weightScale · score over the sum of the scores of the token's choices that found a slot, with or
+   * without `renormalize` (DeepSpeed, NLLB). A token that lost all has weights 0. Default false.
+   */
   renormalizeAfterDrop?: boolean;
   /** Multiplies the weights last (DeepSeek's routed_scaling_factor). Default 1. */
   weightScale?: number;
@@ -52,7 +61,11 @@ export interface RouterConfig {
   groups?: { count: number; keep: number; score: 'max' | 'top2-sum' };
   /** A bias for the choice alone, 'router.selectionBias' [E], stepped by `layer.updateSelectionBias()` (DeepSeek-V3). */
   selectionBias?: { rate: number };
-  /** GShard's random second choice. Default 'always'; the other is not supported yet. */
+  /**
+   * GShard: the second choice is kept with probability min(1, weight / threshold), the weight being the one without
+   * weightScale; drawn per token, keyed like noise, also outside training. Given up, it is dropped before the queue: it
+   * takes no slot and overflows nowhere. Default 'always'.
+   */
   secondChoice?: 'always' | { type: 'random'; threshold: number };
   /**
    * Experts that each token type may use: token type → expert indices; options.tokenTypes of a forward has the types. Where
@@ -121,7 +134,31 @@ export function resolveRouter(name: string, value: unknown, numExperts: number):
   }
   if (given.allowedExperts !== undefined)
     resolved.allowedExperts = resolveAllowed(`${name}.allowedExperts`, given.allowedExperts, numExperts);
+  checkType(name, resolved);
   return resolved;
+}
+
+/** Whether experts are drawn, without logits. */
+export const drawsExperts = (type: ResolvedRouter['type']): boolean => type === 'hash' || type === 'random';
+
+/** Options that mean nothing to a type of router. */
+function checkType(name: string, router: ResolvedRouter): void {
+  const { type } = router;
+  if (type === 'top-k') return;
+  const refuse = (option: keyof ResolvedRouter, given: boolean) => {
+    if (given) throw invalid(`${name}.${option}`, `the default with router.type '${type}'`, router[option]);
+  };
+  refuse('groups', router.groups !== undefined);
+  refuse('selectionBias', router.selectionBias !== undefined);
+  if (drawsExperts(type)) {
+    refuse('bias', router.bias);
+    refuse('noise', router.noise !== undefined);
+  }
+  if (type !== 'expert-choice') return;
+  refuse('selectBy', router.selectBy !== 'scores');
+  refuse('renormalize', router.renormalize !== false);
+  refuse('renormalizeAfterDrop', router.renormalizeAfterDrop);
+  refuse('secondChoice', router.secondChoice !== 'always');
 }
 
 function resolveRenormalize(name: string, value: unknown): ResolvedRouter['renormalize'] {

@@ -10,15 +10,7 @@ import type { DeviceKind } from './device.js';
 /** Option → what the resolved options ask of it that is missing, as the message shows it; undefined: nothing. */
 type Table<Options> = Record<string, (options: Options) => string | boolean | undefined>;
 
-const router: Table<ResolvedRouter> = {
-  type: ({ type }) => type !== 'top-k' && type,
-  renormalizeAfterDrop: (options) => options.renormalizeAfterDrop,
-  secondChoice: ({ secondChoice }) => secondChoice !== 'always' && secondChoice.type,
-};
-
-const capacity: Table<ResolvedCapacity> = {
-  overflow: (options) => options.type !== 'dropless' && options.overflow !== 'drop' && options.overflow,
-};
+const router: Table<ResolvedRouter> = {};
 
 const layer: Table<ResolvedConfig> = {
   gates: ({ gates }) => gates !== 1,
@@ -27,25 +19,36 @@ const layer: Table<ResolvedConfig> = {
 /** What only a layer can do, which has parameters, a count of forwards and calls with options. */
 const routeAlone: Table<ResolvedRouter> = {
   applyWeightTo: ({ applyWeightTo }) => applyWeightTo !== 'output' && applyWeightTo,
+  type: ({ type }) => type !== 'top-k' && type !== 'sinkhorn' && type,
   noise: ({ noise }) => noise !== undefined,
   selectionBias: ({ selectionBias }) => selectionBias !== undefined,
   allowedExperts: ({ allowedExperts }) => allowedExperts !== undefined,
+  renormalizeAfterDrop: (options) => options.renormalizeAfterDrop,
+  secondChoice: ({ secondChoice }) => secondChoice !== 'always' && secondChoice.type,
 };
 
+const overflow = (options: ResolvedCapacity): string | false =>
+  options.type !== 'dropless' && options.overflow !== 'drop' && options.overflow;
+
 const planAlone: Table<ResolvedCapacity> = {
+  overflow,
   priority: (options) => options.type !== 'dropless' && options.priority === 'random' && 'random',
 };
 
 /** What the CUDA backend has not yet. */
 const cudaRouter: Table<ResolvedRouter> = {
+  type: ({ type }) => type !== 'top-k' && type,
   scoring: ({ scoring }) => scoring !== 'softmax' && scoring,
   noise: ({ noise }) => noise?.type,
   groups: ({ groups }) => groups !== undefined,
   selectionBias: ({ selectionBias }) => selectionBias !== undefined,
   allowedExperts: ({ allowedExperts }) => allowedExperts !== undefined,
+  renormalizeAfterDrop: (options) => options.renormalizeAfterDrop,
+  secondChoice: ({ secondChoice }) => secondChoice !== 'always' && secondChoice.type,
 };
 
 const cudaCapacity: Table<ResolvedCapacity> = {
+  overflow,
   type: ({ type }) => type === 'dynamic' && type,
   priority: (options) => options.type !== 'dropless' && options.priority === 'random' && 'random',
   buffer: (options) => options.type === 'fixed' && options.buffer > 0,
@@ -60,7 +63,6 @@ const cudaLayer: Table<ResolvedConfig> = {
 
 /** Of a forward call's options: the value that asks for nothing. */
 const forward: Record<string, unknown> = {
-  tokenIds: undefined,
   gate: 0,
 };
 
@@ -84,14 +86,12 @@ export function rejectUnsupportedRouter(name: string, options: ResolvedRouter, d
 
 /** Of a plan by itself. */
 export function rejectUnsupportedCapacity(name: string, options: ResolvedCapacity, device: DeviceKind): void {
-  reject(name, capacity, options);
   reject(name, planAlone, options, ' outside a layer');
   if (device === 'cuda') reject(name, cudaCapacity, options, onCuda);
 }
 
 export function rejectUnsupported(name: string, config: ResolvedConfig): void {
   reject(`${name}.router`, router, config.router);
-  reject(`${name}.capacity`, capacity, config.capacity);
   reject(name, layer, config);
 }
 

@@ -7,6 +7,7 @@ import {
   type NativeLayerConfig,
   type NativeRouter,
   noiseCode,
+  routerCode,
   scoringCode,
   type TensorHandle,
 } from './binding.js';
@@ -102,10 +103,41 @@ export function resolveConfig(value: unknown): ResolvedConfig {
     seed: given.seed === undefined ? drawSeed() : checkSeed('config.seed', given.seed),
   };
   checkGroups('config.topK', config.topK, config);
+  checkExpertChoice(config);
   if (config.losses.load) checkLoad('config.losses.load', config);
   checkProducts(config);
   rejectUnsupported('config', config);
   return deepFreeze(config);
+}
+
+/** What experts that choose cannot be asked for. */
+function checkExpertChoice({ router, capacity, losses }: ResolvedConfig): void {
+  if (router.type !== 'expert-choice') return;
+  const where = "with router.type 'expert-choice'";
+  if (capacity.type === 'dynamic')
+    throw invalid('config.capacity.type', `'fixed' or 'dropless' ${where}`, capacity.type);
+  if (capacity.type === 'fixed') {
+    const { priority, overflow, buffer, groupSize, firstChoicesFirst } = capacity;
+    if (priority !== 'position') throw invalid('config.capacity.priority', `no queue ${where}`, priority);
+    if (!firstChoicesFirst) throw invalid('config.capacity.firstChoicesFirst', `no queue ${where}`, firstChoicesFirst);
+    if (overflow !== 'drop') throw invalid('config.capacity.overflow', `nothing to overflow ${where}`, overflow);
+    if (buffer > 0) throw invalid('config.capacity.buffer', `0 ${where}`, buffer);
+    if (groupSize !== undefined) throw invalid('config.capacity.groupSize', `the whole batch ${where}`, groupSize);
+  }
+  for (const name of ['loadBalance', 'load'] as const) checkLossOf('config.losses', name, losses[name], router);
+  if (losses.importance?.from === 'gates') checkLossOf('config.losses', 'importance', losses.importance, router);
+}
+
+/** Experts that choose are balanced: of the losses there are importance from the softmax, and z. */
+export function checkLossOf(
+  where: string,
+  name: 'loadBalance' | 'importance' | 'load',
+  value: unknown,
+  { type }: ResolvedRouter,
+): void {
+  if (type !== 'expert-choice' || value === undefined) return;
+  const expected = name === 'importance' ? "{ from: 'softmax' }" : 'no such loss';
+  throw invalid(`${where}.${name}`, `${expected} with router.type 'expert-choice', which is balanced as it is`, value);
 }
 
 /** `topK` experts must fit into the groups that are kept. */
@@ -136,6 +168,7 @@ export function deepFreeze<Value extends object>(value: Value): Value {
 
 export function nativeRouter(router: ResolvedRouter): NativeRouter {
   return {
+    type: routerCode[router.type],
     selectByLogits: router.selectBy === 'logits',
     renormalize: router.renormalize !== false,
     normP: router.renormalize ? router.renormalize.p : 1,
@@ -148,6 +181,8 @@ export function nativeRouter(router: ResolvedRouter): NativeRouter {
     groupCount: router.groups?.count ?? 0,
     groupKeep: router.groups?.keep ?? 0,
     groupsByTop2Sum: router.groups?.score === 'top2-sum',
+    renormalizeAfterDrop: router.renormalizeAfterDrop,
+    secondThreshold: router.secondChoice === 'always' ? 0 : router.secondChoice.threshold,
   };
 }
 
@@ -158,6 +193,7 @@ function noiseScaleOf({ noise }: ResolvedRouter): number {
 
 /** In the order of native/shared/options.h. */
 const priorityCode = { position: 0, score: 1, random: 2 };
+const overflowCode = { drop: 0, 'next-choice': 1, residual: 2 };
 
 export function nativeCapacity(capacity: ResolvedCapacity): NativeCapacity {
   const fixed = capacity.type === 'fixed' ? capacity : undefined;
@@ -174,6 +210,7 @@ export function nativeCapacity(capacity: ResolvedCapacity): NativeCapacity {
     dynamic: dynamic !== undefined,
     targetDropRate: dynamic?.targetDropRate ?? 0,
     priority: priorityCode[capacity.type === 'dropless' ? 'position' : capacity.priority],
+    overflow: overflowCode[capacity.type === 'dropless' ? 'drop' : capacity.overflow],
     firstChoicesFirst: fixed?.firstChoicesFirst ?? true,
   };
 }

@@ -12,6 +12,7 @@ import { checkNumber, checkOptions, invalid, orDefault } from './checks.js';
 import { deepFreeze, type MoEConfig, nativeConfig, type ResolvedConfig, resolveConfig } from './config.js';
 import { activationOf } from './config-experts.js';
 import { type ForwardOptions, forwardCall } from './config-forward.js';
+import { drawsExperts } from './config-router.js';
 import { rejectUnsupportedOn } from './config-unsupported.js';
 import { contextOf, type DeviceContext } from './context.js';
 import type { Device } from './device.js';
@@ -47,7 +48,7 @@ type ParameterShape = readonly [name: string, shape: readonly number[], initial:
 function* parameterShapes(config: ResolvedConfig): Generator<ParameterShape> {
   const { hiddenSize: H, ffnSize: F, numExperts: E, router, experts } = config;
   const { gated } = activationOf(experts);
-  yield ['router.weight', [E, H], scaledNormal(H)];
+  if (!drawsExperts(router.type)) yield ['router.weight', [E, H], scaledNormal(H)];
   if (router.bias) yield ['router.bias', [E], constantInitial(0)];
   if (router.noise?.type === 'learned') yield ['router.noise', [E, H], constantInitial(0)];
   if (router.selectionBias) yield ['router.selectionBias', [E], constantInitial(0)];
@@ -143,7 +144,7 @@ export class MoELayer implements Module {
     const call = forwardCall(context, this.#config, tokens, options);
     call.temperature ??= this.#temperature;
     const { losses } = this.#config;
-    const router = call.routingWeights === undefined;
+    const router = call.routingWeights === undefined && !drawsExperts(this.#config.router.type);
     return new MoEPass(context, native.layerForward(this.#handle, handle, call), {
       shape: input.shape,
       dtype: this.#config.dtype,
@@ -151,6 +152,7 @@ export class MoELayer implements Module {
       topK: call.topK ?? this.#config.topK,
       numExperts: this.#config.numExperts,
       training: call.training,
+      choosesTokens: this.#config.router.type === 'expert-choice',
       loadBalance: router && (call.loadBalance ?? losses.loadBalance) !== undefined,
       importance: router && (call.importance ?? losses.importance) !== undefined,
       load: router && (call.load ?? losses.load) !== undefined,
@@ -221,6 +223,8 @@ interface Call {
   readonly topK: number;
   readonly numExperts: number;
   readonly training: boolean;
+  /** Experts do, instead of tokens choosing experts. */
+  readonly choosesTokens: boolean;
   readonly loadBalance: boolean;
   readonly importance: boolean;
   readonly load: boolean;
@@ -239,7 +243,8 @@ export class MoEPass extends OwningPass {
   /**
    * The router's decisions: indices [T,K] int32 before drops (-1 for masked tokens), final weights [T,K] float32 (0 where
    * dropped), kept [T,K] int32 0/1, and the clean logits [T,E] float32, after bias and before temperature; absent when the
-   * caller gave the weights.
+   * caller gave the weights and where experts are drawn. With the overflow 'next-choice': `actual` [T,K] int32, the experts used, -1 where dropped.
+   * Where experts choose (router.type 'expert-choice'), indices [E,C] are token numbers, with weights and kept [E,C].
    */
   readonly routing: {
     readonly indices: Tensor;
@@ -260,17 +265,20 @@ export class MoEPass extends OwningPass {
     this.#context = context;
     this.#handle = made.pass;
     this.#call = call;
-    const choices = Object.freeze([call.tokens, call.topK]);
+    const choices = Object.freeze(call.choosesTokens ? [call.numExperts, made.expertSlots] : [call.tokens, call.topK]);
     this.output = this.own(new Tensor(context, made.output, call.shape, call.dtype, this));
     const indices = this.own(new Tensor(context, made.indices, choices, 'int32', this));
     const weights = this.own(new Tensor(context, made.weights, choices, 'float32', this));
     const kept = this.own(new Tensor(context, made.kept, choices, 'int32', this));
-    if (made.logits) {
-      const logits = this.own(new Tensor(context, made.logits, [call.tokens, call.numExperts], 'float32', this));
-      this.routing = { indices, weights, kept, logits };
-    } else {
-      this.routing = { indices, weights, kept };
-    }
+    const routing: { -readonly [Name in keyof MoEPass['routing']]: MoEPass['routing'][Name] } = {
+      indices,
+      weights,
+      kept,
+    };
+    if (made.logits)
+      routing.logits = this.own(new Tensor(context, made.logits, [call.tokens, call.numExperts], 'float32', this));
+    if (made.actual) routing.actual = this.own(new Tensor(context, made.actual, choices, 'int32', this));
+    this.routing = routing;
     context.track(this);
   }
 

@@ -14,7 +14,7 @@ export interface MoEStats {
   /** Slots per expert and group of tokens, without the buffer; null without a limit. */
   capacity: number | null;
   droppedAssignments: number;
-  /** Tokens that lost all their experts. */
+  /** Tokens that lost all their experts, or that no expert chose. */
   droppedTokens: number;
   /** Maximum over mean of `assigned`: 1 at perfect balance, E when one expert has everything. */
   imbalance: number;

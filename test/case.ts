@@ -47,7 +47,11 @@ export function isCpuOnly({
 }: Case): boolean {
   const balance = typeof losses.loadBalance === 'object' ? losses.loadBalance : undefined;
   return (
+    (router.type ?? 'top-k') !== 'top-k' ||
     router.scoring === 'sigmoid' ||
+    router.renormalizeAfterDrop === true ||
+    typeof router.secondChoice === 'object' ||
+    (capacity !== undefined && capacity.type !== 'dropless' && (capacity.overflow ?? 'drop') !== 'drop') ||
     [router.noise, router.groups, router.selectionBias, router.allowedExperts].some((option) => option !== undefined) ||
     balance?.counts === 'unbiased' ||
     balance?.scope === 'device' ||

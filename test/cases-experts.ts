@@ -69,6 +69,19 @@ export const EXPERTS: Case[] = [
     call: { noiseStep: 3, tokenOffset: 2 ** 40 + 5 },
     config: { experts: { dropout: 0.4 }, capacity: { type: 'fixed', factor: 0.6 } },
   }),
+  ...(['next-choice', 'residual'] as const).map((overflow) =>
+    odd(`dropout, weights of the input, overflow ${overflow}`, {
+      tokens: 29,
+      distribution: 'skewed',
+      config: {
+        topK: 3,
+        router: { ...INPUT, renormalizeAfterDrop: overflow === 'residual' },
+        capacity: { type: 'fixed', factor: 0.5, overflow },
+        experts: { bias: true, dropout: 0.2 },
+        losses: ALL_LOSSES,
+      },
+    }),
+  ),
   odd('dropout, no effect in evaluation', {
     call: { training: false },
     config: { experts: { dropout: 0.9, shared: { ffnSize: 6 } } },

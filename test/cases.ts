@@ -7,7 +7,9 @@
 import { ALL_LOSSES, type Case, odd } from './case.js';
 import { SLOTS } from './cases-capacity.js';
 import { EXPERTS } from './cases-experts.js';
+import { AFTER_DROPS, OVERFLOWS } from './cases-overflow.js';
 import { NOISES, ROUTER_LOSSES, SELECTIONS } from './cases-router.js';
+import { TYPES } from './cases-types.js';
 
 export type { Case };
 
@@ -349,4 +351,7 @@ export const CASES: readonly Case[] = [
   ...ROUTER_LOSSES,
   ...SLOTS,
   ...EXPERTS,
+  ...TYPES,
+  ...AFTER_DROPS,
+  ...OVERFLOWS,
 ];

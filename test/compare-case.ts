@@ -20,13 +20,15 @@ import {
   parameterShapes,
   type Stats,
 } from './reference.js';
+import type { Decisions } from './reference-adopt.js';
+import { bySlot } from './reference-expert-choice.js';
 import type { Observed, Read } from './run-case.js';
 
 /** The reference on the same numbers, with the layer's choices where they are near-ties. */
 export function referenceFor(
   testCase: Case,
   problem: Problem,
-  decisions: Pick<Observed, 'indices' | 'kept'>,
+  decisions: Decisions,
   parameters = referenceParameters(problem),
 ): Forward {
   return forward(testCase.config, parameters, { ...referenceCall(testCase, problem), adopt: decisions });
@@ -49,7 +51,9 @@ function expectedTensors(testCase: Case, pass: Forward, gradients?: Gradients): 
   const add = (name: string, values: Float64Array | undefined, width: number): void => {
     if (values) tensors.set(name, { values, width });
   };
-  add('weights', pass.weights, K);
+  const { chosen } = pass.routing;
+  if (chosen) add('weights', bySlot(pass.weights, chosen, E), Math.max(1, chosen.length / E));
+  else add('weights', pass.weights, K);
   add('logits', pass.logits, E);
   add('output', pass.output, H);
   if (!gradients) return tensors;
@@ -128,8 +132,9 @@ export function compareWithReference(
   random = false,
   { pass, gradients }: Reference = referenceOf(testCase, problem, observed),
 ): void {
-  expectSame('indices', observed.indices, pass.indices);
-  expectSame('kept', observed.kept, pass.kept);
+  const { chosen } = pass.routing;
+  expectSame('indices', observed.indices, chosen ?? pass.indices);
+  expectSame('kept', observed.kept, chosen ? chosen.map((t) => (t >= 0 ? 1 : 0)) : pass.kept);
   compareStats(observed.stats, pass.stats);
 
   const expected = expectedTensors(testCase, pass, gradients);

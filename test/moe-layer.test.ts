@@ -48,7 +48,7 @@ const references = new Map<string, Reference>();
 
 /** Of a case of the table: computed once for all devices that choose alike. */
 function knownReference(testCase: Case, problem: Problem, observed: Observed): Reference {
-  const key = [problem.dtype, testCase.name, observed.indices, observed.kept].join(' ');
+  const key = [problem.dtype, testCase.name, observed.indices, observed.kept, observed.actual].join(' ');
   const reference = references.get(key) ?? referenceOf(testCase, problem, observed);
   references.set(key, reference);
   return reference;

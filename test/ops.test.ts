@@ -66,7 +66,8 @@ function expectedPlan({ T, E, K, busy = E, capacity = { type: 'dropless' } }: Sh
   const weights = Float32Array.from(indices, () => 0.1 + next());
   const options = capacity as Parameters<typeof capacityOf>[0];
   const slots = capacityOf(options, { tokens: T, topK: K, numExperts: E, training: true });
-  const kept = admit(indices, E, { scores: Float64Array.from(weights) }, K, slots, options);
+  const experts = admit(indices, E, { scores: Float64Array.from(weights) }, K, slots, options);
+  const kept = experts.map((expert) => (expert >= 0 ? 1 : 0));
   const rows: Assignment[] = Array.from(indices, (expert, index) => ({ token: Math.floor(index / K), expert, index }))
     .filter(({ index }) => kept[index] === 1)
     .sort((a, b) => a.expert - b.expert || a.token - b.token);

@@ -23,6 +23,7 @@ export interface Problem {
   noise?: Float32Array; // [T,E], the caller's
   priorities?: Float32Array; // [T,K], the caller's
   tokenTypes?: Int32Array; // [T]
+  tokenIds?: Int32Array; // [T], for the hash router
 }
 
 /** The choices per token of this call. */
@@ -73,8 +74,10 @@ export function makeProblem(testCase: Case, seed = 1, dtype: FloatDType = 'float
     gradOutput: normals(1000 * seed + 101, tokens * H),
   };
 
-  const routerWeight = problem.parameters['router.weight']!;
-  if (distribution === 'ties') {
+  const routerWeight = problem.parameters['router.weight'];
+  if (!routerWeight) {
+    // Nobody wants to go anywhere.
+  } else if (distribution === 'ties') {
     routerWeight.set(integers(1000 * seed + 102, E * H, -1, 1));
     problem.input.set(integers(1000 * seed + 103, tokens * H, -1, 1));
   } else if (distribution !== 'random') {
@@ -100,6 +103,7 @@ export function makeProblem(testCase: Case, seed = 1, dtype: FloatDType = 'float
   if (testCase.ownPriorities) problem.priorities = normals(1000 * seed + 111, tokens * K);
   const types = config.router?.allowedExperts?.length;
   if (types) problem.tokenTypes = integers(1000 * seed + 110, tokens, 0, types - 1);
+  if (config.router?.type === 'hash') problem.tokenIds = integers(1000 * seed + 112, tokens, -5, 5);
   if (testCase.mask) {
     problem.mask = maskOf(testCase.mask, tokens, 1000 * seed + 107);
     poisonMasked(problem, tokens);
@@ -156,6 +160,7 @@ export function referenceCall(testCase: Case, problem: Problem): Call {
   if (problem.noise) call.noise = Float64Array.from(problem.noise);
   if (problem.priorities) call.priorities = Float64Array.from(problem.priorities);
   if (problem.tokenTypes) call.tokenTypes = problem.tokenTypes;
+  if (problem.tokenIds) call.tokenIds = problem.tokenIds;
   if (problem.indices) {
     call.routing = { indices: problem.indices };
     if (problem.weights) call.routing.weights = Float64Array.from(problem.weights);

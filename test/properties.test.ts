@@ -13,6 +13,7 @@ import { compareWithReference } from './compare-case.js';
 import { onEachDevice } from './devices.js';
 import { choices, makeProblem, type Problem } from './problem.js';
 import type { LayerConfig } from './reference.js';
+import { drawsExperts } from './reference-router.js';
 import { makeLayer, type Observed, observe } from './run-case.js';
 
 const FULL = process.env.SWITCHYARD_TEST_FULL !== undefined;
@@ -78,8 +79,21 @@ function cpuRouterOptions(numExperts: number, topK: number): fc.Arbitrary<Partia
       groups: maybe(groups(numExperts, topK)),
       selectionBias: maybe(fc.constant({ rate: 0.01 })),
       allowedExperts: maybe(allowedExperts(numExperts)),
+      renormalizeAfterDrop: topK > 1 ? maybe(fc.boolean()) : fc.constant(undefined),
+      secondChoice: maybe(fc.constantFrom({ type: 'random' as const, threshold: 0.3 }, 'always' as const)),
     })
     .map(present);
+}
+
+/** Other routers in place of top-K, without what means nothing to them. */
+function typed(router: Router): fc.Arbitrary<Router> {
+  const { groups: _, selectionBias: __, ...balanced } = router;
+  const { bias: ___, noise: ____, ...drawn } = balanced;
+  return fc.oneof(
+    { weight: 4, arbitrary: fc.constant(router) },
+    { weight: 1, arbitrary: fc.constant({ ...balanced, type: 'sinkhorn' as const }) },
+    { weight: 1, arbitrary: fc.constantFrom('hash' as const, 'random' as const).map((type) => ({ ...drawn, type })) },
+  );
 }
 
 /** With K = 1 a weight over its own norm is 1 and its gradient 0 exactly: the table has those cases. */
@@ -119,6 +133,8 @@ const capacityOptions: fc.Arbitrary<NonNullable<LayerConfig['capacity']>> = fc.o
     .map(({ limit, rest }) => ({ type: 'fixed' as const, ...limit, ...rest })),
 );
 
+const overflow = fc.constantFrom('drop' as const, 'next-choice' as const, 'residual' as const);
+
 /** What a CUDA device does not have yet. */
 const cpuCapacityOptions: fc.Arbitrary<NonNullable<LayerConfig['capacity']>> = fc.oneof(
   capacityOptions,
@@ -128,6 +144,7 @@ const cpuCapacityOptions: fc.Arbitrary<NonNullable<LayerConfig['capacity']>> = f
       rest: fc
         .record({
           priority: maybe(fc.constantFrom('random' as const, 'score' as const)),
+          overflow: maybe(overflow),
           buffer: maybe(fc.constantFrom(0.1, 0.5, 2)),
           groupSize: maybe(fc.integer({ min: 1, max: 20 })),
         })
@@ -139,6 +156,7 @@ const cpuCapacityOptions: fc.Arbitrary<NonNullable<LayerConfig['capacity']>> = f
     targetDropRate: fc.constantFrom(0, 0.05, 0.3, 1),
     maxFactor: fc.constantFrom(0.5, 1, 3),
     priority: fc.constantFrom('position' as const, 'score' as const, 'random' as const),
+    overflow,
   }),
 );
 
@@ -192,7 +210,7 @@ const cases = (extra: boolean): fc.Arbitrary<Case> =>
         router: extra
           ? fc
               .tuple(routerOptions(topK), cpuRouterOptions(size.numExperts, topK))
-              .map(([some, others]) => ({ ...some, ...others }))
+              .chain(([some, others]) => typed({ ...some, ...others }))
           : routerOptions(topK),
         capacity: extra ? cpuCapacityOptions : capacityOptions,
         experts: expertOptions,
@@ -213,8 +231,14 @@ const cases = (extra: boolean): fc.Arbitrary<Case> =>
           .map(({ ownLogits, ...options }) => ({ ...options, ownLogits: options.routing ? undefined : ownLogits }))
           .map(present),
       })
-      .map(({ rest, ...options }) => ({ name: 'random', tokens, config: { ...size, topK, ...options }, ...rest })),
+      .map(({ rest, ...options }) => ({ name: 'random', tokens, config: { ...size, topK, ...options }, ...rest }))
+      .map(withoutLogits),
   );
+
+/** Routers that draw have none, also not the caller's. */
+function withoutLogits({ ownLogits, ...rest }: Case): Case {
+  return drawsExperts(rest.config.router ?? {}) || !ownLogits ? rest : { ...rest, ownLogits };
+}
 
 const seeds = fc.integer({ min: 1, max: 1000 });
 
@@ -245,9 +269,10 @@ function expectInvariants(testCase: Case, problem: Problem, observed: Observed):
   const { config } = testCase;
   const K = choices(testCase);
   const { indices, kept, weights, stats } = observed;
+  const { actual = indices } = observed;
   const perExpert = new Map<number, number>();
   kept.forEach((flag, a) => {
-    if (flag === 1) perExpert.set(indices[a]!, (perExpert.get(indices[a]!) ?? 0) + 1);
+    if (flag === 1) perExpert.set(actual[a]!, (perExpert.get(actual[a]!) ?? 0) + 1);
     if (indices[a]! < 0) expect(flag, `assignment ${a} is masked`).toBe(0);
     if (flag === 0) expect(weights[a], `weight of dropped assignment ${a}`).toBe(0);
   });
@@ -259,28 +284,53 @@ function expectInvariants(testCase: Case, problem: Problem, observed: Observed):
     expect(count, `rows of expert ${expert}`).toBe(stats.kept[expert]);
     expect(count, `rows of expert ${expert}`).toBeLessThanOrEqual(mostRows(testCase, stats));
   }
+  if (observed.actual) expectNextChoices(testCase, observed);
+  // Second choices that are given up are dropped whether there is room or not.
+  const drawsSecond = typeof config.router?.secondChoice === 'object' && K > 1 && testCase.routing !== 'weights';
   if ((config.capacity?.type ?? 'dropless') === 'dropless') {
     expect(stats.capacity).toBeNull();
-    expectSame(
-      'kept',
-      kept,
-      indices.map((e) => (e >= 0 ? 1 : 0)),
-    );
+    indices.forEach((e, a) => {
+      if (!drawsSecond || a % K !== 1) expect(kept[a], `assignment ${a}`).toBe(e >= 0 ? 1 : 0);
+    });
   } else if (config.capacity && config.capacity.type !== 'dropless' && stats.tokens > 0) {
     const shared = config.capacity.type === 'fixed' && (config.capacity.groupSize || config.capacity.buffer);
     // An expert that dropped somebody is full.
     stats.assigned.forEach((count, e) => {
-      if (count > stats.kept[e]! && !shared) expect(stats.kept[e], `expert ${e} has room`).toBe(stats.capacity);
+      if (count > stats.kept[e]! && !shared && !drawsSecond)
+        expect(stats.kept[e], `expert ${e} has room`).toBe(stats.capacity);
     });
-    if (config.capacity.type === 'dynamic') expectFewSlots(config.capacity, testCase, stats);
+    if (config.capacity.type === 'dynamic' && !drawsSecond) expectFewSlots(config.capacity, testCase, stats);
     if (
       !shared &&
+      !drawsSecond &&
+      !observed.actual &&
       config.capacity.priority === 'score' &&
       observed.logits &&
+      (config.router?.type ?? 'top-k') === 'top-k' &&
       !config.router?.noise &&
       !isUnreported(testCase)
     )
       expectFairDrops(testCase, problem, observed);
+  }
+}
+
+/** A token uses no expert twice, and is left behind only where no other expert has room for it. */
+function expectNextChoices(testCase: Case, { indices, actual, kept, stats }: Observed): void {
+  const { capacity, router } = testCase.config;
+  const K = choices(testCase);
+  const whole = capacity?.type === 'dynamic' || (capacity?.type === 'fixed' && !capacity.groupSize && !capacity.buffer);
+  const choosesAny = !router?.allowedExperts && !router?.groups && !router?.secondChoice && !testCase.routing;
+  for (let start = 0; start < indices.length; start += K) {
+    const own = [...actual!.subarray(start, start + K)].filter((e) => e >= 0);
+    expect(new Set(own).size, `experts of token ${start / K}`).toBe(own.length);
+    for (let a = start; a < start + K; a++) {
+      expect(actual![a]! >= 0, `assignment ${a}`).toBe(kept[a] === 1);
+      if (!whole || !choosesAny || kept[a] === 1 || indices[a]! < 0) continue;
+      stats.kept.forEach((count, e) => {
+        const isOwn = own.includes(e) || indices.subarray(start, start + K).includes(e);
+        if (!isOwn) expect(count, `expert ${e} has room for assignment ${a}`).toBe(stats.capacity);
+      });
+    }
   }
 }
 

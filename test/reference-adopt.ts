@@ -5,15 +5,16 @@
  */
 
 import { admit, type CapacityOptions, type Queue, queueKey } from './reference-capacity.js';
-import { row, type Vector } from './reference-math.js';
-import { comparedValues, type RouterOptions, restrictToGroups, topK } from './reference-router.js';
+import type { Vector } from './reference-math.js';
+import { type RouterOptions, restrictToGroups, topK } from './reference-router.js';
 
 const NEAR_TIE = 1e-5;
 
-/** Decisions of another implementation, both [T,K]: experts before drops (−1 where there is none) and 0/1. */
+/** Decisions of another implementation, all [T,K]: experts before drops (−1 where there is none), 0/1, experts used. */
 export interface Decisions {
   indices: ArrayLike<number>;
   kept: ArrayLike<number>;
+  actual?: ArrayLike<number> | undefined;
 }
 
 function range(values: Iterable<number>): number {
@@ -26,17 +27,16 @@ function range(values: Iterable<number>): number {
   return high > low ? high - low : 0;
 }
 
-/** Checks foreign indices [T,K] against v [T,E], the noisy logits. */
+/** Checks foreign indices [T,K] against what the choice of each token compared [E]. */
 export function adoptIndices(
   foreign: ArrayLike<number>,
-  v: Vector,
+  comparedBy: (token: number) => Vector,
   live: readonly boolean[],
   numExperts: number,
   k: number,
   router: RouterOptions = {},
-  selectionBias?: Vector,
 ): Int32Array {
-  const compared = live.map((isLive, t) => isLive && comparedValues(row(v, t, numExperts), router, selectionBias));
+  const compared = live.map((isLive, t) => isLive && comparedBy(t));
   const tolerance = NEAR_TIE * range(compared.flatMap((values) => (values ? [...values].filter(Number.isFinite) : [])));
   if (foreign.length !== live.length * k) throw new Error(`adopt: ${foreign.length} indices for ${live.length}×${k}`);
   compared.forEach((all, t) => {
@@ -64,9 +64,12 @@ export function adoptIndices(
   return Int32Array.from(foreign);
 }
 
-/** Checks foreign kept flags [T,K] for the given indices: the same number per expert, and no swap except at the cut. */
+/**
+ * Checks foreign kept flags [T,K] for the given indices: the same number per expert, and no swap except at the cut.
+ * Returns the experts used [T,K].
+ */
 export function adoptKept(
-  foreign: ArrayLike<number>,
+  { kept: foreign, actual }: Decisions,
   indices: Int32Array,
   numExperts: number,
   queue: Queue,
@@ -74,7 +77,9 @@ export function adoptKept(
   capacity: number | null,
   options: CapacityOptions,
 ): Int32Array {
-  const ours = admit(indices, numExperts, queue, k, capacity, options);
+  const experts = admit(indices, numExperts, queue, k, capacity, options);
+  if (actual) return adoptActual(actual, foreign, experts, queue, indices.length / k, numExperts);
+  const ours = experts.map((expert) => (expert >= 0 ? 1 : 0));
   const tolerance = NEAR_TIE * range(queue.scores);
   if (foreign.length !== ours.length) throw new Error(`adopt: ${foreign.length} kept flags for ${ours.length}`);
   const swapped = new Map<number, { dropped: number[]; admitted: number[] }>();
@@ -103,5 +108,46 @@ export function adoptKept(
       }
     }
   }
-  return Int32Array.from(foreign);
+  return indices.map((expert, a) => (foreign[a] === 1 ? expert : -1));
+}
+
+/** One near-tie moves everybody behind it: next choices are the same, unless two values are nearly equal somewhere. */
+function adoptActual(
+  theirs: ArrayLike<number>,
+  kept: ArrayLike<number>,
+  ours: Int32Array,
+  { scores, compared }: Queue,
+  tokens: number,
+  numExperts: number,
+): Int32Array {
+  const values = Array.from({ length: tokens }, (_, t) => [...(compared?.(t) ?? [])].filter(Number.isFinite));
+  const isClose = (sorted: number[], tolerance: number): boolean =>
+    sorted.sort((a, b) => a - b).some((x, i) => i > 0 && x - sorted[i - 1]! <= tolerance);
+  const nearTie =
+    values.some((row) => isClose(row, NEAR_TIE * range(values.flat()))) ||
+    isClose([...scores], NEAR_TIE * range(scores));
+  ours.forEach((expert, a) => {
+    const other = theirs[a]!;
+    if (other >= numExperts || other >= 0 !== (kept[a] === 1))
+      throw new Error(`adopt: assignment ${a} uses expert ${other}, kept ${kept[a]}`);
+    if (other !== expert && !nearTie) throw new Error(`adopt: assignment ${a} uses expert ${other}, not ${expert}`);
+  });
+  return Int32Array.from(theirs);
+}
+
+/**
+ * Which second choices [T] are given up: drawn in [0, 1), times the threshold, against their weights; those of the other
+ * implementation where that is a near-tie and it kept one.
+ */
+export function adoptWithheld(
+  drawn: readonly number[],
+  seconds: readonly number[],
+  kept: ArrayLike<number> | undefined,
+  k: number,
+): boolean[] {
+  const tolerance = NEAR_TIE * range([0, ...seconds]);
+  return drawn.map((draw, t) => {
+    const isNear = kept !== undefined && Math.abs(draw - seconds[t]!) <= tolerance;
+    return isNear ? kept[t * k + 1] === 0 : draw >= seconds[t]!;
+  });
 }

@@ -2,14 +2,16 @@
  * The float64 reference of expert capacity: how many assignments an expert takes, in which order they queue, and who gets
  * in. An assignment is the number t·K + k: choice k of token t.
  *
- * Sources: Switch Transformer and GShard (capacity factor, queue by position, first choices first, groups), V-MoE
- * (batch-prioritised routing), DeepSpeed-MoE and Megatron-LM (each assignment queues by its own score; random token
- * selection).
+ * Sources: Switch Transformer and GShard (capacity factor, queue by position, first choices first, groups, no token left
+ * behind), V-MoE (batch-prioritised routing), DeepSpeed-MoE and Megatron-LM (each assignment queues by its own score;
+ * random token selection).
  */
 
 import { sum, type Vector } from './reference-math.js';
 
 export type Priority = 'position' | 'score' | 'random';
+
+export type Overflow = 'drop' | 'next-choice' | 'residual';
 
 export type CapacityOptions =
   | { type: 'dropless' }
@@ -22,11 +24,11 @@ export type CapacityOptions =
       multipleOf?: number;
       priority?: Priority;
       firstChoicesFirst?: boolean;
-      overflow?: 'drop';
+      overflow?: Overflow;
       buffer?: number;
       groupSize?: number;
     }
-  | { type: 'dynamic'; targetDropRate: number; maxFactor: number; priority?: Priority; overflow?: 'drop' };
+  | { type: 'dynamic'; targetDropRate: number; maxFactor: number; priority?: Priority; overflow?: Overflow };
 
 /** T counts all tokens of the call, masked ones too: a padded batch keeps its shape-derived capacity. */
 export interface CapacityCall {
@@ -45,6 +47,10 @@ export interface Queue {
   priorities?: Vector | undefined;
   /** [T,E], for 'random'. */
   draws?: Uint32Array | undefined;
+  /** [T], second choices that ask for no slot. */
+  withheld?: readonly boolean[] | undefined;
+  /** [E] of a token: what its choice compared; absent where nobody knows. */
+  compared?: ((token: number) => Vector) | undefined;
 }
 
 /** Slots per expert and group, 0 for no token; null without a limit; the most there may be where they are dynamic. */
@@ -62,8 +68,8 @@ export function capacityOf(options: CapacityOptions, call: CapacityCall): number
 }
 
 /** The fewest slots, up to `most`, that drop at most the wanted share of the assignments. */
-export function dynamicSlots(indices: Int32Array, numExperts: number, most: number, targetDropRate: number): number {
-  const counts = Array.from({ length: numExperts }, (_, e) => indices.filter((i) => i === e).length);
+export function dynamicSlots(queued: Int32Array, numExperts: number, most: number, targetDropRate: number): number {
+  const counts = Array.from({ length: numExperts }, (_, e) => queued.filter((i) => i === e).length);
   const dropped = (slots: number) => sum(counts.map((count) => Math.max(0, count - slots)));
   let slots = 0;
   while (slots < most && dropped(slots) > targetDropRate * sum(counts)) slots++;
@@ -103,7 +109,7 @@ export function queueKey(
   return { ...key, order: Math.max(...own.map((a) => scores[a]!)) };
 }
 
-/** kept [T,K]: 1 where the assignment found a slot. Masked tokens have index −1 and never queue. */
+/** Which expert each assignment gets, −1 where it is dropped or there is none. */
 export function admit(
   indices: Int32Array,
   numExperts: number,
@@ -112,21 +118,76 @@ export function admit(
   capacity: number | null,
   options: CapacityOptions,
 ): Int32Array {
-  const kept = new Int32Array(indices.length);
+  const actual = new Int32Array(indices.length).fill(-1);
   const { groupSize = indices.length / topK, buffer = 0 } = options.type === 'fixed' ? options : {};
   for (let start = 0; start < indices.length; start += groupSize * topK) {
     const group = Array.from({ length: Math.min(groupSize * topK, indices.length - start) }, (_, i) => start + i)
-      .filter((assignment) => indices[assignment]! >= 0)
+      .filter((assignment) => asksForSlot(assignment, topK, indices, queue))
       .map((assignment) => queueKey(assignment, topK, indices, queue, options));
     group.sort((a, b) => a.rank - b.rank || b.order - a.order || a.assignment - b.assignment);
     const taken = new Int32Array(numExperts);
+    const rejected: number[] = [];
     let spare = Math.ceil(buffer * (numExperts * (capacity ?? 0)));
     for (const { assignment } of group) {
       const expert = indices[assignment]!;
-      if (capacity !== null && taken[expert]! >= capacity && spare-- <= 0) continue;
+      if (capacity !== null && taken[expert]! >= capacity && spare-- <= 0) {
+        rejected.push(assignment);
+        continue;
+      }
       taken[expert]! += 1;
-      kept[assignment] = 1;
+      actual[assignment] = expert;
     }
+    if (options.type !== 'dropless' && options.overflow === 'next-choice' && queue.compared)
+      takeNextChoices(rejected, actual, indices, queue, topK, taken, capacity!);
   }
-  return kept;
+  return actual;
+}
+
+/** Masked tokens have index −1 and never queue, nor does a second choice that was given up. */
+export function asksForSlot(assignment: number, topK: number, indices: Int32Array, { withheld }: Queue): boolean {
+  const isWithheld = assignment % topK === 1 && withheld?.[Math.floor(assignment / topK)] === true;
+  return indices[assignment]! >= 0 && !isWithheld;
+}
+
+/**
+ * In rounds: each rejected assignment asks the best expert, among those with room at the start of the round, that no
+ * choice of its token has asked before. Slots are given in queue order; who finds his taken asks again in the next round.
+ */
+function takeNextChoices(
+  rejected: readonly number[],
+  actual: Int32Array,
+  indices: Int32Array,
+  queue: Queue,
+  topK: number,
+  taken: Int32Array,
+  capacity: number,
+): void {
+  const asked = new Map<number, Set<number>>();
+  const askedBy = (token: number): Set<number> => {
+    const own = Array.from({ length: topK }, (_, k) => token * topK + k);
+    const first = own.filter((a) => asksForSlot(a, topK, indices, queue)).map((a) => indices[a]!);
+    if (!asked.has(token)) asked.set(token, new Set(first));
+    return asked.get(token)!;
+  };
+  let waiting = rejected;
+  while (waiting.length > 0) {
+    const open = [...taken.keys()].filter((e) => taken[e]! < capacity);
+    const again: number[] = [];
+    for (const assignment of waiting) {
+      const token = Math.floor(assignment / topK);
+      const values = queue.compared!(token);
+      const [best] = open
+        .filter((e) => values[e]! > -Infinity && !askedBy(token).has(e))
+        .sort((a, b) => values[b]! - values[a]! || a - b);
+      if (best === undefined) continue;
+      askedBy(token).add(best);
+      if (taken[best]! >= capacity) {
+        again.push(assignment);
+        continue;
+      }
+      taken[best]! += 1;
+      actual[assignment] = best;
+    }
+    waiting = again;
+  }
 }

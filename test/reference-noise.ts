@@ -22,10 +22,20 @@ export function philox(counter: readonly bigint[], key: readonly bigint[]): numb
   return [c0, c1, c2, c3].map(Number);
 }
 
-export type NoisePurpose = 'router noise' | 'queue' | 'expert dropout' | 'shared dropout';
+export type NoisePurpose =
+  | 'router noise'
+  | 'queue'
+  | 'second choice'
+  | 'hash'
+  | 'expert'
+  | 'expert dropout'
+  | 'shared dropout';
 const PURPOSES: Record<NoisePurpose, bigint> = {
   'router noise': 1n,
   queue: 2n,
+  'second choice': 3n,
+  hash: 4n,
+  expert: 5n,
   'expert dropout': 6n,
   'shared dropout': 7n,
 };
@@ -66,10 +76,19 @@ function tokenDraws(key: readonly bigint[], token: bigint, block: number, width:
 }
 
 /** 32 random bits for every token and column. */
-export function draws(tokens: number, width: number, noise: NoiseKey): Uint32Array {
+export function draws(
+  tokens: number,
+  width: number,
+  noise: NoiseKey,
+  /** [T], in place of the tokens' numbers. */
+  ids?: ArrayLike<number>,
+): Uint32Array {
   const key = philoxKey(noise);
   const bits = new Uint32Array(tokens * width);
-  for (let t = 0; t < tokens; t++) bits.set(tokenDraws(key, BigInt(noise.tokenOffset + t), 0, width), t * width);
+  for (let t = 0; t < tokens; t++) {
+    const token = BigInt.asUintN(64, BigInt(ids ? ids[t]! : noise.tokenOffset + t));
+    bits.set(tokenDraws(key, token, 0, width), t * width);
+  }
   return bits;
 }
 
@@ -90,7 +109,7 @@ export function dropoutFactors(
 }
 
 /** In (0, 1). */
-const unit = (bits: number): number => (bits + 0.5) / 2 ** 32;
+export const unit = (bits: number): number => (bits + 0.5) / 2 ** 32;
 
 /** U[1-ε, 1+ε] (Switch Transformer's input jitter). */
 export function jitters(bits: Uint32Array, epsilon: number): Vector {

@@ -5,6 +5,7 @@
 
 import type { Call, Forward, Gradients, LayerConfig, Parameters } from './reference.js';
 import { adoptIndices } from './reference-adopt.js';
+import { adoptTokens, chosenTokens, expertSlots, takersOf } from './reference-expert-choice.js';
 import {
   addMatVecInputGrad,
   addMatVecWeightGrad,
@@ -16,7 +17,19 @@ import {
   type Vector,
 } from './reference-math.js';
 import { draws, gumbels, jitters, type NoiseKey, type NoisePurpose, normals } from './reference-noise.js';
-import { scoreSelected, scoreSelectedBackward, selectExperts, weigh, weighBackward } from './reference-router.js';
+import { placementBackward } from './reference-overflow.js';
+import {
+  topK as bestOf,
+  comparedValues,
+  drawsExperts,
+  type RouterOptions,
+  restrictToGroups,
+  scoreSelected,
+  scoreSelectedBackward,
+  weigh,
+  weighBackward,
+} from './reference-router.js';
+import { sinkhornShifts } from './reference-sinkhorn.js';
 
 export interface Routing {
   input: Vector; // [T,H] as the router sees it, with jitter
@@ -28,6 +41,9 @@ export interface Routing {
   noise: Vector | undefined; // [T,E], what was drawn, before its deviation
   noiseLogits: Vector | undefined; // [T,E], x·W_nᵀ of learned noise
   deviations: Vector | undefined; // [T,E], of gaussian and learned noise
+  chosen?: Int32Array; // [E,C], where experts choose; choices are then [T,E] instead of [T,K]
+  drawn: Vector | undefined; // [T,E], what hash and random compare
+  shifts: Vector | undefined; // [E], what Sinkhorn adds to v
   indices: Int32Array; // [T,K], −1 where masked and where no expert is left
   scores: Vector; // [T,K], before renormalisation
   weights: Vector; // [T,K], before drops
@@ -49,7 +65,7 @@ export function route(
   const training = call.training ?? true;
   const key = drawKey(config, call, 'router noise');
   const drawn = training && call.noise === undefined ? router.noise : undefined;
-  const routerRuns = call.routing?.weights === undefined;
+  const routerRuns = call.routing?.weights === undefined && !drawsExperts(router);
 
   const jitter = drawn?.type === 'jitter' ? jitters(draws(T, H, key), drawn.epsilon) : undefined;
   const input = jitter ? call.input.map((x, i) => x * jitter[i]!) : call.input;
@@ -92,6 +108,8 @@ export function route(
     noise,
     noiseLogits,
     deviations,
+    drawn: drawsExperts(router) ? drawnValues(config, call, open) : undefined,
+    shifts: router.type === 'sinkhorn' ? sinkhornShifts(v, live, E) : undefined,
     indices: new Int32Array(T * topK).fill(-1),
     scores: new Float64Array(T * topK),
     weights: new Float64Array(T * topK),
@@ -100,21 +118,57 @@ export function route(
   return routing;
 }
 
+/** The 24 highest bits of a draw for every token and expert; −∞ where the expert may not be used. */
+function drawnValues({ numExperts: E, router = {}, seed = 1 }: LayerConfig, call: Call, open: Vector): Vector {
+  const isHash = router.type === 'hash';
+  const key = isHash
+    ? { seed, step: 0, purpose: 'hash' as const, tokenOffset: 0 }
+    : drawKey({ seed } as LayerConfig, call, 'expert');
+  const bits = draws(open.length / E, E, key, isHash ? call.tokenIds : undefined);
+  return Float64Array.from(bits, (b, i) => (open[i] === -Infinity ? -Infinity : b >>> 8));
+}
+
+/** What the choice of a token compares [E]; −∞ is never chosen. */
+export function comparedBy(
+  { drawn, shifts, v }: Routing,
+  t: number,
+  numExperts: number,
+  router: RouterOptions,
+  selectionBias: Vector | undefined,
+): Vector {
+  if (drawn) return row(drawn, t, numExperts);
+  if (shifts) return row(v, t, numExperts).map((value, e) => value + shifts[e]!);
+  return comparedValues(row(v, t, numExperts), router, selectionBias);
+}
+
 function choose(
   routing: Routing,
-  { numExperts: E, router = {} }: LayerConfig,
+  { numExperts: E, router = {}, ...rest }: LayerConfig,
   selectionBias: Vector | undefined,
   call: Call,
   live: readonly boolean[],
   topK: number,
 ): void {
   const { v, indices } = routing;
+  if (router.type === 'expert-choice') {
+    const ours = chosenTokens(v, live, E, expertSlots({ numExperts: E, router, ...rest }, call, live.length), router);
+    routing.chosen = call.adopt ? adoptTokens(call.adopt.indices, ours, v, E, router) : ours;
+    indices.set(takersOf(routing.chosen, live.length, E));
+    live.forEach((isLive, t) => {
+      if (!isLive) return;
+      const s = scoreSelected(row(v, t, E), [...indices.subarray(t * E, (t + 1) * E)], router);
+      row(routing.scores, t, E).set(s);
+      row(routing.weights, t, E).set(weigh(s, router));
+    });
+    return;
+  }
+  const compared = (t: number): Vector => comparedBy(routing, t, E, router, selectionBias);
   if (call.adopt && !call.routing) {
-    indices.set(adoptIndices(call.adopt.indices, v, live, E, topK, router, selectionBias));
+    indices.set(adoptIndices(call.adopt.indices, compared, live, E, topK, router));
   } else {
     live.forEach((isLive, t) => {
       const given = call.routing && Array.from({ length: topK }, (_, k) => call.routing!.indices[t * topK + k]!);
-      if (isLive) indices.set(given ?? selectExperts(row(v, t, E), topK, router, selectionBias), t * topK);
+      if (isLive) indices.set(given ?? bestOf(restrictToGroups(compared(t), router), topK), t * topK);
     });
   }
   live.forEach((isLive, t) => {
@@ -136,11 +190,15 @@ export function routeBackward(
 ): void {
   const { config, call, topK, routing, losses, temperature } = pass;
   const { hiddenSize: H, numExperts: E, router = {} } = config;
-  const dWeights = dOutput.slice();
-  addScaled(dWeights, lossScale, row(losses.dWeights, t, topK));
+  const v = row(routing.v, t, E);
+  const own = <A extends Int32Array>(values: A): number[] => [...values.subarray(t * topK, (t + 1) * topK)];
+  const { used, kept, scores } = pass.placement;
+  const dUsed = placementBackward(row(scores, t, topK), Int32Array.from(own(kept)), router, dOutput);
+  const dNoisy = scoreSelectedBackward(v, own(used), router, dUsed);
+  // The losses are about the weights before drops.
+  const dWeights = row(losses.dWeights, t, topK).map((d) => d * lossScale);
   const dScores = weighBackward(row(routing.scores, t, topK), router, dWeights);
-  const selected = [...routing.indices.subarray(t * topK, (t + 1) * topK)];
-  const dNoisy = scoreSelectedBackward(row(routing.v, t, E), selected, router, dScores);
+  addScaled(dNoisy, 1, scoreSelectedBackward(v, own(routing.indices), router, dScores));
   addScaled(dNoisy, lossScale, row(losses.dNoisy, t, E));
   const dLogits = dNoisy.map((d) => d / temperature);
   addScaled(dLogits, lossScale, row(losses.dLogits, t, E));

@@ -12,6 +12,7 @@
 import { sigmoid, softmax, softmaxBackward, sum, type Vector } from './reference-math.js';
 
 export interface RouterOptions {
+  type?: 'top-k' | 'expert-choice' | 'sinkhorn' | 'hash' | 'random';
   scoring?: 'softmax' | 'sigmoid';
   selectBy?: 'scores' | 'logits';
   renormalize?: boolean | { p?: number; epsilon?: number };
@@ -28,6 +29,17 @@ export interface RouterOptions {
   groups?: { count: number; keep: number; score: 'max' | 'top2-sum' };
   selectionBias?: { rate: number };
   allowedExperts?: readonly (readonly number[])[];
+  renormalizeAfterDrop?: boolean;
+  secondChoice?: 'always' | { type: 'random'; threshold: number };
+}
+
+/** Whether experts are drawn: there are no logits, and every weight is 1/K. */
+export const drawsExperts = ({ type }: RouterOptions): boolean => type === 'hash' || type === 'random';
+
+/** Sinkhorn takes the sigmoid of a single choice and the softmax of several, whatever it is told. */
+export function effective(options: RouterOptions, topK: number): RouterOptions {
+  if (options.type !== 'sinkhorn') return options;
+  return { ...options, scoring: topK === 1 ? 'sigmoid' : 'softmax', selectBy: 'scores' };
 }
 
 // ------------------------------------------------------------------------------------------------------------ scores
@@ -102,10 +114,6 @@ export function topK(values: Vector, k: number): number[] {
   return Array.from({ length: k }, (_, i) => experts[i] ?? -1);
 }
 
-export function selectExperts(v: Vector, k: number, options: RouterOptions, bias: Vector | undefined): number[] {
-  return topK(restrictToGroups(comparedValues(v, options, bias), options), k);
-}
-
 // ----------------------------------------------------------------------------------------------- scores of the selected
 
 function pick(values: Vector, selected: readonly number[], absent: number): Vector {
@@ -122,6 +130,7 @@ function softmaxOf(values: Vector): Vector {
 
 /** The scores [K] of the selected experts: their score among all experts, or their softmax among the selected alone. */
 export function scoreSelected(v: Vector, selected: readonly number[], options: RouterOptions): Vector {
+  if (drawsExperts(options)) return Float64Array.from(selected, (e) => (e < 0 ? 0 : 1 / selected.length));
   return isOverSelected(options) ? softmaxOf(pick(v, selected, -Infinity)) : pick(scoreAll(v, options), selected, 0);
 }
 

@@ -196,6 +196,26 @@ describe('values known by hand', () => {
     expect(kept(false)).toEqual([1, 1, 0, 0]);
   });
 
+  it('gives what overflows its next choice, in rounds', () => {
+    // All four want expert 0. Tokens 1 and 2 then ask expert 1, which has one slot, while token 3 asks expert 2: in the
+    // next round token 2 finds expert 2 taken and goes to expert 3, although it is ahead of token 3 in the queue.
+    const logits = [9, 1, 0, -1, 9, 3, 2, 1, 9, 3, 2, 1, 9, 1, 2, 0];
+    const capacity = { type: 'fixed', slots: 1, overflow: 'next-choice' } as const;
+    const { placement, stats } = routed({ ...base, topK: 1, capacity }, logits);
+    expect([...placement.used]).toEqual([0, 1, 3, 2]);
+    expect(stats).toMatchObject({ droppedAssignments: 0, droppedTokens: 0 });
+    const again = routed({ ...base, topK: 1, capacity: { ...capacity, overflow: 'drop' } }, logits);
+    expect(again.stats.droppedTokens).toBe(3);
+  });
+
+  it('divides by what was kept, and gives a token without any zeros', () => {
+    const capacity = { type: 'fixed', slots: 1 } as const;
+    const logits = [2, 1, -9, -9, 2, 1, -9, -9, 2, -9, 1, -9];
+    const { weights } = routed({ ...base, capacity, router: { renormalizeAfterDrop: true } }, logits);
+    const first = 1 / (1 + Math.exp(-1));
+    for (const [i, weight] of [first, 1 - first, 0, 0, 0, 1].entries()) expect(weights[i]).toBeCloseTo(weight, 14);
+  });
+
   it('adopts near-ties and nothing else', () => {
     const logits = [1, 1 + 1e-6, 0, 0];
     expect([...routed(base, logits, { indices: [0, 1], kept: [1, 1] }).indices]).toEqual([0, 1]);

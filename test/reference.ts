@@ -5,18 +5,20 @@
  *
  * Symbols: T tokens, H hiddenSize, F ffnSize, S shared width, E experts, K choices per token. Every array is row-major;
  * its shape stands in a comment. Split by concern: reference-router (logits → weights), reference-capacity (who gets a
- * slot), reference-experts (one feed-forward network), reference-losses, reference-noise, reference-adopt; the route stage
+ * slot), reference-overflow (what becomes of those without), reference-experts (one feed-forward network), reference-losses, reference-noise, reference-adopt; the route stage
  * of a whole call is reference-route.
  */
 
-import { adoptKept, type Decisions } from './reference-adopt.js';
-import { admit, type CapacityOptions, capacityOf, dynamicSlots } from './reference-capacity.js';
+import type { Decisions } from './reference-adopt.js';
+import type { CapacityOptions } from './reference-capacity.js';
+import { expertSlots } from './reference-expert-choice.js';
 import { type Activation, type Ffn, ffnBackward, ffnForward, isGated } from './reference-experts.js';
 import { balancingLosses, type LossCoefficients, type LossOptions, type LossResult } from './reference-losses.js';
 import { addScaled, dot, row, sigmoid, sum, type Vector } from './reference-math.js';
-import { draws, dropoutFactors } from './reference-noise.js';
+import { dropoutFactors } from './reference-noise.js';
+import { type Placement, place } from './reference-overflow.js';
 import { drawKey, type Routing, route, routeBackward } from './reference-route.js';
-import { probabilities, type RouterOptions } from './reference-router.js';
+import { drawsExperts, effective, probabilities, type RouterOptions } from './reference-router.js';
 
 export interface LayerConfig {
   hiddenSize: number;
@@ -49,6 +51,7 @@ export interface Call {
   noise?: Vector; // [T,E], in place of what is drawn
   priorities?: Vector; // [T,K], larger first
   tokenTypes?: ArrayLike<number>; // [T]
+  tokenIds?: ArrayLike<number>; // [T]
   noiseStep?: number;
   tokenOffset?: number;
   losses?: LossCoefficients;
@@ -85,6 +88,7 @@ export interface Forward {
   temperature: number;
   indices: Int32Array; // [T,K], −1 where masked and where no expert is left
   scores: Vector; // [T,K], before renormalisation
+  placement: Placement;
   weights: Vector; // [T,K], 0 where dropped
   kept: Int32Array; // [T,K]
   losses: LossResult;
@@ -102,7 +106,8 @@ export interface Gradients {
 export function parameterShapes(config: LayerConfig): Record<string, number[]> {
   const { hiddenSize: H, ffnSize: F, numExperts: E, experts = {} } = config;
   const gated = isGated(experts.activation ?? 'swiglu');
-  const shapes: Record<string, number[]> = { 'router.weight': [E, H] };
+  const shapes: Record<string, number[]> = {};
+  if (!drawsExperts(config.router ?? {})) shapes['router.weight'] = [E, H];
   if (config.router?.bias) shapes['router.bias'] = [E];
   if (config.router?.noise?.type === 'learned') shapes['router.noise'] = [E, H];
   if (config.router?.selectionBias) shapes['router.selectionBias'] = [E];
@@ -146,29 +151,28 @@ function sharedOf(parameters: Parameters): Ffn {
 
 // ------------------------------------------------------------------------------------------------------------ forward
 
-export function forward(config: LayerConfig, parameters: Parameters, call: Call): Forward {
-  const { hiddenSize: H, numExperts: E } = config;
-  const router = config.router ?? {};
-  const capacityOptions = config.capacity ?? { type: 'dropless' };
-  const topK = call.topK ?? config.topK;
+export function forward(configured: LayerConfig, parameters: Parameters, call: Call): Forward {
+  const { hiddenSize: H, numExperts: E } = configured;
+  const expertsChoose = configured.router?.type === 'expert-choice';
+  const topK = expertsChoose ? E : (call.topK ?? configured.topK);
+  const router = effective(configured.router ?? {}, topK);
+  const config = { ...configured, router };
   const tokens = call.input.length / H;
   const live = Array.from({ length: tokens }, (_, t) => call.mask?.[t] !== 0);
   const temperature = call.temperature ?? router.temperature ?? 1;
 
-  const routerRuns = call.routing?.weights === undefined;
+  const routerRuns = call.routing?.weights === undefined && !drawsExperts(router);
   const routing = route(config, parameters, call, { live, topK, temperature });
   const { indices, scores } = routing;
-  const weights = routing.weights.slice();
-
-  const training = call.training ?? true;
-  const { capacityFactor } = call;
-  const most = capacityOf(capacityOptions, { tokens, topK, numExperts: E, training, capacityFactor });
-  const capacity =
-    capacityOptions.type === 'dynamic' ? dynamicSlots(indices, E, most!, capacityOptions.targetDropRate) : most;
-  const queue = { scores, priorities: call.priorities, draws: draws(tokens, E, drawKey(config, call, 'queue')) };
-  const kept = call.adopt
-    ? adoptKept(call.adopt.kept, indices, E, queue, topK, capacity, capacityOptions)
-    : admit(indices, E, queue, topK, capacity, capacityOptions);
+  const selectionBias = parameters['router.selectionBias'];
+  const placement = expertsChoose
+    ? place({ ...config, capacity: { type: 'dropless' } }, withoutDecisions(call), routing, {
+        topK,
+        tokens,
+        selectionBias,
+      })
+    : place(config, call, routing, { topK, tokens, selectionBias });
+  if (expertsChoose) placement.capacity = expertSlots(config, call, tokens);
 
   const counted = live.map((isLive, t) => isLive && call.lossMask?.[t] !== 0);
   const losses = balancingLosses(routerRuns ? (config.losses ?? {}) : {}, routerRuns ? (call.losses ?? {}) : {}, {
@@ -184,10 +188,6 @@ export function forward(config: LayerConfig, parameters: Parameters, call: Call)
     weights: routing.weights,
     counted,
   });
-  weights.forEach((_, assignment) => {
-    if (kept[assignment] === 0) weights[assignment] = 0;
-  });
-
   const output = new Float64Array(tokens * H);
   const result: Forward = {
     config,
@@ -202,16 +202,21 @@ export function forward(config: LayerConfig, parameters: Parameters, call: Call)
     temperature,
     indices,
     scores,
-    weights,
-    kept,
+    placement,
+    weights: placement.weights,
+    kept: placement.kept,
     losses,
-    stats: emptyStats(E, capacity, losses),
+    stats: emptyStats(E, placement.capacity, losses),
   };
   live.forEach((isLive, t) => {
     if (isLive) row(output, t, H).set(tokenOutput(result, t));
   });
   countStats(result);
   return result;
+}
+
+function withoutDecisions({ adopt: _, ...call }: Call): Call {
+  return call;
 }
 
 /** Of the activations of an expert for token t, 'shared' being one too; undefined where nothing is drawn. */
@@ -229,18 +234,22 @@ function placed({ config, weights }: Forward, assignment: number): { input: numb
   return config.router?.applyWeightTo === 'input' ? { input: weight, output: 1 } : { input: 1, output: weight };
 }
 
-/** Σ_k w_k·FFN_k(x) over the kept choices, or Σ_k FFN_k(w_k·x), plus σ(x·w_g)·FFN_shared(x). */
+/**
+ * Σ_k w_k·FFN_k(x) over the kept choices, or Σ_k FFN_k(w_k·x), w_k·x over those carried, plus σ(x·w_g)·FFN_shared(x).
+ */
 function tokenOutput(pass: Forward, t: number): Vector {
   const { config, parameters, topK } = pass;
   const activation = config.experts?.activation ?? 'swiglu';
   const x = row(pass.call.input, t, config.hiddenSize);
   const y = new Float64Array(config.hiddenSize);
   for (let a = t * topK; a < (t + 1) * topK; a++) {
+    addScaled(y, pass.placement.carried[a]!, x);
     if (pass.kept[a] === 0) continue;
-    const expert = expertOf(parameters, pass.indices[a]!, config.numExperts);
+    const e = pass.placement.used[a]!;
+    const expert = expertOf(parameters, e, config.numExperts);
     const { input, output } = placed(pass, a);
     const weighted = x.map((v) => input * v);
-    addScaled(y, output, ffnForward(expert, activation, weighted, dropped(pass, t, pass.indices[a]!)));
+    addScaled(y, output, ffnForward(expert, activation, weighted, dropped(pass, t, e)));
   }
   if (config.experts?.shared) {
     const gate = parameters['shared.outputGate'];
@@ -269,12 +278,12 @@ export function backward(pass: Forward, gradOutput: Vector, lossScale = 1): Grad
     const dWeights = expertsBackward(pass, gradients, t, dy);
     sharedBackward(pass, gradients, t, dy);
     if (gradients.routingWeights) row(gradients.routingWeights, t, pass.topK).set(dWeights);
-    else routeBackward(pass, gradients, t, dWeights, lossScale);
+    else if (pass.logits) routeBackward(pass, gradients, t, dWeights, lossScale);
   });
   return gradients;
 }
 
-/** The routed experts of one token; returns the gradient of its weights [K], 0 where dropped. */
+/** The routed experts of one token; returns the gradient of its weights [K], 0 where dropped and not carried. */
 function expertsBackward(pass: Forward, gradients: Gradients, t: number, dy: Vector): Vector {
   const { config, topK } = pass;
   const { hiddenSize: H, numExperts: E } = config;
@@ -283,12 +292,17 @@ function expertsBackward(pass: Forward, gradients: Gradients, t: number, dy: Vec
   const dWeights = new Float64Array(topK);
   for (let k = 0; k < topK; k++) {
     const a = t * topK + k;
+    if (pass.placement.carried[a] !== 0) {
+      dWeights[k] = dot(dy, x);
+      addScaled(row(gradients.input, t, H), pass.placement.carried[a]!, dy);
+    }
     if (pass.kept[a] === 0) continue;
-    const expert = expertOf(pass.parameters, pass.indices[a]!, E);
-    const factors = dropped(pass, t, pass.indices[a]!);
+    const e = pass.placement.used[a]!;
+    const expert = expertOf(pass.parameters, e, E);
+    const factors = dropped(pass, t, e);
     const { input, output } = placed(pass, a);
     const weighted = x.map((v) => input * v);
-    const dExpert = expertOf(gradients.parameters, pass.indices[a]!, E);
+    const dExpert = expertOf(gradients.parameters, e, E);
     const dExpertOutput = dy.map((d) => d * output);
     const dWeighted = new Float64Array(H);
     ffnBackward(expert, dExpert, activation, weighted, dExpertOutput, dWeighted, factors);
@@ -348,11 +362,11 @@ function countStats(pass: Forward): void {
     chosen.forEach((e, k) => {
       if (e < 0) return;
       stats.assigned[e]! += 1;
-      stats.kept[e]! += kept[k]!;
+      stats.kept[pass.placement.used[t * topK + k]!]! += kept[k]!;
     });
     const made = chosen.filter((e) => e >= 0).length;
     stats.droppedAssignments += made - sum(kept);
-    if (made > 0 && sum(kept) === 0) stats.droppedTokens += 1;
+    if ((made > 0 || pass.routing.chosen) && sum(kept) === 0) stats.droppedTokens += 1;
     const u = row(pass.routing.u, t, E);
     if (pass.logits) addScaled(probability, 1 / stats.tokens, probabilities(u, pass.config.router ?? {}));
   }

@@ -7,7 +7,14 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
-import { type Device, loadCheckpoint, type MoEConfig, MoELayer, saveCheckpoint } from '../lib/index.js';
+import {
+  type Device,
+  type ForwardOptions,
+  loadCheckpoint,
+  type MoEConfig,
+  MoELayer,
+  saveCheckpoint,
+} from '../lib/index.js';
 import { writeSafetensors } from '../lib/safetensors.js';
 import type { Case } from './cases.js';
 import { expectClose, expectSame } from './compare.js';
@@ -60,10 +67,18 @@ onEachDevice((device) => {
     skip(!isCuda(), 'the CPU computes all of it');
     const refused: [string, Partial<MoEConfig>][] = [
       ["router.scoring 'sigmoid'", { router: { scoring: 'sigmoid' } }],
+      ["router.type 'sinkhorn'", { router: { type: 'sinkhorn' } }],
+      ["router.type 'expert-choice'", { router: { type: 'expert-choice' } }],
+      ["router.type 'hash'", { router: { type: 'hash' } }],
+      ["router.type 'random'", { router: { type: 'random' } }],
       ["router.noise 'gumbel'", { router: { noise: { type: 'gumbel' } } }],
       ['router.groups', { router: { groups: { count: 2, keep: 1, score: 'max' } } }],
       ['router.selectionBias', { router: { selectionBias: { rate: 1 } } }],
       ['router.allowedExperts', { router: { allowedExperts: [[0]] } }],
+      ['router.renormalizeAfterDrop', { router: { renormalizeAfterDrop: true } }],
+      ["router.secondChoice 'random'", { router: { secondChoice: { type: 'random', threshold: 0.2 } } }],
+      ["capacity.overflow 'residual'", { capacity: { type: 'fixed', factor: 1, overflow: 'residual' } }],
+      ["capacity.overflow 'next-choice'", { capacity: { type: 'fixed', factor: 1, overflow: 'next-choice' } }],
       ["capacity.type 'dynamic'", { capacity: { type: 'dynamic', targetDropRate: 0.1, maxFactor: 2 } }],
       ["capacity.priority 'random'", { capacity: { type: 'fixed', factor: 1, priority: 'random' } }],
       ['capacity.buffer', { capacity: { type: 'fixed', factor: 1, buffer: 0.1 } }],
@@ -76,6 +91,110 @@ onEachDevice((device) => {
         `config.${name} on CUDA is not supported yet by this version`,
       ]);
     }
+  });
+
+  describe('routers that draw', () => {
+    const many = 4000;
+    const idsOf = (layer: MoELayer) =>
+      layer.device.tensor(
+        Int32Array.from({ length: many }, (_, t) => t % 500),
+        [many],
+      );
+    const choicesOf = async (layer: MoELayer, options: ForwardOptions = {}) => {
+      using pass = layer.forward(device().zeros([many, sizes.hiddenSize]), { tokenIds: idsOf(layer), ...options });
+      return (await pass.routing.indices.data()) as Int32Array;
+    };
+
+    it.each(['hash', 'random'] as const)('%s: load every expert alike, none twice for a token', async (type) => {
+      if (isCuda()) return;
+      using layer = new MoELayer(device(), { ...sizes, router: { type } });
+      const chosen = await choicesOf(layer);
+      for (let e = 0; e < 4; e++) expect(chosen.filter((c) => c === e).length / chosen.length).toBeCloseTo(0.25, 1);
+      for (let t = 0; t < many; t++) expect(chosen[2 * t]).not.toBe(chosen[2 * t + 1]);
+    });
+
+    it('hash goes by the id and the seed alone', async ({ skip }) => {
+      skip(isCuda(), 'CPU only so far');
+      using layer = new MoELayer(device(), { ...sizes, router: { type: 'hash' } });
+      const first = await choicesOf(layer);
+      expectSame('the next forward', await choicesOf(layer, { tokenOffset: 3 }), first);
+      for (let a = 1000; a < first.length; a++) expect(first[a]).toBe(first[a % 1000]);
+      using other = new MoELayer(device(), { ...sizes, seed: 8, router: { type: 'hash' } });
+      expect(await choicesOf(other)).not.toEqual(first);
+    });
+
+    it('random draws anew for every training forward, and the same for a named one', async ({ skip }) => {
+      skip(isCuda(), 'CPU only so far');
+      using layer = new MoELayer(device(), { ...sizes, router: { type: 'random' } });
+      const first = await choicesOf(layer);
+      expect(await choicesOf(layer)).not.toEqual(first);
+      expectSame('again', await choicesOf(layer, { noiseStep: 0 }), first);
+    });
+
+    it('ask for ids, and take no logits', ({ skip }) => {
+      skip(isCuda(), 'CPU only so far');
+      using layer = new MoELayer(device(), { ...sizes, router: { type: 'hash' } });
+      using input = device().zeros([3, sizes.hiddenSize]);
+      const message = (options?: ForwardOptions) => failure(() => layer.forward(input, options)).message;
+      expect(message()).toMatch(/^options\.tokenIds: expected the id of every token/);
+      expect(message({ logits: device().zeros([3, 4]), tokenIds: device().zeros([3], 'int32') })).toMatch(
+        /^options\.logits: expected none: experts are drawn with router\.type 'hash'/,
+      );
+    });
+  });
+
+  it('a Sinkhorn router balances what would all go to one expert', async ({ skip }) => {
+    skip(isCuda(), 'CPU only so far');
+    const logits = testNormals(5, T * 4).map((l, i) => l + (i % 4 === 0 ? 6 : 0));
+    const imbalance = async (type: 'top-k' | 'sinkhorn') => {
+      using layer = new MoELayer(device(), { ...sizes, topK: 1, router: { type } });
+      using pass = layer.forward(inputOf(device()), { logits: device().tensor(logits, [T, 4]) });
+      return (await pass.stats()).imbalance;
+    };
+    expect(await imbalance('top-k')).toBeGreaterThan(3.5);
+    expect(await imbalance('sinkhorn')).toBeLessThan(1.5);
+  });
+
+  it('experts that choose all take C tokens, equal ones the lower first', async ({ skip }) => {
+    skip(isCuda(), 'CPU only so far');
+    using layer = new MoELayer(device(), { ...sizes, router: { type: 'expert-choice' } });
+    // Every token is there twice.
+    const logits = testNormals(6, (T / 2) * 4);
+    const twice = device().tensor([...logits, ...logits], [T, 4]);
+    using pass = layer.forward(inputOf(device()), { logits: twice });
+    const { indices, kept, weights } = pass.routing;
+    expect(indices.shape).toEqual([4, T / 2]);
+    const chosen = await indices.data();
+    expect((await kept.data()).every((flag) => flag === 1)).toBe(true);
+    const share = await weights.data();
+    for (let e = 0; e < 4; e++) {
+      const own = [...chosen.subarray((e * T) / 2, ((e + 1) * T) / 2)];
+      expect(new Set(own).size).toBe(T / 2);
+      own.forEach((t, c) => {
+        if (c > 0) expect(share[(e * T) / 2 + c]).toBeLessThanOrEqual(share[(e * T) / 2 + c - 1]!);
+        if (t >= T / 2) expect(own.slice(0, c)).toContain(t - T / 2);
+      });
+    }
+    const stats = await pass.stats();
+    expect(stats).toMatchObject({ capacity: T / 2, imbalance: 1, utilization: 1, droppedAssignments: 0 });
+    expect(stats.droppedTokens).toBe(T - new Set(chosen).size);
+  });
+
+  it('a random second choice is kept as often as its weight says', async ({ skip }) => {
+    skip(isCuda(), 'CPU only so far');
+    const secondChoice = { type: 'random', threshold: 0.8 } as const;
+    using layer = new MoELayer(device(), { ...sizes, router: { renormalize: true, secondChoice } });
+    const tokens = 4000;
+    // Every second weight is 1/(1 + e), which is 0.269.
+    const logits = Float32Array.from({ length: 4 * tokens }, (_, i) => [1, 0, -9, -9][i % 4]!);
+    using pass = layer.forward(device().zeros([tokens, sizes.hiddenSize]), {
+      logits: device().tensor(logits, [tokens, 4]),
+    });
+    const kept = await pass.routing.kept.data();
+    const seconds = kept.filter((_, a) => a % 2 === 1);
+    expect(kept.filter((_, a) => a % 2 === 0).every((flag) => flag === 1)).toBe(true);
+    const share = seconds.filter((flag) => flag === 1).length / tokens;
+    expect(Math.abs(share - 0.2689 / 0.8)).toBeLessThan(0.03);
   });
 
   it('takes priorities that are numbers, [T,K], and nothing else', async ({ skip }) => {

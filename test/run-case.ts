@@ -23,6 +23,8 @@ export interface Observed {
   indices: Read;
   weights: Read;
   kept: Read;
+  /** With the overflow 'next-choice'. */
+  actual: Read | undefined;
   logits: Read | undefined;
   stats: MoEStats;
   /** Absent when the pass was not a training pass. */
@@ -60,6 +62,7 @@ export function runForward(layer: MoELayer, testCase: Case, problem: Problem): M
   if (problem.noise) options.noise = tensor(problem.noise, config.numExperts);
   if (problem.priorities) options.priorities = tensor(problem.priorities, choices(testCase));
   if (problem.tokenTypes) options.tokenTypes = tensor(problem.tokenTypes);
+  if (problem.tokenIds) options.tokenIds = tensor(problem.tokenIds);
   if (problem.indices) {
     options.routing = { indices: tensor(problem.indices, choices(testCase)) };
     if (problem.weights) options.routing.weights = tensor(problem.weights, choices(testCase));
@@ -90,6 +93,7 @@ export async function observe(layer: MoELayer, testCase: Case, problem: Problem)
     indices: await routing.indices.data(),
     weights: await routing.weights.data(),
     kept: await routing.kept.data(),
+    actual: await routing.actual?.data(),
     logits: await routing.logits?.data(),
     stats: await pass.stats(),
   };

@@ -9,6 +9,7 @@ namespace moe::binding {
 
 RouterOptions toRouterOptions(Napi::Object object) {
   RouterOptions router;
+  router.type = static_cast<RouterType>(integer(object.Get("type")));
   router.selectBy = boolean(object.Get("selectByLogits")) ? SelectBy::Logits : SelectBy::Scores;
   router.renormalize = boolean(object.Get("renormalize"));
   router.normP = real(object.Get("normP"));
@@ -18,6 +19,8 @@ RouterOptions toRouterOptions(Napi::Object object) {
   router.scoring = static_cast<Scoring>(integer(object.Get("scoring")));
   router.noise = static_cast<NoiseType>(integer(object.Get("noise")));
   router.noiseScale = real(object.Get("noiseScale"));
+  router.renormalizeAfterDrop = boolean(object.Get("renormalizeAfterDrop"));
+  router.secondThreshold = real(object.Get("secondThreshold"));
   router.groupCount = integer(object.Get("groupCount"));
   router.groupKeep = integer(object.Get("groupKeep"));
   router.groupScore = boolean(object.Get("groupsByTop2Sum")) ? GroupScore::Top2Sum : GroupScore::Max;
@@ -37,6 +40,7 @@ CapacityRule toCapacityRule(Napi::Object object) {
   rule.dynamic = boolean(object.Get("dynamic"));
   rule.targetDropRate = number(object.Get("targetDropRate"));
   rule.priority = static_cast<Priority>(integer(object.Get("priority")));
+  rule.overflow = static_cast<Overflow>(integer(object.Get("overflow")));
   rule.firstChoicesFirst = boolean(object.Get("firstChoicesFirst"));
   return rule;
 }
@@ -107,8 +111,9 @@ Napi::Value layerCreate(const Napi::CallbackInfo& info) {
   p.sharedDown = parameter("shared.down", H * S, c.dtype);
   p.sharedOutputGate = parameter("shared.outputGate", H, c.dtype);
   const bool gated = c.activation.gated(), shared = S > 0;
-  if (!p.routerWeight || !p.up || !p.down || gated != (p.gate != nullptr) || shared != (p.sharedUp != nullptr) ||
-      shared != (p.sharedDown != nullptr) || (shared && gated) != (p.sharedGate != nullptr))
+  if (c.router.draws() != !p.routerWeight || !p.up || !p.down || gated != (p.gate != nullptr) ||
+      shared != (p.sharedUp != nullptr) || shared != (p.sharedDown != nullptr) ||
+      (shared && gated) != (p.sharedGate != nullptr))
     throw Error(ErrorCode::Internal, "the layer's parameters do not match its configuration");
   layer->seed = seedOf(info[3]);
   c.selectionBiasRate = real(config.Get("selectionBiasRate"));
@@ -140,9 +145,10 @@ Napi::Value layerForward(const Napi::CallbackInfo& info) {
   call.logits = unwrapOptional<Tensor>(options.Get("logits"));
   call.noise = unwrapOptional<Tensor>(options.Get("noise"));
   call.tokenTypes = unwrapOptional<Tensor>(options.Get("tokenTypes"));
+  call.tokenIds = unwrapOptional<Tensor>(options.Get("tokenIds"));
   call.priorities = unwrapOptional<Tensor>(options.Get("priorities"));
   checkSameDevice(*layer->device, {input, call.mask, call.lossMask, call.routingIndices, call.routingWeights,
-                                   call.logits, call.noise, call.tokenTypes, call.priorities});
+                                   call.logits, call.noise, call.tokenTypes, call.tokenIds, call.priorities});
   if (const Napi::Value value = options.Get("noiseStep"); value.IsNumber()) call.noiseStep = count(value);
   if (const Napi::Value value = options.Get("tokenOffset"); value.IsNumber()) call.tokenOffset = count(value);
   if (const Napi::Value value = options.Get("topK"); value.IsNumber()) call.topK = integer(value);
@@ -161,7 +167,8 @@ Napi::Value layerForward(const Napi::CallbackInfo& info) {
   const size_t before = layer->device->pool().use().allocated;
   auto pass = std::make_shared<MoEPass>(layer, input, call);
   size_t visible = 0;
-  for (const TensorPtr& tensor : {pass->output(), pass->indices(), pass->weights(), pass->kept(), pass->logits()})
+  for (const TensorPtr& tensor :
+       {pass->output(), pass->indices(), pass->weights(), pass->kept(), pass->actual(), pass->logits()})
     if (tensor) visible += tensor->bytes();
   const size_t held = layer->device->pool().use().allocated - before - visible;
 
@@ -170,6 +177,8 @@ Napi::Value layerForward(const Napi::CallbackInfo& info) {
   result.Set("indices", wrapTensor(env, pass->indices()));
   result.Set("weights", wrapTensor(env, pass->weights()));
   result.Set("kept", wrapTensor(env, pass->kept()));
+  result.Set("expertSlots", static_cast<double>(pass->expertSlots()));
+  result.Set("actual", wrapTensorOrNull(env, pass->actual()));
   result.Set("logits", wrapTensorOrNull(env, pass->logits()));
   result.Set("pass", wrap(env, std::move(pass), static_cast<int64_t>(held)));
   return result;

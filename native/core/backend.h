@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "../shared/operations.h"
+#include "error.h"
 #include "health.h"
 
 namespace moe {
@@ -84,13 +85,17 @@ class Backend {
 
   virtual void routeForward(const RouteForward&) = 0;
   virtual void routeBackward(const RouteBackward&) = 0;
+  virtual void settleWeights(const SettleWeights&) { throw notOnThisDevice(); }
   virtual void countAssignments(const CountAssignments&) = 0;
   virtual void selectionBiasStep(const SelectionBiasStep&) = 0;
 
   virtual void buildPlan(const BuildPlan&) = 0;
+  virtual void buildExpertPlan(const BuildExpertPlan&) { throw notOnThisDevice(); }
   virtual void dispatch(const Dispatch&) = 0;
   virtual void combine(const Combine&) = 0;
   virtual void combineBackward(const CombineBackward&) = 0;
+  virtual void carry(const Carry&) { throw notOnThisDevice(); }
+  virtual void carryBackward(const CarryBackward&) { throw notOnThisDevice(); }
 
   virtual void expertsForward(const ExpertsForward&) = 0;
   virtual void expertsBackward(const ExpertsBackward&) = 0;
@@ -122,6 +127,10 @@ class Backend {
   virtual size_t workspaceBytes(const RmsNormBackward&) const { return 0; }
   virtual size_t workspaceBytes(const CrossEntropyForward&) const { return 0; }
   virtual size_t workspaceBytes(const AdamWStep&) const { return 0; }
+
+ private:
+  /// What needs these operations is refused by name where options are checked, so that they are never asked for.
+  static Error notOnThisDevice() { return {ErrorCode::Internal, "this device does not have the operation"}; }
 };
 
 }  // namespace moe

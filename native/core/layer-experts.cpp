@@ -43,10 +43,18 @@ void MoEPass::queueExperts(const ForwardCall& call) {
   reads(operands, {input_, weights_, statistics_.plan});
   for (const ParameterPtr& parameter : {p.gate, p.up, p.down, p.gateBias, p.upBias, p.downBias})
     if (parameter) reads(operands, {parameter->value()});
+  reads(operands, {carried_});
   writes(operands, {savedGate_, savedUp_, output_});
-  device.enqueue("MoELayer.forward", std::move(operands), [experts, combine](Backend& backend) {
+  const Carry carry{.dtype = dtype_,
+                    .T = T_,
+                    .H = H_,
+                    .input = input_->data(),
+                    .carried = floatsOf(carried_),
+                    .output = output_->data()};
+  device.enqueue("MoELayer.forward", std::move(operands), [experts, combine, carry](Backend& backend) {
     backend.expertsForward(experts);
     backend.combine(combine);
+    if (carry.carried) backend.carry(carry);
   });
 }
 
@@ -59,7 +67,7 @@ Dropout MoEPass::dropoutOf(NoisePurpose purpose, const ForwardCall& call) const 
           .tokenOffset = call.tokenOffset};
 }
 
-PlanRows MoEPass::rows() const { return planRows(statistics_.block, T_, R_, E_, K_); }
+PlanRows MoEPass::rows() const { return planRows(statistics_.block, T_, R_, E_, choosesTokens() ? E_ : K_, slots_); }
 
 // ------------------------------------------------------------------------------------------------ backward
 
@@ -100,6 +108,23 @@ ExpertsBackward MoEPass::expertsBackward(BackwardCall& call) const {
           .accumulateGateBias = gateBias.accumulate,
           .accumulateUpBias = upBias.accumulate,
           .accumulateDownBias = downBias.accumulate};
+}
+
+CarryBackward MoEPass::carryBackward(const BackwardCall& call) const {
+  if (!carried_) return {};
+  return {.dtype = dtype_,
+          .T = T_,
+          .H = H_,
+          .K = K_,
+          .input = input_->data(),
+          .gradOutput = call.gradOutput->data(),
+          .carried = carried_->floats(),
+          .indices = indices_->ints(),
+          .kept = kept_->ints(),
+          .withheld = intsOf(withheld_),
+          .mask = intsOf(mask_),
+          .gradInput = call.gradients.input->data(),
+          .gradWeights = call.gradWeights->floats()};
 }
 
 }  // namespace moe

@@ -41,9 +41,9 @@ inline BuildPlan planInto(const PlanBlock& block, int64_t tokens, int64_t rows, 
           .totals = block.totals};
 }
 
-inline PlanRows planRows(const PlanBlock& block, int64_t tokens, int64_t rows, int experts, int topK) {
-  return {tokens,         rows, experts, topK, block.expertOffsets, block.rowToken, block.rowSlot, block.tokenOffsets,
-          block.tokenRows};
+inline PlanRows planRows(const PlanBlock& block, int64_t tokens, int64_t rows, int experts, int topK, int64_t slots) {
+  return {tokens,          rows, experts, topK, block.expertOffsets, block.rowToken, block.rowSlot, block.tokenOffsets,
+          block.tokenRows, slots};
 }
 
 /// One call of backward: what its stages pass on to each other.

@@ -48,15 +48,28 @@ void Layer::updateSelectionBias() {
 void MoEPass::queueRoute(const ForwardCall& call) {
   Device& device = *layer_->device;
   const LayerParameters& p = layer_->parameters;
-  if (ranRouter_) logits_ = device.empty(DType::Float32, T_ * E_);
-  indices_ = device.empty(DType::Int32, T_ * K_);
-  weights_ = device.empty(DType::Float32, T_ * K_);
-  kept_ = device.empty(DType::Int32, T_ * K_);
-  scores_ = device.empty(DType::Float32, T_ * K_);
-  const bool noisy = ranRouter_ && (call.noise || (noise_.drawn && router_.noise != NoiseType::Jitter));
+  if (scored_) logits_ = device.empty(DType::Float32, T_ * E_);
+  indices_ = device.empty(DType::Int32, slots_);
+  weights_ = device.empty(DType::Float32, slots_);
+  kept_ = device.empty(DType::Int32, slots_);
+  if (!choosesTokens()) scores_ = device.empty(DType::Float32, slots_);
+  const bool noisy = scored_ && (call.noise || (noise_.drawn && router_.noise != NoiseType::Jitter));
   if (noisy) noisy_ = device.empty(DType::Float32, T_ * E_);
   const bool drawsLearned = noise_.drawn && router_.noise == NoiseType::Learned;
-  if (p.routerNoise && (drawsLearned || losses_.loadOn)) noiseLogits_ = device.empty(DType::Float32, T_ * E_);
+  if (scored_ && p.routerNoise && (drawsLearned || losses_.loadOn))
+    noiseLogits_ = device.empty(DType::Float32, T_ * E_);
+  const bool nextChoice = capacity_.slots >= 0 && capacity_.overflow == Overflow::NextChoice;
+  if (ranRouter_ && router_.secondThreshold > 0 && K_ > 1) withheld_ = device.empty(DType::Int32, T_);
+  if (capacity_.overflow == Overflow::Residual) carried_ = device.empty(DType::Float32, T_);
+  if (nextChoice) actual_ = device.empty(DType::Int32, T_ * K_);
+  // With the caller's weights nobody knows what comes next.
+  TensorPtr compared;
+  if (nextChoice && ranRouter_) {
+    compared = device.empty(DType::Float32, T_ * E_);
+    used_ = device.empty(DType::Int32, T_ * K_);
+    usedScores_ = device.empty(DType::Float32, T_ * K_);
+  }
+  if (choosesTokens()) compared = device.empty(DType::Float32, T_ * E_);
   statistics_.values = device.empty(DType::Float32, RouteValue::count);
   LossBlock loss;
   const int64_t scopes = losses_.scopes(T_);
@@ -71,7 +84,8 @@ void MoEPass::queueRoute(const ForwardCall& call) {
   statistics_.block.keptCounts = statistics_.counts->ints() + E_;
   statistics_.block.totals = statistics_.counts->ints() + 2 * int64_t{E_};
 
-  const bool product = ranRouter_ && !givenLogits_;
+  const bool product = scored_ && !givenLogits_;
+  const bool isHash = router_.type == RouterType::Hash;
   RouteForward route{.dtype = dtype_,
                      .router = router_,
                      .losses = losses_,
@@ -81,10 +95,10 @@ void MoEPass::queueRoute(const ForwardCall& call) {
                      .K = K_,
                      .input = product || noiseLogits_ ? input_->data() : nullptr,
                      .weight = product ? floatsOf(p.routerWeight) : nullptr,
-                     .bias = ranRouter_ ? floatsOf(p.routerBias) : nullptr,
+                     .bias = scored_ ? floatsOf(p.routerBias) : nullptr,
                      .noiseWeight = noiseLogits_ ? floatsOf(p.routerNoise) : nullptr,
-                     .selectionBias = ranRouter_ ? floatsOf(p.selectionBias) : nullptr,
-                     .givenNoise = ranRouter_ ? floatsOf(call.noise) : nullptr,
+                     .selectionBias = scored_ ? floatsOf(p.selectionBias) : nullptr,
+                     .givenNoise = scored_ ? floatsOf(call.noise) : nullptr,
                      .noise = noise_,
                      .allowed = allowed(),
                      .givenLogits = floatsOf(call.logits),
@@ -92,40 +106,102 @@ void MoEPass::queueRoute(const ForwardCall& call) {
                      .givenWeights = floatsOf(call.routingWeights),
                      .mask = intsOf(mask_),
                      .lossMask = intsOf(lossMask_),
+                     .secondKey = secondKey_,
+                     .expertKey = isHash ? noiseKey(layer_->seed, NoisePurpose::Hash, 0)
+                                         : noiseKey(layer_->seed, NoisePurpose::Expert, stepOf(call)),
+                     .tokenIds = isHash ? intsOf(call.tokenIds) : nullptr,
+                     .expertSlots = expertSlots_,
                      .logits = floatsOf(logits_),
                      .noisy = floatsOf(noisy_),
                      .noiseLogits = floatsOf(noiseLogits_),
                      .indices = indices_->ints(),
-                     .scores = scores_->floats(),
+                     .scores = floatsOf(scores_),
                      .weights = weights_->floats(),
+                     .compared = floatsOf(compared),
+                     .withheld = withheld_ ? withheld_->ints() : nullptr,
                      .lossCounts = loss.counts,
                      .lossTokens = loss.tokens,
                      .importance = loss.importance,
                      .load = loss.load,
                      .values = statistics_.values->floats()};
+  BuildPlan plan = buildPlan(call, compared);
+  const BuildExpertPlan expertPlan = buildExpertPlan();
+  const TensorPtr workspace = device.workspace(route, plan);
+  Operands operands;
+  reads(operands, {input_, mask_, lossMask_, tokenTypes_, call.tokenIds, call.routingIndices, call.routingWeights,
+                   call.logits, call.noise, call.priorities, layer_->allowedExperts});
+  if (scored_)
+    for (const ParameterPtr& parameter : {p.routerWeight, p.routerBias, p.routerNoise, p.selectionBias})
+      if (parameter) reads(operands, {parameter->value()});
+  writes(operands, {logits_, noisy_, noiseLogits_, indices_, weights_, kept_, scores_, lossState_, statistics_.values,
+                    statistics_.plan, statistics_.counts, withheld_, carried_, actual_, compared, used_, usedScores_});
+  const SettleWeights settle = settleWeights();
+  device.enqueue("MoELayer.forward", std::move(operands), [route, plan, expertPlan, settle](Backend& backend) {
+    backend.routeForward(route);
+    if (expertPlan.indices)
+      backend.buildExpertPlan(expertPlan);
+    else
+      backend.buildPlan(plan);
+    if (settle.weights) backend.settleWeights(settle);
+  });
+  if (p.selectionBias && training_ && ranRouter_ && call.noiseStep < 0) countAssignments();
+}
+
+BuildPlan MoEPass::buildPlan(const ForwardCall& call, const TensorPtr& compared) const {
   BuildPlan plan = planInto(statistics_.block, T_, R_, E_, K_);
   plan.capacity = capacity_;
   plan.indices = indices_->ints();
   plan.mask = intsOf(mask_);
-  plan.scores = call.priorities ? call.priorities->floats() : scores_->floats();
+  plan.scores = call.priorities ? call.priorities->floats() : floatsOf(scores_);
+  plan.withheld = intsOf(withheld_);
+  plan.compared = floatsOf(compared);
   if (capacity_.priority == Priority::Random) plan.drawKey = drawKey(NoisePurpose::Queue, call);
   plan.tokenOffset = call.tokenOffset;
   plan.weights = weights_->floats();
   plan.kept = kept_->ints();
-  const TensorPtr workspace = device.workspace(route, plan);
-  Operands operands;
-  reads(operands, {input_, mask_, lossMask_, tokenTypes_, call.routingIndices, call.routingWeights, call.logits,
-                   call.noise, call.priorities, layer_->allowedExperts});
-  if (ranRouter_)
-    for (const ParameterPtr& parameter : {p.routerWeight, p.routerBias, p.routerNoise, p.selectionBias})
-      if (parameter) reads(operands, {parameter->value()});
-  writes(operands, {logits_, noisy_, noiseLogits_, indices_, weights_, kept_, scores_, lossState_, statistics_.values,
-                    statistics_.plan, statistics_.counts});
-  device.enqueue("MoELayer.forward", std::move(operands), [route, plan](Backend& backend) {
-    backend.routeForward(route);
-    backend.buildPlan(plan);
-  });
-  if (p.selectionBias && training_ && ranRouter_ && call.noiseStep < 0) countAssignments();
+  plan.actual = actual_ ? actual_->ints() : nullptr;
+  plan.carried = floatsOf(carried_);
+  return plan;
+}
+
+/// Nothing unless experts choose.
+BuildExpertPlan MoEPass::buildExpertPlan() const {
+  if (!choosesTokens()) return {};
+  const PlanBlock& block = statistics_.block;
+  return {.T = T_,
+          .C = expertSlots_,
+          .E = E_,
+          .indices = indices_->ints(),
+          .mask = intsOf(mask_),
+          .kept = kept_->ints(),
+          .expertOffsets = block.expertOffsets,
+          .rowToken = block.rowToken,
+          .rowSlot = block.rowSlot,
+          .tokenOffsets = block.tokenOffsets,
+          .tokenRows = block.tokenRows,
+          .assigned = block.assigned,
+          .keptCounts = block.keptCounts,
+          .totals = block.totals};
+}
+
+/// Nothing when the plan has no say in the weights beyond dropping them.
+SettleWeights MoEPass::settleWeights() const {
+  if (!ranRouter_ || !(used_ || router_.renormalizeAfterDrop)) return {};
+  return {.router = router_,
+          .T = T_,
+          .E = E_,
+          .K = K_,
+          .allowed = allowed(),
+          .mask = intsOf(mask_),
+          .logits = floatsOf(logits_),
+          .noisy = floatsOf(noisy_),
+          .indices = indices_->ints(),
+          .actual = used_ ? actual_->ints() : nullptr,
+          .kept = kept_->ints(),
+          .scores = scores_->floats(),
+          .used = used_ ? used_->ints() : nullptr,
+          .usedScores = floatsOf(usedScores_),
+          .weights = weights_->floats()};
 }
 
 /// Apart from the forward, so that one that failed adds nothing and poisons nothing.
@@ -148,7 +224,7 @@ AllowedExperts MoEPass::allowed() const {
 // ------------------------------------------------------------------------------------------------ backward
 
 RouteBackward MoEPass::routeBackward(BackwardCall& call) const {
-  if (!ranRouter_) return {};
+  if (!scored_) return {};
   const LayerParameters& p = layer_->parameters;
   LossBlock loss;
   if (lossState_) loss.carve(lossState_->floats(), losses_, losses_.scopes(T_), E_);
@@ -180,12 +256,19 @@ RouteBackward MoEPass::routeBackward(BackwardCall& call) const {
           .noisy = floatsOf(noisy_),
           .noiseLogits = floatsOf(noiseLogits_),
           .indices = indices_->ints(),
-          .scores = scores_->floats(),
+          .scores = floatsOf(scores_),
           .lossCounts = loss.counts,
           .lossTokens = loss.tokens,
           .importance = loss.importance,
           .load = loss.load,
           .values = statistics_.values->floats(),
+          .used = intsOf(used_),
+          .usedScores = floatsOf(usedScores_),
+          .kept = router_.renormalizeAfterDrop ? kept_->ints() : nullptr,
+          .expertSlots = expertSlots_,
+          .tokenOffsets = choosesTokens() ? statistics_.block.tokenOffsets : nullptr,
+          .tokenRows = choosesTokens() ? statistics_.block.tokenRows : nullptr,
+          .rowSlot = choosesTokens() ? statistics_.block.rowSlot : nullptr,
           .gradWeights = call.gradWeights->floats(),
           .gradLogits = call.gradLogits->floats(),
           .gradInput = givenLogits_ && !noiseLogits_ ? nullptr : call.gradients.input->data(),

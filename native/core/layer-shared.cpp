@@ -63,7 +63,7 @@ void MoEPass::queueShared(const ForwardCall& call) {
   });
 }
 
-PlanRows MoEPass::sharedRows() const { return planRows(sharedBlock_, T_, T_, 1, 1); }
+PlanRows MoEPass::sharedRows() const { return planRows(sharedBlock_, T_, T_, 1, 1, T_); }
 
 // ------------------------------------------------------------------------------------------------ backward
 

@@ -1,6 +1,7 @@
 // The order of the stages, and nothing of how they are done: route → plan → experts → combine, shared experts beside
 // them; backward is the exact reverse. Each stage's own part is in the file of its name. Each queued closure holds raw
 // pointers; see tensor.h for why that is safe.
+#include <algorithm>
 #include <string>
 
 #include "../shared/noise.h"
@@ -28,22 +29,33 @@ MoEPass::MoEPass(std::shared_ptr<Layer> layer, const TensorPtr& input, const For
       tokenTypes_(call.tokenTypes) {
   if (input->size() % H_ != 0) throw Error(ErrorCode::Shape, "input must have a whole number of rows");
   T_ = input->size() / H_;
-  if (!ranRouter_) losses_ = {};
+  scored_ = ranRouter_ && !router_.draws();
+  router_.fixScoring(K_);
+  if (!scored_) losses_ = {};
   checkCall(call);
   const bool ownNoise =
       router_.noise == NoiseType::None || call.noise || (router_.noise == NoiseType::Jitter && call.logits);
-  noise_ = {.drawn = training_ && ranRouter_ && !ownNoise, .tokenOffset = call.tokenOffset};
+  noise_ = {.drawn = training_ && scored_ && !ownNoise, .tokenOffset = call.tokenOffset};
   if (noise_.drawn) noise_.key = drawKey(NoisePurpose::Router, call);
   dropout_ = dropoutOf(NoisePurpose::ExpertDropout, call);
   sharedDropout_ = dropoutOf(NoisePurpose::SharedDropout, call);
+  secondKey_ = noiseKey(layer_->seed, NoisePurpose::SecondChoice, stepOf(call));
   capacity_ = call.capacity.resolve(T_, K_, E_, training_);
   if (call.priorities) capacity_.priority = Priority::Given;
+  slots_ = T_ * K_;
   R_ = maxRows(capacity_, T_, K_, E_);
+  if (router_.type == RouterType::ExpertChoice) {
+    CapacityRule rule = call.capacity;
+    rule.limited = true;  // dropless has the factor 1
+    expertSlots_ = std::min(T_, rule.resolve(T_, K_, E_, training_).slots);
+    R_ = slots_ = E_ * expertSlots_;
+    if (slots_ > INT32_MAX) throw Error(ErrorCode::Shape, "experts would choose more than 2^31 - 1 tokens in all");
+  }
 
   Device& device = *layer_->device;
   device.hold(layer_);
-  for (const TensorPtr& tensor : {input_, mask_, lossMask_, tokenTypes_, call.routingIndices, call.routingWeights,
-                                  call.logits, call.noise, call.priorities})
+  for (const TensorPtr& tensor : {input_, mask_, lossMask_, tokenTypes_, call.tokenIds, call.routingIndices,
+                                  call.routingWeights, call.logits, call.noise, call.priorities})
     if (tensor) device.materialise(tensor);
 
   output_ = device.empty(dtype_, T_ * H_);
@@ -53,11 +65,12 @@ MoEPass::MoEPass(std::shared_ptr<Layer> layer, const TensorPtr& input, const For
 
   if (training_) {
     if (call.noiseStep < 0) device.nowOrOnReplay([layer = layer_] { ++layer->step; });
-    for (const TensorPtr& tensor : {input_, mask_, lossMask_, tokenTypes_, indices_, weights_, logits_}) watch(tensor);
+    for (const TensorPtr& tensor : {input_, mask_, lossMask_, tokenTypes_, indices_, weights_, kept_, logits_})
+      watch(tensor);
     watchParameters();
   } else {
     for (TensorPtr* saved : {&input_, &mask_, &lossMask_, &tokenTypes_, &scores_, &noisy_, &noiseLogits_, &lossState_,
-                             &sharedPlan_, &sharedGates_})
+                             &withheld_, &carried_, &used_, &usedScores_, &sharedPlan_, &sharedGates_})
       saved->reset();
   }
 }
@@ -79,9 +92,12 @@ void MoEPass::checkCall(const ForwardCall& call) const {
   checkOptional(call.logits, T_ * E_, DType::Float32, "logits");
   checkOptional(call.noise, T_ * E_, DType::Float32, "noise");
   checkOptional(call.tokenTypes, T_, DType::Int32, "tokenTypes");
+  checkOptional(call.tokenIds, T_, DType::Int32, "tokenIds");
   checkOptional(call.priorities, T_ * K_, DType::Float32, "priorities");
   if (layer_->allowedExperts && ranRouter_ && !call.tokenTypes)
     throw Error(ErrorCode::InvalidArgument, "tokenTypes must be given to a layer with router.allowedExperts");
+  if (router_.type == RouterType::Hash && ranRouter_ && !call.tokenIds)
+    throw Error(ErrorCode::InvalidArgument, "tokenIds must be given to a layer with a hash router");
   if (T_ * K_ > INT32_MAX) throw Error(ErrorCode::Shape, "input has more tokens times choices than 2^31 - 1");
   if (losses_.sequenceLength > 0 && T_ % losses_.sequenceLength != 0)
     throw Error(ErrorCode::Shape, "input must have a multiple of losses.loadBalance.sequenceLength (" +
@@ -117,9 +133,9 @@ MoEGradients MoEPass::backward(const TensorPtr& gradOutput, float lossScale) {
   BackwardCall call{.gradOutput = gradOutput, .lossScale = lossScale};
   MoEGradients& gradients = call.gradients;
   gradients.input = device.empty(dtype_, T_ * H_);
-  call.gradWeights = device.empty(DType::Float32, T_ * K_);
+  call.gradWeights = device.empty(DType::Float32, slots_);
   call.gradRows = device.empty(dtype_, R_ * H_);
-  if (ranRouter_) call.gradLogits = device.empty(DType::Float32, T_ * E_);
+  if (scored_) call.gradLogits = device.empty(DType::Float32, T_ * E_);
   if (noiseLogits_) call.gradNoiseLogits = device.empty(DType::Float32, T_ * E_);
   if (layer_->config.sharedSize > 0) call.sharedGradRows = device.empty(dtype_, T_ * H_);
   if (sharedGates_) call.sharedGradGates = device.empty(DType::Float32, T_);
@@ -129,13 +145,15 @@ MoEGradients MoEPass::backward(const TensorPtr& gradOutput, float lossScale) {
   reads(operands, {gradOutput,         input_,           mask_,      lossMask_, tokenTypes_, noisy_,
                    noiseLogits_,       indices_,         weights_,   logits_,   scores_,     lossState_,
                    statistics_.values, statistics_.plan, savedGate_, savedUp_,  sharedPlan_, sharedGates_,
-                   sharedSavedGate_,   sharedSavedUp_});
+                   sharedSavedGate_,   sharedSavedUp_,   withheld_,  carried_,  kept_,       used_,
+                   usedScores_});
   for (const auto& [tensor, version] : watched_) operands.inputs.push_back(tensor->health());
   writes(operands, {gradients.input, call.gradWeights});
 
   auto [shared, gate] = sharedBackward(call);
   ExpertsBackward experts = expertsBackward(call);
   RouteBackward route = routeBackward(call);
+  const CarryBackward carry = carryBackward(call);
 
   const auto combineInto = [&](const PlanRows& plan, const void* rows, bool accumulate) {
     return Combine{.dtype = dtype_,
@@ -150,9 +168,10 @@ MoEGradients MoEPass::backward(const TensorPtr& gradOutput, float lossScale) {
   const Combine combineShared = combineInto(sharedRows(), shared.gradRows, true);
   const TensorPtr workspace = device.workspace(experts, shared, gate, route);
   device.enqueue("MoELayer.backward", std::move(operands),
-                 [shared = shared, gate = gate, experts, route, combine, combineShared](Backend& backend) {
+                 [shared = shared, gate = gate, experts, route, carry, combine, combineShared](Backend& backend) {
                    backend.expertsBackward(experts);
                    backend.combine(combine);
+                   if (carry.carried) backend.carryBackward(carry);
                    if (shared.gradRows) {
                      backend.expertsBackward(shared);
                      backend.combine(combineShared);
@@ -162,14 +181,15 @@ MoEGradients MoEPass::backward(const TensorPtr& gradOutput, float lossScale) {
                  });
   markGradsWritten({p.gate, p.up, p.down, p.gateBias, p.upBias, p.downBias, p.sharedGate, p.sharedUp, p.sharedDown,
                     p.sharedOutputGate});
-  if (ranRouter_) markGradsWritten({p.routerBias});
-  if (ranRouter_ && !givenLogits_) markGradsWritten({p.routerWeight});
+  if (scored_) markGradsWritten({p.routerBias});
+  if (scored_ && !givenLogits_) markGradsWritten({p.routerWeight});
   if (noiseLogits_) markGradsWritten({p.routerNoise});
 
   spent_ = true;
   watched_.clear();
-  for (TensorPtr* saved : {&input_, &mask_, &lossMask_, &tokenTypes_, &scores_, &noisy_, &noiseLogits_, &lossState_,
-                           &savedGate_, &savedUp_, &sharedPlan_, &sharedGates_, &sharedSavedGate_, &sharedSavedUp_})
+  for (TensorPtr* saved :
+       {&input_, &mask_, &lossMask_, &tokenTypes_, &scores_, &noisy_, &noiseLogits_, &lossState_, &withheld_, &carried_,
+        &used_, &usedScores_, &savedGate_, &savedUp_, &sharedPlan_, &sharedGates_, &sharedSavedGate_, &sharedSavedUp_})
     saved->reset();
   return gradients;
 }

@@ -44,7 +44,7 @@ struct ForwardCall {
   TensorPtr routingIndices, routingWeights;  // [T,K] or null
   TensorPtr logits;                          // [T,E] or null
   TensorPtr noise;                           // [T,E] or null
-  TensorPtr tokenTypes;                      // [T] int32 or null
+  TensorPtr tokenTypes, tokenIds;            // [T] int32 or null
   TensorPtr priorities;                      // [T,K] or null
   int64_t noiseStep = -1;                    // keys the draws in place of the layer's count; below 0: the count does
   int64_t tokenOffset = 0;
@@ -83,10 +83,13 @@ class MoEPass {
   /// Queues the backward; lossScale multiplies the balancing losses' gradients. Once: it releases what forward saved.
   MoEGradients backward(const TensorPtr& gradOutput, float lossScale);
 
+  /// C where experts choose, else 0: routing is then [E,C].
+  int64_t expertSlots() const { return expertSlots_; }
   const TensorPtr& output() const { return output_; }
   const TensorPtr& indices() const { return indices_; }
   const TensorPtr& weights() const { return weights_; }
   const TensorPtr& kept() const { return kept_; }
+  const TensorPtr& actual() const { return actual_; }  // null unless the overflow is 'next-choice'
   const TensorPtr& logits() const { return logits_; }  // null with the caller's weights
   const LayerStatistics& statistics() const { return statistics_; }
   const LossOptions& losses() const { return losses_; }
@@ -112,22 +115,30 @@ class MoEPass {
 
   void watch(const TensorPtr& tensor);
   void watchParameters();
+  bool choosesTokens() const { return router_.type == RouterType::ExpertChoice; }  // instead of tokens choosing experts
   AllowedExperts allowed() const;
   Dropout dropoutOf(NoisePurpose purpose, const ForwardCall& call) const;
   const float* inputWeights() const { return layer_->config.weightInput ? weights_->floats() : nullptr; }
   const float* outputWeights() const { return layer_->config.weightInput ? nullptr : weights_->floats(); }
+  SettleWeights settleWeights() const;
+  BuildPlan buildPlan(const ForwardCall& call, const TensorPtr& compared) const;
+  BuildExpertPlan buildExpertPlan() const;
+  CarryBackward carryBackward(const BackwardCall& call) const;
   PlanRows rows() const;
   PlanRows sharedRows() const;
 
   std::shared_ptr<Layer> layer_;
   DType dtype_;
   int64_t T_, R_ = 0;
+  int64_t expertSlots_ = 0, slots_ = 0;  // C or 0; T·K or E·C
   int H_, F_, E_, K_;
   bool training_, ranRouter_, givenLogits_;
+  bool scored_;  // by logits, which have losses and gradients
   bool spent_ = false;
   RouterOptions router_;
   RouteNoise noise_{};
   Dropout dropout_{}, sharedDropout_{};
+  uint64_t secondKey_ = 0;
   LossOptions losses_;
   CapacityOptions capacity_;
 
@@ -135,6 +146,9 @@ class MoEPass {
   TensorPtr output_, indices_, weights_, kept_, logits_;
   TensorPtr scores_;               // [T,K]
   TensorPtr noisy_, noiseLogits_;  // [T,E] or null
+  TensorPtr withheld_, carried_;   // [T] or null
+  TensorPtr actual_;               // [T,K] or null
+  TensorPtr used_, usedScores_;    // [T,K] or null
   TensorPtr lossState_;            // lossCounts [scopes,E], lossTokens [scopes], importance [E], load [E]
   LayerStatistics statistics_;
   TensorPtr savedGate_, savedUp_;  // [R,F]

@@ -29,6 +29,7 @@ Routing route(const TensorPtr& input, const TensorPtr& weight, const RouteShape&
   RouteForward op{};
   op.dtype = input->dtype();
   op.router = router;
+  op.router.fixScoring(s.K);
   op.T = s.T;
   op.H = s.H;
   op.E = s.E;
@@ -64,6 +65,7 @@ Gradients routeBackward(const TensorPtr& input, const TensorPtr& weight, const R
   RouteBackward op{};
   op.dtype = input->dtype();
   op.router = router;
+  op.router.fixScoring(s.K);
   op.T = s.T;
   op.H = s.H;
   op.E = s.E;
@@ -91,7 +93,7 @@ Gradients routeBackward(const TensorPtr& input, const TensorPtr& weight, const R
 }
 
 PlanRows Plan::rows() const {
-  return {T, R, E, K, block.expertOffsets, block.rowToken, block.rowSlot, block.tokenOffsets, block.tokenRows};
+  return {T, R, E, K, block.expertOffsets, block.rowToken, block.rowSlot, block.tokenOffsets, block.tokenRows, T * K};
 }
 
 PlanPtr plan(const TensorPtr& indices, const TensorPtr& weights, int64_t T, int K, int E, const CapacityRule& rule) {

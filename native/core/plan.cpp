@@ -9,6 +9,7 @@ namespace moe {
 CapacityOptions CapacityRule::resolve(int64_t tokens, int topK, int experts, bool training) const {
   CapacityOptions options;
   options.priority = priority;
+  options.overflow = overflow;
   options.firstChoicesFirst = firstChoicesFirst;
   if (!limited) return options;
   options.dynamic = dynamic;

@@ -19,6 +19,7 @@ struct CapacityRule {
   bool dynamic = false;   // the factor is the most there may be
   double targetDropRate = 0;
   Priority priority = Priority::Position;
+  Overflow overflow = Overflow::Drop;
   bool firstChoicesFirst = true;
 
   /// C = ⌈factor·K·T/E⌉ (in double, T of a group) or `slots`, at least `min`, rounded up to `multipleOf`; the buffer is

@@ -42,6 +42,7 @@ class CpuBackend final : public Backend {
   // route.cpp
   void routeForward(const RouteForward&) override;
   void routeBackward(const RouteBackward&) override;
+  void settleWeights(const SettleWeights&) override;
   size_t workspaceBytes(const RouteForward&) const override;
   size_t workspaceBytes(const RouteBackward&) const override;
   using Backend::workspaceBytes;
@@ -52,9 +53,12 @@ class CpuBackend final : public Backend {
 
   // permute.cpp
   void buildPlan(const BuildPlan&) override;
+  void buildExpertPlan(const BuildExpertPlan&) override;
   void dispatch(const Dispatch&) override;
   void combine(const Combine&) override;
   void combineBackward(const CombineBackward&) override;
+  void carry(const Carry&) override;
+  void carryBackward(const CarryBackward&) override;
 
   // experts.cpp
   void expertsForward(const ExpertsForward&) override;

@@ -383,7 +383,7 @@ template <class T>
 void runBackward(const ExpertsBackward& p, const GemmKernels& gemm, ThreadPool& pool, Scratch& scratch) {
   const Backward<T> backward(p, gemm);
   const int32_t* offsets = p.plan.expertOffsets;
-  if (p.gradWeights) std::memset(p.gradWeights, 0, sizeof(float) * p.plan.T * p.plan.K);
+  if (p.gradWeights) std::memset(p.gradWeights, 0, sizeof(float) * p.plan.slots);
   pool.parallelFor(p.plan.E, [&](int64_t e, int) {
     if (offsets[e] == offsets[e + 1]) backward.clear(e);
   });

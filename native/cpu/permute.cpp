@@ -2,16 +2,14 @@
 // combine, which are each other's backward.
 #include <algorithm>
 #include <cmath>
-#include <limits>
 #include <string>
 #include <vector>
 
 #include "../core/error.h"
-#include "../shared/math.h"
-#include "../shared/noise.h"
 #include "backend.h"
 #include "element.h"
 #include "lowest.h"
+#include "permute-slots.h"
 #include "simd/row.h"
 
 namespace moe::cpu {
@@ -22,125 +20,6 @@ namespace {
 
 // Below this many tokens a plan costs less than waking the other threads.
 constexpr int64_t tokensPerPiece = 4096;
-
-/// The assignments of a plan: expert per slot, as the mask and the caller's indices say.
-struct Assignments {
-  const BuildPlan& plan;
-
-  /// -1: none.
-  int32_t expert(int64_t t, int k) const {
-    if (plan.mask && plan.mask[t] == 0) return -1;
-    return plan.indices ? plan.indices[t * plan.K + k] : 0;
-  }
-};
-
-/// As integers in the order of the numbers.
-uint32_t risingBits(float number) {
-  const uint32_t bits = floatBits(number + 0.0f);  // -0 becomes 0
-  return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
-}
-
-/// Sorts before every key of a lower order; of equal ones by index.
-uint64_t fallingKey(uint32_t order, int64_t index) { return uint64_t{~order} << 32 | static_cast<uint32_t>(index); }
-
-int64_t indexOf(uint64_t key) { return static_cast<int64_t>(key & 0xffffffffu); }
-
-/// The assignments of tokens [begin, end) in the order in which they queue for the slots.
-class Queue {
- public:
-  explicit Queue(const BuildPlan& plan) : plan_(plan), assignments_{plan} {}
-
-  /// visit(t, k, expert) for every assignment.
-  template <class Visit>
-  void forEach(int64_t begin, int64_t end, Visit&& visit) {
-    const int K = plan_.K;
-    const auto visitAssigned = [&](int64_t t, int k) {
-      if (const int32_t expert = assignments_.expert(t, k); expert >= 0) visit(t, k, expert);
-    };
-    if (!plan_.capacity.firstChoicesFirst) {
-      sort(begin * K, end * K, [&](int64_t slot) { return ownOrder(slot / K, static_cast<int>(slot % K)); });
-      for (const uint64_t key : keys_) visitAssigned(indexOf(key) / K, static_cast<int>(indexOf(key) % K));
-      return;
-    }
-    const bool byToken = plan_.capacity.priority == Priority::Score || plan_.capacity.priority == Priority::Position;
-    if (byToken) sort(begin, end, [&](int64_t t) { return bestScore(t); });
-    for (int k = 0; k < K; ++k) {
-      if (!byToken) sort(begin, end, [&](int64_t t) { return ownOrder(t, k); });
-      for (const uint64_t key : keys_) visitAssigned(indexOf(key), k);
-    }
-  }
-
- private:
-  /// Larger first.
-  uint32_t ownOrder(int64_t t, int k) const {
-    const int32_t expert = assignments_.expert(t, k);
-    if (expert < 0 || plan_.capacity.priority == Priority::Position) return 0;
-    if (plan_.capacity.priority == Priority::Random)
-      return noiseBits(valueOf(plan_.drawKey), plan_.tokenOffset + t, expert / 4).word[expert % 4];
-    return risingBits(plan_.scores[t * plan_.K + k]);
-  }
-
-  uint32_t bestScore(int64_t t) const {
-    float best = -std::numeric_limits<float>::infinity();
-    if (plan_.capacity.priority == Priority::Score)
-      for (int k = 0; k < plan_.K; ++k)
-        if (assignments_.expert(t, k) >= 0) best = std::max(best, plan_.scores[t * plan_.K + k]);
-    return risingBits(best);
-  }
-
-  template <class Order>
-  void sort(int64_t begin, int64_t end, Order&& order) {
-    keys_.clear();
-    for (int64_t index = begin; index < end; ++index) keys_.push_back(fallingKey(order(index), index));
-    if (plan_.capacity.priority != Priority::Position) std::sort(keys_.begin(), keys_.end());
-  }
-
-  const BuildPlan& plan_;
-  const Assignments assignments_;
-  std::vector<uint64_t> keys_;
-};
-
-/// Gives the slots to the assignments in queue order, a group of tokens at a time; drop(t, k, expert) for the rest.
-template <class Drop>
-void giveSlots(const BuildPlan& plan, int64_t slots, Drop&& drop) {
-  Queue queue(plan);
-  const int64_t groupSize = plan.capacity.groupSize > 0 ? plan.capacity.groupSize : plan.T;
-  std::vector<int32_t> taken(plan.E);
-  std::fill_n(plan.keptCounts, plan.E, 0);
-  for (int64_t begin = 0; begin < plan.T; begin += groupSize) {
-    std::fill(taken.begin(), taken.end(), 0);
-    int64_t spare = plan.capacity.buffer;
-    queue.forEach(begin, std::min(plan.T, begin + groupSize), [&](int64_t t, int k, int32_t expert) {
-      if (taken[expert] < slots)
-        ++taken[expert];
-      else if (spare > 0)
-        --spare;
-      else
-        return drop(t, k, expert);
-      ++plan.keptCounts[expert];
-    });
-  }
-}
-
-/// The slots of each expert: with a dynamic capacity as few as its target allows.
-int64_t slotsOf(const BuildPlan& plan) {
-  if (!plan.capacity.dynamic) return plan.capacity.slots;
-  const auto dropped = [&](int64_t slots) {
-    int64_t sum = 0;
-    for (int e = 0; e < plan.E; ++e) sum += std::max<int64_t>(0, plan.assigned[e] - slots);
-    return static_cast<double>(sum);
-  };
-  const double allowed = plan.capacity.targetDropRate * dropped(0);
-  int64_t low = 0, high = plan.capacity.slots;
-  while (low < high) {
-    const int64_t middle = low + (high - low) / 2;
-    if (dropped(middle) <= allowed)
-      high = middle;
-    else
-      low = middle + 1;
-  }
-  return low;
-}
 
 /// The caller's priorities must have an order.
 void throwIfNotNumbers(const BuildPlan& plan) {
@@ -160,6 +39,41 @@ void throwIfBadIndex(const BuildPlan& plan, const Lowest& lowest) {
   throw Error(ErrorCode::InvalidArgument, "indices of token " + std::to_string(t) + " must be experts in [0, " +
                                               std::to_string(plan.E) + ") or -1, got " + std::to_string(bad));
 }
+
+/// The choices that do not get what they ask for, and the counts of a plan that follow.
+class Changes final : public SlotsObserver {
+ public:
+  /// counts [pieces,E] and rows [pieces] are those of all assignments.
+  Changes(const BuildPlan& plan, std::vector<int32_t>& counts, std::vector<int32_t>& rows)
+      : plan_(plan), assignments_{plan}, counts_(counts), rows_(rows) {}
+
+  void rejected(int64_t t, int k, int32_t expert) override {
+    if (experts_.empty()) experts_.assign(static_cast<size_t>(plan_.T) * plan_.K, asAsked);
+    experts_[t * plan_.K + k] = -1;
+    --counts_[t / tokensPerPiece * plan_.E + expert];
+    --rows_[t / tokensPerPiece];
+  }
+
+  void moved(int64_t t, int k, int32_t expert) override {
+    experts_[t * plan_.K + k] = expert;
+    ++counts_[t / tokensPerPiece * plan_.E + expert];
+    ++rows_[t / tokensPerPiece];
+  }
+
+  /// The expert that the choice gets; -1: none.
+  int32_t expert(int64_t t, int k) const {
+    const int32_t expert = experts_.empty() ? asAsked : experts_[t * plan_.K + k];
+    return expert == asAsked ? assignments_.expert(t, k) : expert;
+  }
+
+ private:
+  static constexpr int32_t asAsked = -2;
+
+  const BuildPlan& plan_;
+  const Assignments assignments_;
+  std::vector<int32_t>&counts_, &rows_;
+  std::vector<int32_t> experts_;  // [T,K]; empty while nothing changed
+};
 
 }  // namespace
 
@@ -194,17 +108,16 @@ void CpuBackend::buildPlan(const BuildPlan& plan) {
   std::copy_n(plan.assigned, E, plan.keptCounts);
 
   // Queue for the slots, when there may be too few of them somewhere.
-  std::vector<uint8_t> dropped;  // [T,K]; empty while nothing is
   throwIfNotNumbers(plan);
-  const int64_t slots = slotsOf(plan);
-  if (slots >= 0 && *std::max_element(plan.assigned, plan.assigned + E) > slots) {
-    dropped.resize(static_cast<size_t>(T) * K);
-    giveSlots(plan, slots, [&](int64_t t, int k, int32_t expert) {
-      dropped[t * K + k] = 1;
-      --counts[t / tokensPerPiece * E + expert];
-      --rows[t / tokensPerPiece];
-    });
-  }
+  Changes changes(plan, counts, rows);
+  if (plan.withheld)
+    for (int64_t t = 0; t < T; ++t)
+      if (const int32_t expert = assignments.expert(t, 1); plan.withheld[t] && expert >= 0) {
+        changes.rejected(t, 1, expert);
+        --plan.keptCounts[expert];
+      }
+  const int64_t slots = slotsOf(plan, plan.keptCounts);
+  if (slots >= 0 && *std::max_element(plan.keptCounts, plan.keptCounts + E) > slots) giveSlots(plan, slots, changes);
 
   // First row of every expert in every piece, by expert and then by piece; the same for the tokens' lists.
   int32_t row = 0;
@@ -231,13 +144,16 @@ void CpuBackend::buildPlan(const BuildPlan& plan) {
     for (int64_t t = begin; t < end; ++t) {
       plan.tokenOffsets[t] = list;
       bool assigned = false;
+      float carried = 0;
       for (int k = 0; k < K; ++k) {
         const int64_t slot = t * K + k;
-        const int32_t expert = assignments.expert(t, k);
-        assigned |= expert >= 0;
-        const bool kept = expert >= 0 && (dropped.empty() || !dropped[slot]);
-        if (plan.kept) plan.kept[slot] = kept;
-        if (!kept) {
+        const bool asked = assignments.queued(t, k) >= 0;
+        assigned |= assignments.expert(t, k) >= 0;
+        const int32_t expert = changes.expert(t, k);
+        if (plan.kept) plan.kept[slot] = expert >= 0;
+        if (plan.actual) plan.actual[slot] = expert;
+        if (expert < 0) {
+          if (asked && plan.carried) carried += plan.weights[slot];
           if (plan.weights) plan.weights[slot] = 0;
           continue;
         }
@@ -246,6 +162,7 @@ void CpuBackend::buildPlan(const BuildPlan& plan) {
         plan.rowSlot[to] = static_cast<int32_t>(slot);
         plan.tokenRows[list++] = to;
       }
+      if (plan.carried) plan.carried[t] = carried;
       tokens[piece] += assigned;
       lostTokens[piece] += assigned && list == plan.tokenOffsets[t];
     }
@@ -329,6 +246,10 @@ void combineRowsBackward(const CombineBackward& b, const ElementKernels<T>& kern
   zeroPastEnd(b.plan, b.H, gradRows, pool);
 }
 
+bool isCarried(const CarryBackward& b, int64_t t, int k) {
+  return b.indices[t * b.K + k] >= 0 && !b.kept[t * b.K + k] && !(k == 1 && b.withheld && b.withheld[t]);
+}
+
 }  // namespace
 
 void CpuBackend::dispatch(const Dispatch& d) {
@@ -339,6 +260,39 @@ void CpuBackend::dispatch(const Dispatch& d) {
 void CpuBackend::combine(const Combine& c) {
   const StageTimer timer(*this, "combine");
   withElement(c.dtype, [&]<class T>() { combineRows<T>(c, row_.of<T>(), pool_); });
+}
+
+void CpuBackend::carry(const Carry& c) {
+  withElement(c.dtype, [&]<class T>() {
+    pool_.parallelRanges(c.T, rowsPerPiece, [&](int64_t begin, int64_t end, int) {
+      for (int64_t t = begin; t < end; ++t) {
+        const T* row = elements<T>(c.input) + t * c.H;
+        if (c.carried[t] != 0)
+          row_.of<T>().weightedSum(&row, c.carried + t, 1, c.H, elements<T>(c.output) + t * c.H, true);
+      }
+    });
+  });
+}
+
+void CpuBackend::carryBackward(const CarryBackward& b) {
+  withElement(b.dtype, [&]<class T>() {
+    const ElementKernels<T>& kernels = row_.of<T>();
+    std::vector<T> unused(static_cast<size_t>(pool_.threads()) * b.H);
+    pool_.parallelRanges(b.T, rowsPerPiece, [&](int64_t begin, int64_t end, int worker) {
+      for (int64_t t = begin; t < end; ++t) {
+        if (b.mask && b.mask[t] == 0) continue;
+        const T* gradOutput = elements<T>(b.gradOutput) + t * b.H;
+        bool carried = false;
+        for (int k = 0; k < b.K; ++k) carried |= isCarried(b, t, k);
+        if (!carried) continue;
+        const float dot = kernels.scaleAndDot(1.0f, gradOutput, elements<T>(b.input) + t * b.H, b.H,
+                                              unused.data() + static_cast<int64_t>(worker) * b.H);
+        for (int k = 0; k < b.K; ++k)
+          if (isCarried(b, t, k)) b.gradWeights[t * b.K + k] = dot;
+        kernels.weightedSum(&gradOutput, b.carried + t, 1, b.H, elements<T>(b.gradInput) + t * b.H, true);
+      }
+    });
+  });
 }
 
 void CpuBackend::combineBackward(const CombineBackward& b) {

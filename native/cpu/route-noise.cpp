@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "route-tokens.h"
+
 namespace moe::cpu {
 
 void drawJitter(const RouterOptions& router, const RouteNoise& noise, int64_t token, int H, float* factors) {
@@ -17,6 +19,16 @@ void drawLogitNoise(const RouterOptions& router, const RouteNoise& noise, int64_
     const Philox4 bits = noiseBits(valueOf(noise.key), noise.tokenOffset + token, static_cast<uint32_t>(e / 4));
     const Normal4 drawn = logitNoise(router.noise, bits);
     for (int i = 0; i < std::min(4, E - e); ++i) values[e + i] = drawn.value[i];
+  }
+}
+
+void drawValues(const RouteForward& f, int64_t t, float* values) {
+  const int64_t key = f.tokenIds ? f.tokenIds[t] : f.noise.tokenOffset + t;
+  const int32_t* allowed = allowedOf(f.allowed, t, f.E);
+  for (int e = 0; e < f.E; e += 4) {
+    const Philox4 bits = noiseBits(f.expertKey, key, static_cast<uint32_t>(e / 4));
+    for (int i = 0; i < std::min(4, f.E - e); ++i)
+      values[e + i] = allowed && !allowed[e + i] ? -INFINITY : drawnValue(bits.word[i]);
   }
 }
 

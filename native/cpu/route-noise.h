@@ -21,6 +21,9 @@ void drawLogitNoise(const RouterOptions& router, const RouteNoise& noise, int64_
 /// allowed.
 void addNoise(const RouteForward& route, int64_t token, const int32_t* allowed);
 
+/// What the hash or random router compares of one token's experts, [E]; minus infinity where not allowed.
+void drawValues(const RouteForward& route, int64_t token, float* values);
+
 /// The deviation of the noise on one logit; noiseLogits [E] or null of the token.
 inline float deviationAt(const RouterOptions& router, const float* noiseLogits, int e) {
   return noiseLogits ? deviationOf(noiseLogits[e]) : router.noiseScale;

@@ -5,6 +5,7 @@
 
 #include "../shared/activation.h"
 #include "route-select.h"
+#include "route-weights.h"
 
 namespace moe::cpu {
 
@@ -89,6 +90,12 @@ ExpSum TokenScores::cleanSum() {
   return sum;
 }
 
+void TokenScores::ofSelected(const int32_t* indices, int K, float* scores) const {
+  if (router_.selectBy == SelectBy::Logits && isSoftmax())
+    return softmaxOfSelected(noisy(), noisyDivisor(), indices, K, scores);
+  for (int k = 0; k < K; ++k) scores[k] = indices[k] < 0 ? 0.0f : scores_[indices[k]];
+}
+
 const float* TokenScores::compared(const float* selectionBias) {
   if (!selectionBias && router_.groupCount == 0) return noisy();
   const bool byScores = router_.selectBy == SelectBy::Scores;
@@ -99,6 +106,12 @@ const float* TokenScores::compared(const float* selectionBias) {
     compared_[e] = allowed_ && !allowed_[e] ? -INFINITY : values[e] / divisor + bias;
   }
   if (router_.groupCount > 0) restrictToGroups(router_, E_, compared_.data());
+  return compared_.data();
+}
+
+const float* TokenScores::shifted(const float* shifts) {
+  for (int e = 0; e < E_; ++e)
+    compared_[e] = allowed_ && !allowed_[e] ? -INFINITY : noisy()[e] / noisyDivisor() + shifts[e];
   return compared_.data();
 }
 

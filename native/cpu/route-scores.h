@@ -32,8 +32,14 @@ class TokenScores {
   ExpSum cleanSum();
   const float* clean() const { return clean_; }
 
+  /// scores [K] of the selected experts, 0 where the index is -1.
+  void ofSelected(const int32_t* indices, int K, float* scores) const;
+
   /// [E] what the choice compares, minus infinity where nothing may be chosen. selectionBias [E] or null.
   const float* compared(const float* selectionBias);
+
+  /// [E] the logits with noise plus shifts, minus infinity where not allowed: what the Sinkhorn router compares.
+  const float* shifted(const float* shifts);
 
   /// gradLogits [E] += back from the gradient of P.
   void probabilitiesBackward(const float* gradP, float* gradLogits) const;

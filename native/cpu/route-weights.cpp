@@ -51,12 +51,23 @@ double normOf(const RouterOptions& router, const float* scores, int K) {
 
 }  // namespace
 
+namespace {
+
+/// What a weight without weightScale is of its score.
+double shareOf(const RouterOptions& router, const float* scores, int K) {
+  if (!router.renormalize) return 1;
+  const double divisor = normOf(router, scores, K) + router.normEpsilon;
+  return divisor > 0 ? 1 / divisor : 0.0;
+}
+
+}  // namespace
+
+float unscaled(const RouterOptions& router, const float* scores, int K, int k) {
+  return k < K ? static_cast<float>(shareOf(router, scores, K) * scores[k]) : 0.0f;
+}
+
 void weigh(const RouterOptions& router, const float* scores, int K, float* weights) {
-  double factor = router.weightScale;
-  if (router.renormalize) {
-    const double divisor = normOf(router, scores, K) + router.normEpsilon;
-    factor = divisor > 0 ? factor / divisor : 0.0;
-  }
+  const double factor = router.weightScale * shareOf(router, scores, K);
   for (int k = 0; k < K; ++k) weights[k] = static_cast<float>(factor * scores[k]);
 }
 
@@ -76,6 +87,30 @@ void weighBackward(const RouterOptions& router, const float* scores, const doubl
     const double slope = router.normP == 1 ? 1.0 : s > 0 ? std::pow(s / norm, router.normP - 1.0) : 0.0;
     gradScores[k] = divisor > 0 ? scale / divisor * (gradWeights[k] - projection / divisor * slope) : 0.0;
   }
+}
+
+namespace {
+
+double keptSum(const float* scores, const int32_t* kept, int K) {
+  double sum = 0;
+  for (int k = 0; k < K; ++k) sum += kept[k] ? scores[k] : 0.0f;
+  return sum;
+}
+
+}  // namespace
+
+void weighKept(const RouterOptions& router, const float* scores, const int32_t* kept, int K, float* weights) {
+  const double sum = keptSum(scores, kept, K), factor = sum > 0 ? router.weightScale / sum : 0.0;
+  for (int k = 0; k < K; ++k) weights[k] = kept[k] ? static_cast<float>(factor * scores[k]) : 0.0f;
+}
+
+void weighKeptBackward(const RouterOptions& router, const float* scores, const int32_t* kept, const double* gradWeights,
+                       int K, double* gradScores) {
+  const double sum = keptSum(scores, kept, K), factor = sum > 0 ? router.weightScale / sum : 0.0;
+  double mean = 0;
+  for (int k = 0; k < K; ++k)
+    if (kept[k] && sum > 0) mean += gradWeights[k] * scores[k] / sum;
+  for (int k = 0; k < K; ++k) gradScores[k] = kept[k] ? factor * (gradWeights[k] - mean) : 0.0;
 }
 
 }  // namespace moe::cpu

@@ -1,6 +1,7 @@
 // The route stage, forward and backward: the order of its parts. Scores are in route-scores.cpp, choices in
-// route-select.cpp, gate weights in route-weights.cpp, noise in route-noise.cpp, the balancing losses' sums and slopes
-// in route-losses.cpp, the products with the router's weight in narrow.cpp.
+// route-select.cpp, gate weights in route-weights.cpp and, where the plan has a say in them, route-settle.cpp, noise in
+// route-noise.cpp, the balancing losses' sums and slopes in route-losses.cpp, the products with the router's weight in
+// narrow.cpp.
 #include <algorithm>
 #include <string>
 #include <vector>
@@ -11,11 +12,15 @@
 #include "element.h"
 #include "lowest.h"
 #include "narrow.h"
+#include "route-expert-choice.h"
 #include "route-losses.h"
 #include "route-noise.h"
 #include "route-scores.h"
 #include "route-select.h"
+#include "route-sinkhorn.h"
+#include "route-tokens.h"
 #include "route-weights.h"
+#include "route-worker.h"
 
 namespace moe::cpu {
 
@@ -23,14 +28,17 @@ namespace {
 
 constexpr int64_t tokensPerPiece = 64;
 
-bool isLive(const int32_t* mask, int64_t t) { return !mask || mask[t] != 0; }
-
 void clearToken(const RouteForward& f, int64_t t) {
   for (float* rows : {f.logits, f.noisy, f.noiseLogits})
     if (rows) std::fill_n(rows + t * f.E, f.E, 0.0f);
+  if (f.expertSlots > 0) {
+    std::fill_n(f.compared + t * f.E, f.E, -INFINITY);
+    return;
+  }
   std::fill_n(f.indices + t * f.K, f.K, -1);
   std::fill_n(f.scores + t * f.K, f.K, 0.0f);
   std::fill_n(f.weights + t * f.K, f.K, 0.0f);
+  if (f.withheld) f.withheld[t] = 0;
 }
 
 /// The caller's indices of one live token, written out. False when one is outside [-1,E).
@@ -49,6 +57,36 @@ void throwIfBadIndex(const RouteForward& f, const Lowest& lowest) {
   const int32_t bad = *std::find_if(given, given + f.K, [&](int32_t e) { return e < -1 || e >= f.E; });
   throw Error(ErrorCode::InvalidArgument, "routing.indices of token " + std::to_string(t) + " must be experts in [0, " +
                                               std::to_string(f.E) + "), got " + std::to_string(bad));
+}
+
+/// Hash and random: the K experts of a token with the largest draws, all with the same weight.
+void drawExperts(const RouteForward& f, ThreadPool& pool) {
+  const int E = f.E, K = f.K;
+  std::vector<float> values(static_cast<size_t>(pool.threads()) * E);
+  Lowest badIndex;
+  pool.parallelRanges(f.T, tokensPerPiece, [&](int64_t begin, int64_t end, int worker) {
+    for (int64_t t = begin; t < end; ++t) {
+      if (!isLive(f.mask, t)) {
+        clearToken(f, t);
+        continue;
+      }
+      int32_t* indices = f.indices + t * K;
+      if (f.givenIndices && !copyIndices(f, t)) {
+        badIndex.note(t);
+        continue;
+      }
+      float* drawn = f.compared ? f.compared + t * E : values.data() + static_cast<int64_t>(worker) * E;
+      drawValues(f, t, drawn);
+      if (!f.givenIndices) selectTopK(drawn, E, K, indices);
+      for (int k = 0; k < K; ++k) f.scores[t * K + k] = indices[k] < 0 ? 0.0f : 1.0f / static_cast<float>(K);
+      weigh(f.router, f.scores + t * K, K, f.weights + t * K);
+      if (f.withheld)
+        f.withheld[t] = !keepsSecond(f.secondKey, f.noise.tokenOffset + t, unscaled(f.router, f.scores + t * K, K, 1),
+                                     f.router.secondThreshold);
+    }
+  });
+  throwIfBadIndex(f, badIndex);
+  std::fill_n(f.values, RouteValue::count, 0.0f);
 }
 
 /// With the caller's weights nothing is scored.
@@ -78,11 +116,6 @@ void copyLogits(const RouteForward& f, ThreadPool& pool) {
   });
 }
 
-/// [E] of a live token, or null.
-const int32_t* allowedOf(const AllowedExperts& allowed, int64_t t, int E) {
-  return allowed.table ? allowed.table + static_cast<int64_t>(allowed.tokenTypes[t]) * E : nullptr;
-}
-
 void checkTypes(const AllowedExperts& allowed, const int32_t* mask, int64_t T) {
   if (!allowed.table) return;
   for (int64_t t = 0; t < T; ++t) {
@@ -92,8 +125,6 @@ void checkTypes(const AllowedExperts& allowed, const int32_t* mask, int64_t T) {
                                                 std::to_string(allowed.types) + "), got " + std::to_string(type));
   }
 }
-
-const float* rowOf(const float* matrix, int64_t t, int E) { return matrix ? matrix + t * E : nullptr; }
 
 /// jittered [T,H] = the input of live tokens times what is drawn.
 template <class Element>
@@ -108,34 +139,25 @@ void jitterInput(const RouterOptions& router, const RouteNoise& noise, const std
   });
 }
 
-/// What one worker needs for the token it is at.
-struct Worker {
-  Worker(const RowKernels& row, const RouterOptions& router, const LossOptions& losses, int E, int K)
-      : scores(row, router, E),
-        load(router, losses, E, K),
-        counted(K),
-        gradWeights(K),
-        gradScores(K),
-        gradP(E),
-        balance(E),
-        gradNoisy(E),
-        gradDeviations(E),
-        noise(E) {}
-
-  TokenScores scores;
-  LoadChances load;
-  std::vector<int32_t> counted;
-  std::vector<double> gradWeights, gradScores;
-  std::vector<float> gradP, balance, gradNoisy, gradDeviations, noise;
-};
-
-std::vector<Worker> workers(const ThreadPool& pool, const RowKernels& row, const RouterOptions& router,
-                            const LossOptions& losses, int E, int K) {
-  return std::vector<Worker>(pool.threads(), Worker(row, router, losses, E, K));
-}
-
 size_t jitterBytes(const RouterOptions& router, const RouteNoise& noise, const void* input, int64_t T, int H) {
   return input && hasJitter(router, noise) ? static_cast<size_t>(T) * H * sizeof(float) : 0;
+}
+
+/// The choices of one token and what they weigh. shifts [E] are those of the Sinkhorn router, or none.
+void choose(const RouteForward& f, int64_t t, TokenScores& token, const std::vector<float>& shifts) {
+  const int E = f.E, K = f.K;
+  int32_t* indices = f.indices + t * K;
+  float* scores = f.scores + t * K;
+  if (!f.givenIndices || f.compared) {
+    const float* compared = shifts.empty() ? token.compared(f.selectionBias) : token.shifted(shifts.data());
+    if (!f.givenIndices) selectTopK(compared, E, K, indices);
+    if (f.compared) std::copy_n(compared, E, f.compared + t * E);
+  }
+  token.ofSelected(indices, K, scores);
+  weigh(f.router, scores, K, f.weights + t * K);
+  if (f.withheld)
+    f.withheld[t] =
+        !keepsSecond(f.secondKey, f.noise.tokenOffset + t, unscaled(f.router, scores, K, 1), f.router.secondThreshold);
 }
 
 }  // namespace
@@ -143,7 +165,9 @@ size_t jitterBytes(const RouterOptions& router, const RouteNoise& noise, const v
 // ------------------------------------------------------------------------------------------------ forward
 
 size_t CpuBackend::workspaceBytes(const RouteForward& f) const {
-  return f.givenLogits ? 0 : jitterBytes(f.router, f.noise, f.input, f.T, f.H);
+  const size_t jitter = f.givenLogits ? 0 : jitterBytes(f.router, f.noise, f.input, f.T, f.H);
+  const bool balances = f.router.type == RouterType::Sinkhorn;
+  return std::max(jitter, balances ? static_cast<size_t>(f.T) * f.E * sizeof(float) : 0);
 }
 
 void CpuBackend::routeForward(const RouteForward& f) {
@@ -152,6 +176,8 @@ void CpuBackend::routeForward(const RouteForward& f) {
   const int E = f.E, K = f.K;
   const RouterOptions& router = f.router;
   checkTypes(f.allowed, f.mask, f.T);
+
+  if (router.draws()) return drawExperts(f, pool_);
 
   const std::vector<int32_t> live = liveTokens(f.mask, f.T);
   if (f.givenLogits) copyLogits(f, pool_);
@@ -166,24 +192,25 @@ void CpuBackend::routeForward(const RouteForward& f) {
     Narrow<float>{pool_, row_, live, f.H, E}.forward(jittered, f.weight, f.bias, f.logits);
   });
 
+  std::vector<float> shifts;  // [E] of the Sinkhorn router
+  if (router.type == RouterType::Sinkhorn && (!f.givenIndices || f.compared)) shifts = sinkhornShifts(f, live, pool_);
+
+  const bool choosesTokens = f.expertSlots > 0;
   const LossOptions& losses = f.losses;
   const bool cleanSoftmax = losses.importanceOn && losses.importanceFrom == ImportanceFrom::Softmax;
   const bool countsUnbiased = losses.loadBalanceOn && losses.counts == LossCounts::Unbiased;
   const RoutePieces pieces(losses, f.T);
   RouteSums sums(f, pieces);
-  std::vector<Worker> perWorker = workers(pool_, row_, router, losses, E, K);
+  std::vector<RouteWorker> perWorker(pool_.threads(), RouteWorker(row_, router, losses, E, K));
   Lowest badIndex, notFinite;
   pool_.parallelFor(pieces.count(), [&](int64_t piece, int worker) {
-    Worker& own = perWorker[worker];
+    RouteWorker& own = perWorker[worker];
     TokenScores& token = own.scores;
     for (int64_t t = pieces.begin(piece); t < pieces.end(piece); ++t) {
       if (!isLive(f.mask, t)) {
         clearToken(f, t);
         continue;
       }
-      int32_t* indices = f.indices + t * K;
-      float* scores = f.scores + t * K;
-      float* weights = f.weights + t * K;
       if (f.givenIndices && !copyIndices(f, t)) {
         badIndex.note(t);
         continue;
@@ -195,12 +222,12 @@ void CpuBackend::routeForward(const RouteForward& f) {
         continue;
       }
 
-      if (!f.givenIndices) selectTopK(token.compared(f.selectionBias), E, K, indices);
-      if (router.selectBy == SelectBy::Logits && router.scoring == Scoring::Softmax)
-        softmaxOfSelected(token.noisy(), token.noisyDivisor(), indices, K, scores);
+      int32_t* indices = choosesTokens ? own.counted.data() : f.indices + t * K;
+      float* weights = choosesTokens ? nullptr : f.weights + t * K;
+      if (choosesTokens)
+        for (int e = 0; e < E; ++e) f.compared[t * E + e] = allowed && !allowed[e] ? -INFINITY : token.scores()[e];
       else
-        for (int k = 0; k < K; ++k) scores[k] = indices[k] < 0 ? 0.0f : token.scores()[indices[k]];
-      weigh(router, scores, K, weights);
+        choose(f, t, token, shifts);
 
       if (countsUnbiased) selectTopK(token.noisy(), E, K, own.counted.data());
       if (losses.loadOn) own.load.set(token.open(), token.noisy(), token.noisyDivisor(), rowOf(f.noiseLogits, t, E));
@@ -224,6 +251,7 @@ void CpuBackend::routeForward(const RouteForward& f) {
   if (notFinite.found())
     throw Error(ErrorCode::NonFinite, "router logits of token " + std::to_string(notFinite.value()) + " are not finite",
                 "look for NaN or infinity in the layer's input and in the router's weight");
+  if (choosesTokens) chooseTokens(f, pool_);
   sums.finish();
 }
 
@@ -276,20 +304,21 @@ void productBackward(const RouteBackward& b, const std::vector<int32_t>& live, T
 
 void CpuBackend::routeBackward(const RouteBackward& b) {
   const StageTimer timer(*this, "routeBackward");
-  const int E = b.E, K = b.K;
+  const int E = b.E;
   const RouterOptions& router = b.router;
   const LossOptions& losses = b.losses;
   const bool cleanSoftmax = losses.importanceOn && losses.importanceFrom == ImportanceFrom::Softmax;
   const bool overSelected = router.selectBy == SelectBy::Logits && router.scoring == Scoring::Softmax;
   // Without noise a softmax over all experts serves weights and losses at once.
   const bool scoresAreP = router.scoring == Scoring::Softmax && !overSelected && !b.noisy;
+  const bool afterPlan = b.used || b.kept;
   const RoutePieces pieces(losses, b.T);
   const RouteSlopes slopes(b);
   std::vector<float> biasSums(b.gradBias ? static_cast<size_t>(pieces.count()) * E : 0);  // [pieces,E]
-  std::vector<Worker> perWorker = workers(pool_, row_, router, losses, E, K);
+  std::vector<RouteWorker> perWorker(pool_.threads(), RouteWorker(row_, router, losses, E, b.K));
 
   pool_.parallelFor(pieces.count(), [&](int64_t piece, int worker) {
-    Worker& own = perWorker[worker];
+    RouteWorker& own = perWorker[worker];
     TokenScores& token = own.scores;
     float *gradP = own.gradP.data(), *gradNoisy = own.gradNoisy.data(), *gradDeviations = own.gradDeviations.data();
     if (losses.loadBalanceOn) slopes.balance(pieces.scopeOf(piece), own.balance.data());
@@ -300,17 +329,16 @@ void CpuBackend::routeBackward(const RouteBackward& b) {
       if (b.gradNoiseLogits) std::fill_n(b.gradNoiseLogits + t * E, E, 0.0f);
       if (!isLive(b.mask, t)) continue;
       const bool inLosses = isLive(b.lossMask, t);
-      const int32_t* indices = b.indices + t * K;
-      const float* scores = b.scores + t * K;
+      const int32_t* indices = b.expertSlots > 0 ? own.counted.data() : b.indices + t * b.K;
+      const int K = b.expertSlots > 0 ? own.takersOf(b, t) : b.K;
+      const float* scores = b.scores ? b.scores + t * b.K : nullptr;
+      const int32_t* used = b.used ? b.used + t * K : indices;
+      const float* usedScores = b.usedScores ? b.usedScores + t * K : scores;
       const float* noiseLogits = rowOf(b.noiseLogits, t, E);
       token.set(b.logits + t * E, allowedOf(b.allowed, t, E), rowOf(b.noisy, t, E));
 
-      for (int k = 0; k < K; ++k) {
-        own.gradWeights[k] = indices[k] < 0 ? 0.0 : b.gradWeights[t * K + k];
-        if (losses.importanceOn && !cleanSoftmax && inLosses && indices[k] >= 0)
-          own.gradWeights[k] += slopes.importance()[indices[k]];
-      }
-      weighBackward(router, scores, own.gradWeights.data(), K, own.gradScores.data());
+      if (b.expertSlots == 0)
+        own.weightsBackward(b, t, inLosses && losses.importanceOn && !cleanSoftmax ? slopes.importance() : nullptr);
 
       // By P: the load balance, and scores that are picked from it.
       if (losses.loadBalanceOn && inLosses)
@@ -318,17 +346,22 @@ void CpuBackend::routeBackward(const RouteBackward& b) {
       else
         std::fill_n(gradP, E, 0.0f);
       if (scoresAreP)
-        for (int k = 0; k < K; ++k)
+        for (int k = 0; k < K; ++k) {
           if (indices[k] >= 0) gradP[indices[k]] += static_cast<float>(own.gradScores[k]);
+          if (used[k] >= 0 && afterPlan) gradP[used[k]] += static_cast<float>(own.gradUsed[k]);
+        }
       if (scoresAreP || losses.loadBalanceOn) token.probabilitiesBackward(gradP, gradLogits);
 
       // By the logits with noise, and by the noise's deviation.
       std::fill_n(gradNoisy, E, 0.0f);
       std::fill_n(gradDeviations, E, 0.0f);
-      if (overSelected)
+      if (overSelected) {
         softmaxOfSelectedBackward(scores, indices, own.gradScores.data(), K, 1.0, gradNoisy);
-      else if (!scoresAreP)
+        if (afterPlan) softmaxOfSelectedBackward(usedScores, used, own.gradUsed.data(), K, 1.0, gradNoisy);
+      } else if (!scoresAreP) {
         token.scoresBackward(indices, own.gradScores.data(), K, gradNoisy);
+        if (afterPlan) token.scoresBackward(used, own.gradUsed.data(), K, gradNoisy);
+      }
       if (losses.loadOn && inLosses) {
         own.load.set(token.open(), token.noisy(), token.noisyDivisor(), noiseLogits);
         own.load.backward(slopes.load(), gradLogits, gradNoisy, gradDeviations);

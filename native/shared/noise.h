@@ -9,7 +9,15 @@
 namespace moe {
 
 /// What draws are for. The numbers are part of what a seed means and never change.
-enum class NoisePurpose : uint32_t { Router = 1, Queue = 2, ExpertDropout = 6, SharedDropout = 7 };
+enum class NoisePurpose : uint32_t {
+  Router = 1,
+  Queue = 2,
+  SecondChoice = 3,
+  Hash = 4,
+  Expert = 5,
+  ExpertDropout = 6,
+  SharedDropout = 7
+};
 
 /// The key of one purpose in one forward.
 MOE_HD uint64_t noiseKey(uint64_t seed, NoisePurpose purpose, uint64_t step) {
@@ -48,6 +56,15 @@ MOE_HD Normal4 logitNoise(NoiseType type, Philox4 bits) {
   if (type != NoiseType::Gumbel) return normalsOf(bits);
   return {{gumbelOf(bits.word[0]), gumbelOf(bits.word[1]), gumbelOf(bits.word[2]), gumbelOf(bits.word[3])}};
 }
+
+/// Whether a token keeps its second choice of this weight: with probability weight / threshold (GShard). By one
+/// product, which is rounded alike on every device.
+MOE_HD bool keepsSecond(uint64_t key, int64_t token, float weight, float threshold) {
+  return unitInterval(noiseBits(key, token, 0).word[0]) * threshold < weight;
+}
+
+/// What the hash and the random router compare of an expert: a whole number, so that every device orders them alike.
+MOE_HD float drawnValue(uint32_t bits) { return static_cast<float>(bits >> 8); }
 
 /// The standard deviation of learned noise, softplus(n) + 0.01 (Shazeer et al. 2017).
 MOE_HD float deviationOf(float n) {

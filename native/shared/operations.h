@@ -61,6 +61,10 @@ struct RouteForward {
   const float* givenWeights;    // [T,K] with givenIndices: nothing is scored and no loss is taken; or null
   const int32_t* mask;          // [T] or null; 0 = padding
   const int32_t* lossMask;      // [T] or null; 0 = counts in no loss
+  uint64_t secondKey;           // keys the random second choice, by noise.tokenOffset
+  uint64_t expertKey;           // keys the drawn experts: by noise.tokenOffset, or by the id with tokenIds
+  const int32_t* tokenIds;      // [T] for the hash router, else null
+  int64_t expertSlots;          // C where experts choose: indices and weights are then [E,C], of tokens; else 0
 
   float* logits;  // [T,E] after bias, before temperature; rows of masked tokens 0; null with givenWeights
   float* noisy;   // [T,E] logits over the temperature, with noise; -inf for experts not allowed; null without noise
@@ -68,6 +72,9 @@ struct RouteForward {
   int32_t* indices;    // [T,K] in falling order of the score; -1 for masked tokens, and where no expert is left
   float* scores;       // [T,K] the selected scores, before renormalisation and scale (the 'score' queue priority)
   float* weights;      // [T,K] the final gate weights, before drops
+  float* compared;     // [T,E] what the choice compared, minus infinity where nothing may be chosen; null to skip, but
+                       // not where experts choose
+  int32_t* withheld;   // [T] 1 where the random second choice is not kept; null without
   float* lossCounts;  // [scopes,E] assignments per expert that the load-balance loss counts; null when that loss is off
   float* lossTokens;  // [scopes] tokens that count in it; likewise
   float* importance;  // [E] Σ_t of what the importance loss is taken from; null when it is off
@@ -105,7 +112,13 @@ struct RouteBackward {
   const float* importance;   // [E] or null
   const float* load;         // [E] or null
   const float* values;       // forward's
-  const float* gradWeights;  // [T,K] dL/d(weight before drops): 0 where dropped
+  const int32_t* used;       // [T,K] the experts whose scores made the weights; null: `indices`
+  const float* usedScores;   // [T,K] their scores; null: `scores`
+  const int32_t* kept;       // [T,K] 0/1; for renormalizeAfterDrop, else null
+  // Where experts choose, C and the plan's rows of each token tell its experts; else 0 and null.
+  int64_t expertSlots;
+  const int32_t *tokenOffsets, *tokenRows, *rowSlot;
+  const float* gradWeights;  // [T,K] or [E,C] dL/d(weight): 0 where dropped, unless the residual path carries it
 
   float* gradLogits;       // [T,E], always written
   void* gradInput;         // [T,H] += the router's share; null to skip
@@ -116,6 +129,26 @@ struct RouteBackward {
   bool accumulateWeight, accumulateBias, accumulateNoiseWeight;
 
   void* workspace;
+};
+
+/// After the plan, the weights that depend on which choices found a slot: of other experts than those first chosen, and
+/// over the sum of the kept ones (renormalizeAfterDrop).
+struct SettleWeights {
+  RouterOptions router;
+  int64_t T;
+  int E, K;
+  AllowedExperts allowed;
+  const int32_t* mask;
+  const float* logits;     // [T,E]
+  const float* noisy;      // [T,E] or null
+  const int32_t* indices;  // [T,K]
+  const int32_t* actual;   // [T,K] the experts used, -1 where dropped; null: `indices` where kept
+  const int32_t* kept;     // [T,K]
+  const float* scores;     // [T,K] of the indices
+
+  int32_t* used;      // [T,K] actual where kept, else the index; null without `actual`
+  float* usedScores;  // [T,K] their scores; null without `actual`
+  float* weights;     // [T,K] 0 where dropped
 };
 
 /// totals[e] += counts[e]: the assignments of all forwards since the selection bias was last stepped.
@@ -145,6 +178,7 @@ struct PlanRows {
   const int32_t* rowSlot;        // [R] index into [T,K] of the row's weight, -1 past the end
   const int32_t* tokenOffsets;   // [T+1]
   const int32_t* tokenRows;      // [R] the rows of each token, in order of choice; -1 past the end
+  int64_t slots;                 // T·K, or E·C where experts choose; a token then has up to K = E rows
 };
 
 struct BuildPlan {
@@ -155,11 +189,15 @@ struct BuildPlan {
                              // Null: every token has the one assignment to expert 0 (E = K = 1)
   const int32_t* mask;       // [T] or null; 0 = the token has no assignment, whatever its indices say
   const float* scores;       // [T,K] for the priorities 'score' and 'given', else null
-  DrawKey drawKey;           // for the priority 'random': keys a draw per token and expert
-  int64_t tokenOffset;       // the number that the first token's draws are for
+  const int32_t* withheld;   // [T] 1: the second choice queues for no slot and is dropped; null: all queue
+  const float* compared;  // [T,E] for the overflow 'next-choice': the better expert has the larger; null: none is taken
+  DrawKey drawKey;        // for the priority 'random': keys a draw per token and expert
+  int64_t tokenOffset;    // the number that the first token's draws are for
 
-  float* weights;          // [T,K] set to 0 where dropped or unassigned; null to skip
-  int32_t* kept;           // [T,K] 0/1; null to skip
+  float* weights;   // [T,K] set to 0 where dropped or unassigned; null to skip
+  int32_t* kept;    // [T,K] 0/1; null to skip
+  int32_t* actual;  // [T,K] the expert used, -1 where dropped; null unless the overflow is 'next-choice'
+  float* carried;   // [T] Σ of the weights of choices that found no slot; null unless the overflow is 'residual'
   int32_t* expertOffsets;  // [E+1]
   int32_t* rowToken;       // [R]
   int32_t* rowSlot;        // [R]
@@ -170,6 +208,24 @@ struct BuildPlan {
   int32_t* totals;         // [PlanTotal::count]
 
   void* workspace;
+};
+
+/// The plan of what experts chose: every choice is a row, in order of expert and choice.
+struct BuildExpertPlan {
+  int64_t T, C;
+  int E;
+  const int32_t* indices;  // [E,C] tokens, each at most once for an expert; -1 = none, after all others
+  const int32_t* mask;     // [T] or null; for the count of tokens
+
+  int32_t* kept;           // [E,C] 0/1
+  int32_t* expertOffsets;  // [E+1]
+  int32_t* rowToken;       // [E·C]
+  int32_t* rowSlot;        // [E·C]
+  int32_t* tokenOffsets;   // [T+1]
+  int32_t* tokenRows;      // [E·C]
+  int32_t* assigned;       // [E]
+  int32_t* keptCounts;     // [E]
+  int32_t* totals;         // [PlanTotal::count]; a token that nobody chose counts as dropped
 };
 
 /// Layout of BuildPlan::totals. A token is one with at least one assignment; slots per expert and group, -1: no limit.
@@ -195,6 +251,32 @@ struct Combine {
   const float* weights;  // [T,K] by slot; null: all 1
   void* output;          // [T,H]
   bool accumulate;       // += instead of =
+};
+
+/// output[t] += carried[t] · input[t]: the residual path of choices that found no slot.
+struct Carry {
+  DType dtype;
+  int64_t T;
+  int H;
+  const void* input;     // [T,H]
+  const float* carried;  // [T]
+  void* output;          // [T,H]
+};
+
+/// gradInput[t] += carried[t] · gradOutput[t]; gradWeights[t,k] = ⟨gradOutput_t, input_t⟩ for the choices carried.
+struct CarryBackward {
+  DType dtype;
+  int64_t T;
+  int H, K;
+  const void* input;        // [T,H]
+  const void* gradOutput;   // [T,H]
+  const float* carried;     // [T]
+  const int32_t* indices;   // [T,K]
+  const int32_t* kept;      // [T,K]
+  const int32_t* withheld;  // [T] or null
+  const int32_t* mask;      // [T] or null
+  void* gradInput;          // [T,H]
+  float* gradWeights;       // [T,K]
 };
 
 struct CombineBackward {

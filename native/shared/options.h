@@ -8,12 +8,14 @@
 
 namespace moe {
 
+enum class RouterType : int32_t { TopK, ExpertChoice, Sinkhorn, Hash, Random };
 enum class Scoring : int32_t { Softmax, Sigmoid };
 enum class SelectBy : int32_t { Scores, Logits };
 enum class NoiseType : int32_t { None, Jitter, Gaussian, Learned, Gumbel };
 enum class GroupScore : int32_t { Max, Top2Sum };
 
 struct RouterOptions {
+  RouterType type = RouterType::TopK;
   Scoring scoring = Scoring::Softmax;
   SelectBy selectBy = SelectBy::Scores;
   bool renormalize = false;
@@ -24,6 +26,18 @@ struct RouterOptions {
   float noiseScale = 0;                   // Jitter: epsilon; Gaussian: the standard deviation
   int32_t groupCount = 0, groupKeep = 0;  // 0: no groups
   GroupScore groupScore = GroupScore::Max;
+  bool renormalizeAfterDrop = false;  // weights over the sum of those whose choices found a slot
+  float secondThreshold = 0;          // the second choice is kept with probability weight / threshold; 0: always
+
+  /// Whether experts are drawn: there are no logits then, no losses, and all weights are equal.
+  MOE_MEMBER bool draws() const { return type == RouterType::Hash || type == RouterType::Random; }
+
+  /// Sinkhorn weighs a single choice by its sigmoid and several by their softmax over all experts, whatever it is told.
+  void fixScoring(int topK) {
+    if (type != RouterType::Sinkhorn) return;
+    scoring = topK == 1 ? Scoring::Sigmoid : Scoring::Softmax;
+    selectBy = SelectBy::Scores;
+  }
 
   /// Added to learned noise's softplus, so that its deviation stays away from 0 (Shazeer et al. 2017).
   static constexpr float minDeviation = 0.01f;
@@ -47,6 +61,7 @@ struct LossOptions {
 };
 
 enum class Priority : int32_t { Position, Score, Random, Given };
+enum class Overflow : int32_t { Drop, NextChoice, Residual };
 
 struct CapacityOptions {
   int64_t slots = -1;         // per expert and group of tokens; below 0: dropless
@@ -54,6 +69,7 @@ struct CapacityOptions {
   int64_t groupSize = 0;      // tokens; 0: all are one group
   double targetDropRate = 0;  // dynamic only
   Priority priority = Priority::Position;
+  Overflow overflow = Overflow::Drop;
   bool firstChoicesFirst = true;
   bool dynamic = false;  // as few slots as drop at most targetDropRate of the assignments, and at most `slots`
 };
