@@ -15,7 +15,6 @@ const router: Table<ResolvedRouter> = {
 };
 
 const layer: Table<ResolvedConfig> = {
-  gates: ({ gates }) => gates !== 1,
   'experts.dropout': ({ experts }) => experts.dropout > 0,
 };
 
@@ -58,14 +57,10 @@ const cudaCapacity: Table<ResolvedCapacity> = {
 };
 
 const cudaLayer: Table<ResolvedConfig> = {
+  gates: ({ gates }) => gates !== 1,
   'losses.loadBalance.counts': ({ losses }) => losses.loadBalance?.counts === 'unbiased' && 'unbiased',
   'losses.loadBalance.scope': ({ losses }) => losses.loadBalance?.scope === 'device' && 'device',
   'losses.load': ({ losses }) => losses.load !== undefined,
-};
-
-/** Of a forward call's options: the value that asks for nothing. */
-const forward: Record<string, unknown> = {
-  gate: 0,
 };
 
 const cudaForward = new Set(['noise', 'priorities']);
@@ -107,7 +102,6 @@ export function rejectUnsupportedOn(device: DeviceKind, name: string, config: Re
 
 /** Throws for an option of a forward call, given with a well-formed value, that asks for what is missing. */
 export function rejectUnsupportedForward(option: string, value: unknown, device: DeviceKind): void {
-  if (option in forward && value !== undefined && value !== forward[option]) throw unsupported(`options.${option}`);
   if (device === 'cuda' && cudaForward.has(option) && value !== undefined)
     throw unsupported(`options.${option}${onCuda}`);
 }
