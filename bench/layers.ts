@@ -7,10 +7,10 @@ import { usefulBytes, usefulFlops, type Workload } from './workloads.js';
 
 /** The operations of the device that make up a stage, forward and backward. */
 const stageOperations = {
-  route: ['routeForward', 'routeBackward'],
-  permute: ['buildPlan', 'dispatch'],
+  route: ['routeForward', 'routeBackward', 'settleWeights'],
+  permute: ['buildPlan', 'buildExpertPlan', 'dispatch'],
   experts: ['expertsForward', 'expertsBackward'],
-  combine: ['combine', 'combineBackward'],
+  combine: ['combine', 'combineBackward', 'carry', 'carryBackward'],
 } as const;
 export type Stage = keyof typeof stageOperations;
 export const stages = Object.keys(stageOperations) as Stage[];

@@ -119,6 +119,7 @@ export interface NativeLayerConfig {
   ffnSize: number;
   numExperts: number;
   topK: number;
+  gates: number;
   router: NativeRouter;
   capacity: NativeCapacity;
   losses: NativeLosses;
@@ -151,6 +152,7 @@ export interface NativeForwardOptions {
   /** Keys the draws in place of the layer's count, which then stays as it is. */
   noiseStep?: number;
   tokenOffset?: number;
+  gate?: number;
   topK?: number;
   capacityFactor?: number;
   temperature?: number;
@@ -275,7 +277,7 @@ export interface NativeBinding {
   /** The count of training forwards, which keys every noise draw. */
   layerStep(layer: LayerHandle): number;
   layerRestore(layer: LayerHandle, step: number, seed: bigint): void;
-  /** int32 [2E], the bits of 64-bit counts: assignments since the selection bias was stepped. Null without one. */
+  /** int32 [gates·2E], the bits of 64-bit counts: assignments since the selection bias was stepped. Null without one. */
   layerAssigned(layer: LayerHandle): TensorHandle | null;
   layerUpdateSelectionBias(layer: LayerHandle): void;
   moePassBackward(

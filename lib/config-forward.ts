@@ -7,7 +7,7 @@ import { checkCoefficient } from './config-experts.js';
 import { drawsExperts } from './config-router.js';
 import { rejectUnsupportedForward } from './config-unsupported.js';
 import type { DeviceContext } from './context.js';
-import { checkShaped, checkTensor, type Tensor } from './tensor.js';
+import { checkShaped, type Tensor } from './tensor.js';
 
 export interface ForwardOptions {
   /** Keep what backward needs and use the training capacity. Default true. */
@@ -27,7 +27,7 @@ export interface ForwardOptions {
   routing?: { indices: Tensor; weights?: Tensor };
   /** [T,E] float32 in place of the router's product; `pass.routingLogitsGrad` holds their gradient. */
   logits?: Tensor;
-  /** Which gate, when the configuration has several. Not supported yet. */
+  /** Which gate, from 0, when the configuration has several. Default 0. */
   gate?: number;
   /**
    * Keys the draws (noise, random priority) in place of the layer's count of training forwards: to do a forward again, draw for draw. Such a call is
@@ -137,6 +137,9 @@ export function forwardCall(
       case 'tokenIds':
         call.tokenIds = checkShaped('options.tokenIds', option, context, 'int32', perToken, '[T]');
         break;
+      case 'gate':
+        call.gate = checkInteger('options.gate', option, 0, config.gates - 1, 'config.gates - 1');
+        break;
       case 'noiseStep':
       case 'tokenOffset':
         call[name as 'noiseStep' | 'tokenOffset'] = checkInteger(`options.${name}`, option, 0, Number.MAX_SAFE_INTEGER);
@@ -151,8 +154,6 @@ export function forwardCall(
         break;
       case 'topK':
         break;
-      default:
-        checkUnsupported(name, option, context);
     }
   }
   if (call.routingWeights !== undefined && call.logits !== undefined)
@@ -200,16 +201,4 @@ function addLosses(call: NativeForwardOptions, config: ResolvedConfig, value: un
   if (config.losses.importance?.from !== 'softmax')
     checkLossOf('options.losses', 'importance', call.importance, config.router);
   if (call.load !== undefined) checkLoad('options.losses.load', config);
-}
-
-/** What is not supported yet is still checked, so that a mistake is not mistaken for a missing feature. */
-function checkUnsupported(name: string, value: unknown, context: DeviceContext): void {
-  switch (name) {
-    case 'gate':
-      checkInteger(`options.${name}`, value, 0, Number.MAX_SAFE_INTEGER);
-      break;
-    default:
-      checkTensor(`options.${name}`, value, context, 'int32');
-  }
-  rejectUnsupportedForward(name, value, context.device.kind);
 }

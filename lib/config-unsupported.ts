@@ -10,12 +10,6 @@ import type { DeviceKind } from './device.js';
 /** Option → what the resolved options ask of it that is missing, as the message shows it; undefined: nothing. */
 type Table<Options> = Record<string, (options: Options) => string | boolean | undefined>;
 
-const router: Table<ResolvedRouter> = {};
-
-const layer: Table<ResolvedConfig> = {
-  gates: ({ gates }) => gates !== 1,
-};
-
 /** What only a layer can do, which has parameters, a count of forwards and calls with options. */
 const routeAlone: Table<ResolvedRouter> = {
   applyWeightTo: ({ applyWeightTo }) => applyWeightTo !== 'output' && applyWeightTo,
@@ -56,14 +50,10 @@ const cudaCapacity: Table<ResolvedCapacity> = {
 };
 
 const cudaLayer: Table<ResolvedConfig> = {
+  gates: ({ gates }) => gates !== 1,
   'losses.loadBalance.counts': ({ losses }) => losses.loadBalance?.counts === 'unbiased' && 'unbiased',
   'losses.loadBalance.scope': ({ losses }) => losses.loadBalance?.scope === 'device' && 'device',
   'losses.load': ({ losses }) => losses.load !== undefined,
-};
-
-/** Of a forward call's options: the value that asks for nothing. */
-const forward: Record<string, unknown> = {
-  gate: 0,
 };
 
 const cudaForward = new Set(['noise', 'priorities']);
@@ -79,7 +69,6 @@ const onCuda = ' on CUDA';
 
 /** Of a route by itself. */
 export function rejectUnsupportedRouter(name: string, options: ResolvedRouter, device: DeviceKind): void {
-  reject(name, router, options);
   reject(name, routeAlone, options, ' outside a layer');
   if (device === 'cuda') reject(name, cudaRouter, options, onCuda);
 }
@@ -88,11 +77,6 @@ export function rejectUnsupportedRouter(name: string, options: ResolvedRouter, d
 export function rejectUnsupportedCapacity(name: string, options: ResolvedCapacity, device: DeviceKind): void {
   reject(name, planAlone, options, ' outside a layer');
   if (device === 'cuda') reject(name, cudaCapacity, options, onCuda);
-}
-
-export function rejectUnsupported(name: string, config: ResolvedConfig): void {
-  reject(`${name}.router`, router, config.router);
-  reject(name, layer, config);
 }
 
 /** What a layer asks of the device that it is made on. */
@@ -105,7 +89,6 @@ export function rejectUnsupportedOn(device: DeviceKind, name: string, config: Re
 
 /** Throws for an option of a forward call, given with a well-formed value, that asks for what is missing. */
 export function rejectUnsupportedForward(option: string, value: unknown, device: DeviceKind): void {
-  if (option in forward && value !== undefined && value !== forward[option]) throw unsupported(`options.${option}`);
   if (device === 'cuda' && cudaForward.has(option) && value !== undefined)
     throw unsupported(`options.${option}${onCuda}`);
 }

@@ -23,7 +23,6 @@ import {
   resolveLosses,
 } from './config-experts.js';
 import { type ResolvedRouter, type RouterConfig, resolveRouter } from './config-router.js';
-import { rejectUnsupported } from './config-unsupported.js';
 import { checkFloatDType, type FloatDType } from './host-data.js';
 import { drawSeed } from './parameter.js';
 
@@ -47,7 +46,10 @@ export interface MoEConfig {
   capacity?: CapacityConfig;
   experts?: ExpertConfig;
   losses?: LossConfig;
-  /** Gates over the same experts (MMoE). Default 1; more are not supported yet. */
+  /**
+   * Gates over the same experts, one for each task (MMoE); options.gate of a forward picks one. The router's options hold
+   * for all. Default 1.
+   */
   gates?: number;
   /**
    * 0 to 2^64 - 1: initialisation and every random draw. A run is a pure function of configuration, seed, weights, inputs
@@ -106,7 +108,6 @@ export function resolveConfig(value: unknown): ResolvedConfig {
   checkExpertChoice(config);
   if (config.losses.load) checkLoad('config.losses.load', config);
   checkProducts(config);
-  rejectUnsupported('config', config);
   return deepFreeze(config);
 }
 
@@ -224,6 +225,7 @@ export function nativeConfig(config: ResolvedConfig, allowedExperts: TensorHandl
     ffnSize: config.ffnSize,
     numExperts: config.numExperts,
     topK: config.topK,
+    gates: config.gates,
     router: nativeRouter(config.router),
     capacity: nativeCapacity(config.capacity),
     losses: {

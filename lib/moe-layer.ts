@@ -38,7 +38,7 @@ function* parametersOf(config: ResolvedConfig): Generator<ParameterOptions> {
       shape,
       initial,
       dtype: name.startsWith('router.') ? 'float32' : config.dtype,
-      frozen: name === 'router.selectionBias',
+      frozen: name.endsWith('.selectionBias'),
     };
 }
 
@@ -48,10 +48,13 @@ type ParameterShape = readonly [name: string, shape: readonly number[], initial:
 function* parameterShapes(config: ResolvedConfig): Generator<ParameterShape> {
   const { hiddenSize: H, ffnSize: F, numExperts: E, router, experts } = config;
   const { gated } = activationOf(experts);
-  if (!drawsExperts(router.type)) yield ['router.weight', [E, H], scaledNormal(H)];
-  if (router.bias) yield ['router.bias', [E], constantInitial(0)];
-  if (router.noise?.type === 'learned') yield ['router.noise', [E, H], constantInitial(0)];
-  if (router.selectionBias) yield ['router.selectionBias', [E], constantInitial(0)];
+  for (let gate = 0; gate < config.gates; gate++) {
+    const prefix = config.gates === 1 ? 'router' : `router.${gate}`;
+    if (!drawsExperts(router.type)) yield [`${prefix}.weight`, [E, H], scaledNormal(H)];
+    if (router.bias) yield [`${prefix}.bias`, [E], constantInitial(0)];
+    if (router.noise?.type === 'learned') yield [`${prefix}.noise`, [E, H], constantInitial(0)];
+    if (router.selectionBias) yield [`${prefix}.selectionBias`, [E], constantInitial(0)];
+  }
   if (gated) yield ['experts.gate', [E, F, H], scaledNormal(H)];
   yield ['experts.up', [E, F, H], scaledNormal(H)];
   yield ['experts.down', [E, H, F], scaledNormal(F)];
@@ -123,7 +126,8 @@ export class MoELayer implements Module {
    * Those of these that the configuration calls for, of its dtype but for 'router.*', which are float32:
    * 'router.weight' [E,H], 'router.bias' [E], 'router.noise' [E,H], 'router.selectionBias' [E], 'experts.gate' [E,F,H],
    * 'experts.up' [E,F,H], 'experts.down' [E,H,F], 'experts.gateBias' [E,F], 'experts.upBias' [E,F], 'experts.downBias' [E,H],
-   * 'shared.gate' [S,H], 'shared.up' [S,H], 'shared.down' [H,S], 'shared.outputGate' [1,H].
+   * 'shared.gate' [S,H], 'shared.up' [S,H], 'shared.down' [H,S], 'shared.outputGate' [1,H]. With several gates 'router.0.weight',
+   * 'router.1.weight' and so on.
    *
    * Matrices start from Normal(0, 1/√in), in being their last dimension, biases and 'router.noise' from 0; draws are keyed
    * by the layer's seed and the parameter's name. A parameter with trainable = false costs no gradient work; the selection
@@ -200,11 +204,13 @@ export class MoELayer implements Module {
     return { seed: layer.#config.seed, step: native.layerStep(layer.#handle), temperature: layer.#temperature };
   }
 
-  /** @internal int32 [2E], the assignments that the next step of the selection bias goes by, with one. */
+  /** @internal int32 [gates·2E], the assignments that the next step of the selection bias goes by, with one. */
   static assignedOf(layer: MoELayer): Tensor | undefined {
     const context = layer.#parameters.open('state');
     const handle = native.layerAssigned(layer.#handle);
-    return handle ? new Tensor(context, handle, [2 * layer.#config.numExperts], 'int32', 'held') : undefined;
+    return handle
+      ? new Tensor(context, handle, [layer.#config.gates * 2 * layer.#config.numExperts], 'int32', 'held')
+      : undefined;
   }
 
   /** @internal */

@@ -30,6 +30,13 @@ const purposes: Record<string, number> = {
   'router.selectionBias': 16,
 };
 
+/** Of several gates each has numbers of its own: 1,000 and up for the first, 2,000 and up for the second. */
+function purposeOf(name: string): number {
+  const gate = /^router\.(\d+)\.(.*)$/.exec(name);
+  if (!gate) return purposes[name] ?? 0;
+  return 1000 * (Number(gate[1]) + 1) + purposes[`router.${gate[2]}`]!;
+}
+
 /** How a parameter starts: Normal(0, std), or `mean` everywhere when std is 0. */
 export interface Initial {
   readonly std: number;
@@ -79,7 +86,7 @@ export class Parameter {
       mean: initial.mean ?? 0,
       std: initial.std,
       seed: BigInt(seed),
-      purpose: purposes[name] ?? 0,
+      purpose: purposeOf(name),
     });
     if (frozen) this.trainable = false;
     this.#frozen = frozen;

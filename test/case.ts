@@ -19,7 +19,10 @@ export interface Case {
   ownNoise?: boolean;
   /** Priorities given by the caller. */
   ownPriorities?: boolean;
-  call?: Pick<Call, 'training' | 'losses' | 'topK' | 'capacityFactor' | 'temperature' | 'noiseStep' | 'tokenOffset'>;
+  call?: Pick<
+    Call,
+    'training' | 'losses' | 'topK' | 'capacityFactor' | 'temperature' | 'noiseStep' | 'tokenOffset' | 'gate'
+  >;
   lossScale?: number;
   /** Multiplies the experts' first matrices, to reach the tails of the activations. */
   gain?: number;
@@ -40,13 +43,14 @@ export const ALL_LOSSES = { loadBalance: 0.5, importance: 0.3, z: 0.1 };
 
 /** What the CUDA backend refuses by name, for now. */
 export function isCpuOnly({
-  config: { router = {}, losses = {}, capacity },
+  config: { router = {}, losses = {}, capacity, gates },
   call,
   ownNoise,
   ownPriorities,
 }: Case): boolean {
   const balance = typeof losses.loadBalance === 'object' ? losses.loadBalance : undefined;
   return (
+    (gates ?? 1) !== 1 ||
     (router.type ?? 'top-k') !== 'top-k' ||
     router.scoring === 'sigmoid' ||
     router.renormalizeAfterDrop === true ||

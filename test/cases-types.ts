@@ -119,4 +119,19 @@ const EXPERT_CHOICE: readonly Case[] = [
   choice('many tokens', { tokens: 300 }),
 ];
 
-export const TYPES: readonly Case[] = [...SINKHORN, ...drawn, ...EXPERT_CHOICE];
+const LEARNED = { noise: { type: 'learned' }, bias: true, renormalize: true } as const;
+
+const GATES: readonly Case[] = [0, 1, 2].flatMap((gate) => [
+  odd(`gates: number ${gate} of 3`, {
+    distribution: 'skewed',
+    call: { gate },
+    config: { gates: 3, losses: ALL_LOSSES, router: LEARNED },
+  }),
+  odd(`gates: number ${gate} of 3, selection bias`, {
+    call: { gate },
+    config: { gates: 3, router: { scoring: 'sigmoid', selectionBias: { rate: 0.1 } } },
+  }),
+  odd(`gates: number ${gate} of 3, which draw`, { call: { gate }, config: { gates: 3, router: { type: 'random' } } }),
+]);
+
+export const TYPES: readonly Case[] = [...SINKHORN, ...drawn, ...EXPERT_CHOICE, ...GATES];

@@ -36,8 +36,10 @@ describe('a configuration', () => {
     ['ERR_INVALID_ARGUMENT', { losses: { z: Number.POSITIVE_INFINITY } }, /config\.losses\.z.*Infinity/],
     ['ERR_INVALID_ARGUMENT', { dtype: 'int32' }, /config\.dtype.*'bfloat16'.*int32/],
     ['ERR_INVALID_ARGUMENT', { router: { scoring: 'sigmoi' } }, /router\.scoring.*sigmoi/],
+    ['ERR_INVALID_ARGUMENT', { router: { type: 'expert-choices' } }, /router\.type.*expert-choice.*expert-choices/],
     ['ERR_INVALID_ARGUMENT', { router: { noise: { type: 'gaussian' } } }, /router\.noise\.std/],
-    ['ERR_UNSUPPORTED', { gates: 2 }, /gates/],
+    ['ERR_INVALID_ARGUMENT', { gates: 0 }, /gates.*0/],
+    ['ERR_INVALID_ARGUMENT', { capacity: { type: 'fixed', factor: 1, overflow: 'keep' } }, /overflow.*residual.*keep/],
   ])('%s for %j', (code, change, message) => {
     using open = openDevice('cpu');
     const error = failure(() => new MoELayer(open, { ...config, ...change } as unknown as MoEConfig));

@@ -74,7 +74,8 @@ export function makeProblem(testCase: Case, seed = 1, dtype: FloatDType = 'float
     gradOutput: normals(1000 * seed + 101, tokens * H),
   };
 
-  const routerWeight = problem.parameters['router.weight'];
+  const routerWeight =
+    problem.parameters['router.weight'] ?? problem.parameters[`router.${testCase.call?.gate ?? 0}.weight`];
   if (!routerWeight) {
     // Nobody wants to go anywhere.
   } else if (distribution === 'ties') {

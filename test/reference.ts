@@ -34,6 +34,8 @@ export interface LayerConfig {
     shared?: { ffnSize: number; gate?: 'none' | 'sigmoid' };
   };
   losses?: LossOptions;
+  /** Routers over the same experts. */
+  gates?: number;
   /** Of the noise; default 1. */
   seed?: number;
 }
@@ -52,6 +54,7 @@ export interface Call {
   priorities?: Vector; // [T,K], larger first
   tokenTypes?: ArrayLike<number>; // [T]
   tokenIds?: ArrayLike<number>; // [T]
+  gate?: number;
   noiseStep?: number;
   tokenOffset?: number;
   losses?: LossCoefficients;
@@ -107,10 +110,14 @@ export function parameterShapes(config: LayerConfig): Record<string, number[]> {
   const { hiddenSize: H, ffnSize: F, numExperts: E, experts = {} } = config;
   const gated = isGated(experts.activation ?? 'swiglu');
   const shapes: Record<string, number[]> = {};
-  if (!drawsExperts(config.router ?? {})) shapes['router.weight'] = [E, H];
-  if (config.router?.bias) shapes['router.bias'] = [E];
-  if (config.router?.noise?.type === 'learned') shapes['router.noise'] = [E, H];
-  if (config.router?.selectionBias) shapes['router.selectionBias'] = [E];
+  const { gates = 1, router = {} } = config;
+  for (let gate = 0; gate < gates; gate++) {
+    const prefix = gates === 1 ? 'router.' : `router.${gate}.`;
+    if (!drawsExperts(router)) shapes[`${prefix}weight`] = [E, H];
+    if (router.bias) shapes[`${prefix}bias`] = [E];
+    if (router.noise?.type === 'learned') shapes[`${prefix}noise`] = [E, H];
+    if (router.selectionBias) shapes[`${prefix}selectionBias`] = [E];
+  }
   if (gated) shapes['experts.gate'] = [E, F, H];
   shapes['experts.up'] = [E, F, H];
   shapes['experts.down'] = [E, H, F];
@@ -151,7 +158,16 @@ function sharedOf(parameters: Parameters): Ffn {
 
 // ------------------------------------------------------------------------------------------------------------ forward
 
-export function forward(configured: LayerConfig, parameters: Parameters, call: Call): Forward {
+/** The parameters with the gate of the call as 'router.weight' and so on: the same arrays by other names. */
+function ofGate(parameters: Parameters, { gates = 1 }: LayerConfig, { gate = 0 }: Call): Parameters {
+  if (gates === 1) return parameters;
+  const own = Object.entries(parameters).filter(([name]) => name.startsWith(`router.${gate}.`));
+  const renamed = own.map(([name, values]) => [name.replace(`.${gate}.`, '.'), values] as const);
+  return { ...parameters, ...Object.fromEntries(renamed) };
+}
+
+export function forward(configured: LayerConfig, ownParameters: Parameters, call: Call): Forward {
+  const parameters = ofGate(ownParameters, configured, call);
   const { hiddenSize: H, numExperts: E } = configured;
   const expertsChoose = configured.router?.type === 'expert-choice';
   const topK = expertsChoose ? E : (call.topK ?? configured.topK);
@@ -266,9 +282,11 @@ export function backward(pass: Forward, gradOutput: Vector, lossScale = 1): Grad
   const { config, call, tokens } = pass;
   const { hiddenSize: H, numExperts: E } = config;
   const gradients: Gradients = { input: new Float64Array(tokens * H), parameters: {} };
-  for (const [name, value] of Object.entries(pass.parameters)) {
-    gradients.parameters[name] = new Float64Array(value.length);
+  for (const name of Object.keys(parameterShapes(config))) {
+    gradients.parameters[name] = new Float64Array(pass.parameters[name]!.length);
   }
+  const named = gradients.parameters;
+  gradients.parameters = ofGate(named, config, call);
   if (call.routing?.weights) gradients.routingWeights = new Float64Array(tokens * pass.topK);
   if (call.logits && pass.logits) gradients.routingLogits = new Float64Array(tokens * E);
 
@@ -280,6 +298,7 @@ export function backward(pass: Forward, gradOutput: Vector, lossScale = 1): Grad
     if (gradients.routingWeights) row(gradients.routingWeights, t, pass.topK).set(dWeights);
     else if (pass.logits) routeBackward(pass, gradients, t, dWeights, lossScale);
   });
+  gradients.parameters = named;
   return gradients;
 }
 

@@ -74,6 +74,7 @@ onEachDevice((device) => {
       ["router.noise 'gumbel'", { router: { noise: { type: 'gumbel' } } }],
       ['router.groups', { router: { groups: { count: 2, keep: 1, score: 'max' } } }],
       ['router.selectionBias', { router: { selectionBias: { rate: 1 } } }],
+      ['gates', { gates: 2 }],
       ['router.allowedExperts', { router: { allowedExperts: [[0]] } }],
       ['router.renormalizeAfterDrop', { router: { renormalizeAfterDrop: true } }],
       ["router.secondChoice 'random'", { router: { secondChoice: { type: 'random', threshold: 0.2 } } }],
@@ -178,6 +179,42 @@ onEachDevice((device) => {
     const stats = await pass.stats();
     expect(stats).toMatchObject({ capacity: T / 2, imbalance: 1, utilization: 1, droppedAssignments: 0 });
     expect(stats.droppedTokens).toBe(T - new Set(chosen).size);
+  });
+
+  it('several gates start apart, are trained apart, and count apart', async ({ skip }) => {
+    skip(isCuda(), 'CPU only so far');
+    const config = { ...sizes, gates: 2, router: { selectionBias: { rate: 0.5 } } };
+    using layer = new MoELayer(device(), config);
+    const parameters = layer.parameters();
+    const readOf = (name: string, from = layer) => from.parameters().get(name)!.value.data();
+    expect([...parameters.keys()].filter((name) => name.startsWith('router.'))).toEqual([
+      'router.0.weight',
+      'router.0.selectionBias',
+      'router.1.weight',
+      'router.1.selectionBias',
+    ]);
+    expect(await readOf('router.0.weight')).not.toEqual(await readOf('router.1.weight'));
+    using pass = layer.forward(inputOf(device()), { gate: 1 });
+    // The other gate is no part of the pass.
+    parameters.get('router.0.weight')!.value.write(new Float32Array(20));
+    pass.backward(pass.output).dispose();
+    expect((await parameters.get('router.1.weight')!.grad.data()).some((g) => g !== 0)).toBe(true);
+    expectSame('gradient', await parameters.get('router.0.weight')!.grad.data(), new Float32Array(20));
+
+    const folder = await mkdtemp(join(tmpdir(), 'switchyard-'));
+    try {
+      const path = join(folder, 'layer.safetensors');
+      await saveCheckpoint(path, { modules: { layer } });
+      using resumed = new MoELayer(device(), { ...config, seed: 8 });
+      await loadCheckpoint(path, { modules: { layer: resumed } });
+      for (const each of [layer, resumed]) {
+        each.updateSelectionBias();
+        expectSame('bias of gate 0', await readOf('router.0.selectionBias', each), new Float32Array(4));
+        expect((await readOf('router.1.selectionBias', each)).some((b) => b !== 0)).toBe(true);
+      }
+    } finally {
+      await rm(folder, { recursive: true });
+    }
   });
 
   it('a random second choice is kept as often as its weight says', async ({ skip }) => {

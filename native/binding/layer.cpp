@@ -2,6 +2,7 @@
 #include "../core/layer.h"
 
 #include <cmath>
+#include <string>
 
 #include "guard.h"
 
@@ -96,10 +97,18 @@ Napi::Value layerCreate(const Napi::CallbackInfo& info) {
     return found;
   };
   LayerParameters& p = layer->parameters;
-  p.routerWeight = parameter("router.weight", E * H, DType::Float32);
-  p.routerBias = parameter("router.bias", E, DType::Float32);
-  p.routerNoise = parameter("router.noise", E * H, DType::Float32);
-  p.selectionBias = parameter("router.selectionBias", E, DType::Float32);
+  const int gates = integer(config.Get("gates"));
+  for (int i = 0; i < gates; ++i) {
+    const std::string prefix = gates == 1 ? "router." : "router." + std::to_string(i) + ".";
+    const auto of = [&](const char* name, int64_t size) {
+      return parameter((prefix + name).c_str(), size, DType::Float32);
+    };
+    GateParameters gate{of("weight", E * H), of("bias", E), of("noise", E * H), of("selectionBias", E)};
+    if (c.router.draws() != !gate.weight || (i > 0 && !gate.selectionBias != !p.gates[0].selectionBias))
+      throw Error(ErrorCode::Internal, "the gates do not match the layer's configuration");
+    p.gates.push_back(std::move(gate));
+  }
+  if (gates < 1) throw Error(ErrorCode::Internal, "a layer has at least one gate");
   p.gate = parameter("experts.gate", E * F * H, c.dtype);
   p.up = parameter("experts.up", E * F * H, c.dtype);
   p.down = parameter("experts.down", E * H * F, c.dtype);
@@ -111,13 +120,12 @@ Napi::Value layerCreate(const Napi::CallbackInfo& info) {
   p.sharedDown = parameter("shared.down", H * S, c.dtype);
   p.sharedOutputGate = parameter("shared.outputGate", H, c.dtype);
   const bool gated = c.activation.gated(), shared = S > 0;
-  if (c.router.draws() != !p.routerWeight || !p.up || !p.down || gated != (p.gate != nullptr) ||
-      shared != (p.sharedUp != nullptr) || shared != (p.sharedDown != nullptr) ||
-      (shared && gated) != (p.sharedGate != nullptr))
+  if (!p.up || !p.down || gated != (p.gate != nullptr) || shared != (p.sharedUp != nullptr) ||
+      shared != (p.sharedDown != nullptr) || (shared && gated) != (p.sharedGate != nullptr))
     throw Error(ErrorCode::Internal, "the layer's parameters do not match its configuration");
   layer->seed = seedOf(info[3]);
   c.selectionBiasRate = real(config.Get("selectionBiasRate"));
-  if (p.selectionBias) layer->assigned = layer->device->zeros(DType::Int32, 2 * E);
+  if (p.gates[0].selectionBias) layer->assigned = layer->device->zeros(DType::Int32, gates * 2 * E);
   layer->allowedExperts = unwrapOptional<Tensor>(config.Get("allowedExperts"));
   if (layer->allowedExperts) checkSameDevice(*layer->device, {layer->allowedExperts});
   return wrap(info.Env(), std::move(layer));
@@ -161,6 +169,9 @@ Napi::Value layerForward(const Napi::CallbackInfo& info) {
   overrideLoss(options, "importance", call.losses.importanceOn, call.losses.importance);
   overrideLoss(options, "load", call.losses.loadOn, call.losses.load);
   overrideLoss(options, "z", call.losses.zOn, call.losses.z);
+  if (const Napi::Value value = options.Get("gate"); value.IsNumber()) call.gate = integer(value);
+  if (call.gate < 0 || call.gate >= static_cast<int>(layer->parameters.gates.size()))
+    throw Error(ErrorCode::InvalidArgument, "gate must be one of the layer's");
   if (call.topK < 1 || call.topK > layer->config.numExperts)
     throw Error(ErrorCode::InvalidArgument, "topK must be from 1 to numExperts");
 

@@ -29,25 +29,24 @@ struct LossBlock {
 }  // namespace
 
 void Layer::updateSelectionBias() {
-  const TensorPtr& bias = parameters.selectionBias->value();
-  const SelectionBiasStep step{.E = config.numExperts,
-                               .rate = config.selectionBiasRate,
-                               .totals = static_cast<int64_t*>(assigned->data()),
-                               .bias = bias->floats()};
-  Operands operands;
-  writes(operands, {bias});
-  reads(operands, {bias});
-  device->enqueue("MoELayer.updateSelectionBias", std::move(operands),
-                  [step](Backend& backend) { backend.selectionBiasStep(step); });
+  for (size_t gate = 0; gate < parameters.gates.size(); ++gate) {
+    const TensorPtr& bias = parameters.gates[gate].selectionBias->value();
+    const SelectionBiasStep step{
+        .E = config.numExperts, .rate = config.selectionBiasRate, .totals = assignedOf(gate), .bias = bias->floats()};
+    Operands operands;
+    writes(operands, {bias});
+    reads(operands, {bias});
+    device->enqueue("MoELayer.updateSelectionBias", std::move(operands),
+                    [step](Backend& backend) { backend.selectionBiasStep(step); });
+    device->nowAndOnReplay([bias] { ++bias->version; });
+  }
   device->hold(shared_from_this());
-  device->nowAndOnReplay([bias] { ++bias->version; });
 }
 
 // ------------------------------------------------------------------------------------------------ forward
 
 void MoEPass::queueRoute(const ForwardCall& call) {
   Device& device = *layer_->device;
-  const LayerParameters& p = layer_->parameters;
   if (scored_) logits_ = device.empty(DType::Float32, T_ * E_);
   indices_ = device.empty(DType::Int32, slots_);
   weights_ = device.empty(DType::Float32, slots_);
@@ -56,8 +55,7 @@ void MoEPass::queueRoute(const ForwardCall& call) {
   const bool noisy = scored_ && (call.noise || (noise_.drawn && router_.noise != NoiseType::Jitter));
   if (noisy) noisy_ = device.empty(DType::Float32, T_ * E_);
   const bool drawsLearned = noise_.drawn && router_.noise == NoiseType::Learned;
-  if (scored_ && p.routerNoise && (drawsLearned || losses_.loadOn))
-    noiseLogits_ = device.empty(DType::Float32, T_ * E_);
+  if (scored_ && gate().noise && (drawsLearned || losses_.loadOn)) noiseLogits_ = device.empty(DType::Float32, T_ * E_);
   const bool nextChoice = capacity_.slots >= 0 && capacity_.overflow == Overflow::NextChoice;
   if (ranRouter_ && router_.secondThreshold > 0 && K_ > 1) withheld_ = device.empty(DType::Int32, T_);
   if (capacity_.overflow == Overflow::Residual) carried_ = device.empty(DType::Float32, T_);
@@ -86,6 +84,9 @@ void MoEPass::queueRoute(const ForwardCall& call) {
 
   const bool product = scored_ && !givenLogits_;
   const bool isHash = router_.type == RouterType::Hash;
+  DrawKey expertKey;
+  if (isHash) expertKey = {noiseKey(layer_->seed, NoisePurpose::Hash, 0)};
+  if (router_.type == RouterType::Random && ranRouter_) expertKey = drawKey(NoisePurpose::Expert, call);
   RouteForward route{.dtype = dtype_,
                      .router = router_,
                      .losses = losses_,
@@ -94,10 +95,10 @@ void MoEPass::queueRoute(const ForwardCall& call) {
                      .E = E_,
                      .K = K_,
                      .input = product || noiseLogits_ ? input_->data() : nullptr,
-                     .weight = product ? floatsOf(p.routerWeight) : nullptr,
-                     .bias = scored_ ? floatsOf(p.routerBias) : nullptr,
-                     .noiseWeight = noiseLogits_ ? floatsOf(p.routerNoise) : nullptr,
-                     .selectionBias = scored_ ? floatsOf(p.selectionBias) : nullptr,
+                     .weight = product ? floatsOf(gate().weight) : nullptr,
+                     .bias = scored_ ? floatsOf(gate().bias) : nullptr,
+                     .noiseWeight = noiseLogits_ ? floatsOf(gate().noise) : nullptr,
+                     .selectionBias = scored_ ? floatsOf(gate().selectionBias) : nullptr,
                      .givenNoise = scored_ ? floatsOf(call.noise) : nullptr,
                      .noise = noise_,
                      .allowed = allowed(),
@@ -106,9 +107,8 @@ void MoEPass::queueRoute(const ForwardCall& call) {
                      .givenWeights = floatsOf(call.routingWeights),
                      .mask = intsOf(mask_),
                      .lossMask = intsOf(lossMask_),
-                     .secondKey = secondKey_,
-                     .expertKey = isHash ? noiseKey(layer_->seed, NoisePurpose::Hash, 0)
-                                         : noiseKey(layer_->seed, NoisePurpose::Expert, stepOf(call)),
+                     .secondKey = withheld_ ? drawKey(NoisePurpose::SecondChoice, call) : DrawKey{},
+                     .expertKey = expertKey,
                      .tokenIds = isHash ? intsOf(call.tokenIds) : nullptr,
                      .expertSlots = expertSlots_,
                      .logits = floatsOf(logits_),
@@ -131,7 +131,7 @@ void MoEPass::queueRoute(const ForwardCall& call) {
   reads(operands, {input_, mask_, lossMask_, tokenTypes_, call.tokenIds, call.routingIndices, call.routingWeights,
                    call.logits, call.noise, call.priorities, layer_->allowedExperts});
   if (scored_)
-    for (const ParameterPtr& parameter : {p.routerWeight, p.routerBias, p.routerNoise, p.selectionBias})
+    for (const ParameterPtr& parameter : {gate().weight, gate().bias, gate().noise, gate().selectionBias})
       if (parameter) reads(operands, {parameter->value()});
   writes(operands, {logits_, noisy_, noiseLogits_, indices_, weights_, kept_, scores_, lossState_, statistics_.values,
                     statistics_.plan, statistics_.counts, withheld_, carried_, actual_, compared, used_, usedScores_});
@@ -144,7 +144,7 @@ void MoEPass::queueRoute(const ForwardCall& call) {
       backend.buildPlan(plan);
     if (settle.weights) backend.settleWeights(settle);
   });
-  if (p.selectionBias && training_ && ranRouter_ && call.noiseStep < 0) countAssignments();
+  if (gate().selectionBias && training_ && ranRouter_ && call.noiseStep < 0) countAssignments();
 }
 
 BuildPlan MoEPass::buildPlan(const ForwardCall& call, const TensorPtr& compared) const {
@@ -206,8 +206,7 @@ SettleWeights MoEPass::settleWeights() const {
 
 /// Apart from the forward, so that one that failed adds nothing and poisons nothing.
 void MoEPass::countAssignments() {
-  const CountAssignments count{
-      .E = E_, .counts = statistics_.block.assigned, .totals = static_cast<int64_t*>(layer_->assigned->data())};
+  const CountAssignments count{.E = E_, .counts = statistics_.block.assigned, .totals = layer_->assignedOf(gate_)};
   const HealthPtr counts = statistics_.counts->health();
   Operands operands;
   operands.inputs.push_back(counts);
@@ -225,7 +224,6 @@ AllowedExperts MoEPass::allowed() const {
 
 RouteBackward MoEPass::routeBackward(BackwardCall& call) const {
   if (!scored_) return {};
-  const LayerParameters& p = layer_->parameters;
   LossBlock loss;
   if (lossState_) loss.carve(lossState_->floats(), losses_, losses_.scopes(T_), E_);
   LossOptions losses = losses_;
@@ -233,9 +231,9 @@ RouteBackward MoEPass::routeBackward(BackwardCall& call) const {
   losses.importance *= call.lossScale;
   losses.load *= call.lossScale;
   losses.z *= call.lossScale;
-  const GradTarget weight = givenLogits_ ? GradTarget{} : gradTarget(p.routerWeight, call.operands);
-  const GradTarget bias = gradTarget(p.routerBias, call.operands);
-  const GradTarget noise = noiseLogits_ ? gradTarget(p.routerNoise, call.operands) : GradTarget{};
+  const GradTarget weight = givenLogits_ ? GradTarget{} : gradTarget(gate().weight, call.operands);
+  const GradTarget bias = gradTarget(gate().bias, call.operands);
+  const GradTarget noise = noiseLogits_ ? gradTarget(gate().noise, call.operands) : GradTarget{};
   writes(call.operands, {call.gradLogits});
   if (givenLogits_) call.gradients.routingLogits = call.gradLogits;
   return {.dtype = dtype_,
@@ -246,8 +244,8 @@ RouteBackward MoEPass::routeBackward(BackwardCall& call) const {
           .E = E_,
           .K = K_,
           .input = givenLogits_ && !noiseLogits_ ? nullptr : input_->data(),
-          .weight = givenLogits_ ? nullptr : floatsOf(p.routerWeight),
-          .noiseWeight = noiseLogits_ ? floatsOf(p.routerNoise) : nullptr,
+          .weight = givenLogits_ ? nullptr : floatsOf(gate().weight),
+          .noiseWeight = noiseLogits_ ? floatsOf(gate().noise) : nullptr,
           .noise = noise_,
           .allowed = allowed(),
           .mask = intsOf(mask_),

@@ -18,6 +18,7 @@ MoEPass::MoEPass(std::shared_ptr<Layer> layer, const TensorPtr& input, const For
       F_(layer_->config.ffnSize),
       E_(layer_->config.numExperts),
       K_(call.topK),
+      gate_(call.gate),
       training_(call.training),
       ranRouter_(!call.routingWeights),
       givenLogits_(call.logits != nullptr),
@@ -39,7 +40,6 @@ MoEPass::MoEPass(std::shared_ptr<Layer> layer, const TensorPtr& input, const For
   if (noise_.drawn) noise_.key = drawKey(NoisePurpose::Router, call);
   dropout_ = dropoutOf(NoisePurpose::ExpertDropout, call);
   sharedDropout_ = dropoutOf(NoisePurpose::SharedDropout, call);
-  secondKey_ = noiseKey(layer_->seed, NoisePurpose::SecondChoice, stepOf(call));
   capacity_ = call.capacity.resolve(T_, K_, E_, training_);
   if (call.priorities) capacity_.priority = Priority::Given;
   slots_ = T_ * K_;
@@ -111,8 +111,8 @@ void MoEPass::watch(const TensorPtr& tensor) {
 void MoEPass::watchParameters() {
   const LayerParameters& p = layer_->parameters;
   for (const ParameterPtr& parameter :
-       {p.routerWeight, p.routerBias, p.routerNoise, p.gate, p.up, p.down, p.gateBias, p.upBias, p.downBias,
-        p.sharedGate, p.sharedUp, p.sharedDown, p.sharedOutputGate})
+       {gate().weight, gate().bias, gate().noise, p.gate, p.up, p.down, p.gateBias, p.upBias, p.downBias, p.sharedGate,
+        p.sharedUp, p.sharedDown, p.sharedOutputGate})
     if (parameter) watch(parameter->value());
 }
 
@@ -150,7 +150,7 @@ MoEGradients MoEPass::backward(const TensorPtr& gradOutput, float lossScale) {
   for (const auto& [tensor, version] : watched_) operands.inputs.push_back(tensor->health());
   writes(operands, {gradients.input, call.gradWeights});
 
-  auto [shared, gate] = sharedBackward(call);
+  auto [shared, sharedGate] = sharedBackward(call);
   ExpertsBackward experts = expertsBackward(call);
   RouteBackward route = routeBackward(call);
   const CarryBackward carry = carryBackward(call);
@@ -166,24 +166,25 @@ MoEGradients MoEPass::backward(const TensorPtr& gradOutput, float lossScale) {
   };
   const Combine combine = combineInto(rows(), call.gradRows->data(), false);
   const Combine combineShared = combineInto(sharedRows(), shared.gradRows, true);
-  const TensorPtr workspace = device.workspace(experts, shared, gate, route);
-  device.enqueue("MoELayer.backward", std::move(operands),
-                 [shared = shared, gate = gate, experts, route, carry, combine, combineShared](Backend& backend) {
-                   backend.expertsBackward(experts);
-                   backend.combine(combine);
-                   if (carry.carried) backend.carryBackward(carry);
-                   if (shared.gradRows) {
-                     backend.expertsBackward(shared);
-                     backend.combine(combineShared);
-                   }
-                   if (gate.gates) backend.sigmoidGateBackward(gate);
-                   if (route.gradLogits) backend.routeBackward(route);
-                 });
+  const TensorPtr workspace = device.workspace(experts, shared, sharedGate, route);
+  device.enqueue(
+      "MoELayer.backward", std::move(operands),
+      [shared = shared, sharedGate = sharedGate, experts, route, carry, combine, combineShared](Backend& backend) {
+        backend.expertsBackward(experts);
+        backend.combine(combine);
+        if (carry.carried) backend.carryBackward(carry);
+        if (shared.gradRows) {
+          backend.expertsBackward(shared);
+          backend.combine(combineShared);
+        }
+        if (sharedGate.gates) backend.sigmoidGateBackward(sharedGate);
+        if (route.gradLogits) backend.routeBackward(route);
+      });
   markGradsWritten({p.gate, p.up, p.down, p.gateBias, p.upBias, p.downBias, p.sharedGate, p.sharedUp, p.sharedDown,
                     p.sharedOutputGate});
-  if (scored_) markGradsWritten({p.routerBias});
-  if (scored_ && !givenLogits_) markGradsWritten({p.routerWeight});
-  if (noiseLogits_) markGradsWritten({p.routerNoise});
+  if (scored_) markGradsWritten({gate().bias});
+  if (scored_ && !givenLogits_) markGradsWritten({gate().weight});
+  if (noiseLogits_) markGradsWritten({gate().noise});
 
   spent_ = true;
   watched_.clear();

@@ -25,10 +25,15 @@ struct LayerConfig {
   float selectionBiasRate = 0;
 };
 
+/// Of one gate; null where the configuration has none.
+struct GateParameters {
+  ParameterPtr weight, bias;          // [E,H], [E]
+  ParameterPtr noise, selectionBias;  // [E,H], [E]; the latter is never trained
+};
+
 /// Null where the configuration has none.
 struct LayerParameters {
-  ParameterPtr routerWeight, routerBias;                            // [E,H], [E]
-  ParameterPtr routerNoise, selectionBias;                          // [E,H], [E]; the latter is never trained
+  std::vector<GateParameters> gates;                                // at least one; all route to the same experts
   ParameterPtr gate, up, down, gateBias, upBias, downBias;          // [E,F,H] ×2, [E,H,F], [E,F] ×2, [E,H]
   ParameterPtr sharedGate, sharedUp, sharedDown, sharedOutputGate;  // [S,H] ×2, [H,S], [1,H]
 };
@@ -46,7 +51,8 @@ struct ForwardCall {
   TensorPtr noise;                           // [T,E] or null
   TensorPtr tokenTypes, tokenIds;            // [T] int32 or null
   TensorPtr priorities;                      // [T,K] or null
-  int64_t noiseStep = -1;                    // keys the draws in place of the layer's count; below 0: the count does
+  int gate = 0;
+  int64_t noiseStep = -1;  // keys the draws in place of the layer's count; below 0: the count does
   int64_t tokenOffset = 0;
 };
 
@@ -57,7 +63,9 @@ struct Layer : std::enable_shared_from_this<Layer> {
   /// Keys noise, with the count of training forwards so far. A recomputation, which names its step, is not counted.
   uint64_t seed = 0, step = 0;
   TensorPtr allowedExperts;  // [types,E] 0/1 or null
-  TensorPtr assigned;        // [2·E] as int64 [E]: assignments since the selection bias was last stepped; or null
+  TensorPtr assigned;  // [gates·2·E] as int64 [gates,E]: assignments since the selection bias was last stepped; or null
+
+  int64_t* assignedOf(size_t gate) const { return static_cast<int64_t*>(assigned->data()) + gate * config.numExperts; }
 
   /// Queues the step of the selection bias by the imbalance since the last one.
   void updateSelectionBias();
@@ -116,6 +124,7 @@ class MoEPass {
   void watch(const TensorPtr& tensor);
   void watchParameters();
   bool choosesTokens() const { return router_.type == RouterType::ExpertChoice; }  // instead of tokens choosing experts
+  const GateParameters& gate() const { return layer_->parameters.gates[gate_]; }
   AllowedExperts allowed() const;
   Dropout dropoutOf(NoisePurpose purpose, const ForwardCall& call) const;
   const float* inputWeights() const { return layer_->config.weightInput ? weights_->floats() : nullptr; }
@@ -132,13 +141,13 @@ class MoEPass {
   int64_t T_, R_ = 0;
   int64_t expertSlots_ = 0, slots_ = 0;  // C or 0; T·K or E·C
   int H_, F_, E_, K_;
+  int gate_;
   bool training_, ranRouter_, givenLogits_;
   bool scored_;  // by logits, which have losses and gradients
   bool spent_ = false;
   RouterOptions router_;
   RouteNoise noise_{};
   Dropout dropout_{}, sharedDropout_{};
-  uint64_t secondKey_ = 0;
   LossOptions losses_;
   CapacityOptions capacity_;
 

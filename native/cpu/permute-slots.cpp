@@ -45,7 +45,7 @@ class Queue {
     const int32_t expert = assignments_.expert(t, k);
     if (expert < 0 || plan_.capacity.priority == Priority::Position) return 0;
     if (plan_.capacity.priority == Priority::Random)
-      return noiseBits(plan_.drawKey, plan_.tokenOffset + t, expert / 4).word[expert % 4];
+      return noiseBits(valueOf(plan_.drawKey), plan_.tokenOffset + t, expert / 4).word[expert % 4];
     return risingBits(plan_.scores[t * plan_.K + k]);
   }
 

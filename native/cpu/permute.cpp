@@ -263,6 +263,7 @@ void CpuBackend::combine(const Combine& c) {
 }
 
 void CpuBackend::carry(const Carry& c) {
+  const StageTimer timer(*this, "carry");
   withElement(c.dtype, [&]<class T>() {
     pool_.parallelRanges(c.T, rowsPerPiece, [&](int64_t begin, int64_t end, int) {
       for (int64_t t = begin; t < end; ++t) {
@@ -275,6 +276,7 @@ void CpuBackend::carry(const Carry& c) {
 }
 
 void CpuBackend::carryBackward(const CarryBackward& b) {
+  const StageTimer timer(*this, "carryBackward");
   withElement(b.dtype, [&]<class T>() {
     const ElementKernels<T>& kernels = row_.of<T>();
     std::vector<T> unused(static_cast<size_t>(pool_.threads()) * b.H);

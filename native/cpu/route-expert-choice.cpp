@@ -30,6 +30,7 @@ void chooseTokens(const RouteForward& f, ThreadPool& pool) {
 }
 
 void CpuBackend::buildExpertPlan(const BuildExpertPlan& p) {
+  const StageTimer timer(*this, "buildExpertPlan");
   std::fill_n(p.tokenOffsets, p.T + 1, 0);
   int32_t row = 0;
   for (int e = 0; e < p.E; ++e) {

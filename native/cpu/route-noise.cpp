@@ -26,7 +26,7 @@ void drawValues(const RouteForward& f, int64_t t, float* values) {
   const int64_t key = f.tokenIds ? f.tokenIds[t] : f.noise.tokenOffset + t;
   const int32_t* allowed = allowedOf(f.allowed, t, f.E);
   for (int e = 0; e < f.E; e += 4) {
-    const Philox4 bits = noiseBits(f.expertKey, key, static_cast<uint32_t>(e / 4));
+    const Philox4 bits = noiseBits(valueOf(f.expertKey), key, static_cast<uint32_t>(e / 4));
     for (int i = 0; i < std::min(4, f.E - e); ++i)
       values[e + i] = allowed && !allowed[e + i] ? -INFINITY : drawnValue(bits.word[i]);
   }

@@ -26,6 +26,7 @@ void score(const SettleWeights& s, int64_t t, TokenScores& token, const int32_t*
 }  // namespace
 
 void CpuBackend::settleWeights(const SettleWeights& s) {
+  const StageTimer timer(*this, "settleWeights");
   const int E = s.E, K = s.K;
   std::vector<TokenScores> perWorker(pool_.threads(), TokenScores(row_, s.router, E));
   pool_.parallelRanges(s.T, tokensPerPiece, [&](int64_t begin, int64_t end, int worker) {

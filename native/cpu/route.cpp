@@ -81,8 +81,8 @@ void drawExperts(const RouteForward& f, ThreadPool& pool) {
       for (int k = 0; k < K; ++k) f.scores[t * K + k] = indices[k] < 0 ? 0.0f : 1.0f / static_cast<float>(K);
       weigh(f.router, f.scores + t * K, K, f.weights + t * K);
       if (f.withheld)
-        f.withheld[t] = !keepsSecond(f.secondKey, f.noise.tokenOffset + t, unscaled(f.router, f.scores + t * K, K, 1),
-                                     f.router.secondThreshold);
+        f.withheld[t] = !keepsSecond(valueOf(f.secondKey), f.noise.tokenOffset + t,
+                                     unscaled(f.router, f.scores + t * K, K, 1), f.router.secondThreshold);
     }
   });
   throwIfBadIndex(f, badIndex);
@@ -156,8 +156,8 @@ void choose(const RouteForward& f, int64_t t, TokenScores& token, const std::vec
   token.ofSelected(indices, K, scores);
   weigh(f.router, scores, K, f.weights + t * K);
   if (f.withheld)
-    f.withheld[t] =
-        !keepsSecond(f.secondKey, f.noise.tokenOffset + t, unscaled(f.router, scores, K, 1), f.router.secondThreshold);
+    f.withheld[t] = !keepsSecond(valueOf(f.secondKey), f.noise.tokenOffset + t, unscaled(f.router, scores, K, 1),
+                                 f.router.secondThreshold);
 }
 
 }  // namespace

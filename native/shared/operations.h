@@ -61,8 +61,8 @@ struct RouteForward {
   const float* givenWeights;    // [T,K] with givenIndices: nothing is scored and no loss is taken; or null
   const int32_t* mask;          // [T] or null; 0 = padding
   const int32_t* lossMask;      // [T] or null; 0 = counts in no loss
-  uint64_t secondKey;           // keys the random second choice, by noise.tokenOffset
-  uint64_t expertKey;           // keys the drawn experts: by noise.tokenOffset, or by the id with tokenIds
+  DrawKey secondKey;            // keys the random second choice, by noise.tokenOffset
+  DrawKey expertKey;            // keys the drawn experts: by noise.tokenOffset, or by the id with tokenIds
   const int32_t* tokenIds;      // [T] for the hash router, else null
   int64_t expertSlots;          // C where experts choose: indices and weights are then [E,C], of tokens; else 0
 
