@@ -73,9 +73,12 @@ export function figures(samples: readonly number[], work: Work, limits: Limits):
   };
 }
 
-/** Milliseconds of every sample of `task`, after a warm-up of a quarter of the time. */
+/** Milliseconds of every sample of `task`, ten at least, after a warm-up of a quarter of the time. */
 export async function sample(milliseconds: number, task: () => Promise<void>): Promise<number[]> {
-  const bench = new Bench({ time: milliseconds, warmupTime: milliseconds / 4, retainSamples: true, throws: true });
+  // Few iterations at least: a sample of a slow task may take seconds.
+  const least = { iterations: 10, warmupIterations: 2 };
+  const times = { time: milliseconds, warmupTime: milliseconds / 4 };
+  const bench = new Bench({ ...least, ...times, retainSamples: true, throws: true });
   bench.add('task', task);
   await bench.run();
   const result = bench.tasks[0]?.result;
