@@ -1,5 +1,6 @@
 // Each file runs in a process of its own: a crash of the addon then fails one file and names it. The CUDA suites are those
 // of the CPU, run again on the device that SWITCHYARD_TEST_CUDA names; test/run.mjs sets it.
+import { availableParallelism } from 'node:os';
 import { defineConfig, type TestProjectInlineConfiguration } from 'vitest/config';
 import { fileOf, ofCudaAlone, onEachDevice } from './test/suites.mjs';
 
@@ -37,6 +38,8 @@ export default defineConfig({
   test: {
     projects: projects(),
     pool: 'forks',
+    // One file to a core: the software GPU, which takes most of the time, uses one.
+    maxWorkers: availableParallelism(),
     // SWITCHYARD_TEST_FULL is set by `npm run test:full`; the tests that read it run longer cases.
     testTimeout: full ? 20 * 60_000 : 5 * 60_000,
     hookTimeout: 5 * 60_000,
