@@ -26,6 +26,16 @@ export interface DeviceLimits {
   readBytesPerSecond: number;
 }
 
+/** What one step of AdamW takes; maxGradNorm 0: no clipping. */
+export type AdamWScalars = [
+  learningRate: number,
+  beta1: number,
+  beta2: number,
+  epsilon: number,
+  weightDecay: number,
+  maxGradNorm: number,
+];
+
 /** What one kernel or stage took. */
 export interface KernelTime {
   kernel: string;
@@ -320,24 +330,8 @@ export interface NativeBinding {
 
   /** Parameters that `previous` has too go on with its state. */
   adamwCreate(device: DeviceHandle, parameters: ParameterHandle[], previous: AdamWHandle | null): AdamWHandle;
-  adamwStep(
-    optimizer: AdamWHandle,
-    learningRate: number,
-    beta1: number,
-    beta2: number,
-    epsilon: number,
-    weightDecay: number,
-    maxGradNorm: number,
-  ): void;
-  adamwSetScalars(
-    optimizer: AdamWHandle,
-    learningRate: number,
-    beta1: number,
-    beta2: number,
-    epsilon: number,
-    weightDecay: number,
-    maxGradNorm: number,
-  ): void;
+  adamwStep(optimizer: AdamWHandle, ...scalars: AdamWScalars): void;
+  adamwSetScalars(optimizer: AdamWHandle, ...scalars: AdamWScalars): void;
   /**
    * steps: int32 [1] each, updates so far; skipped: int32 [1]; gradNorm: float32 [1]; moments and masters (null for float32
    * parameters) in the order of the parameters.

@@ -1,5 +1,5 @@
 // The optimizer. Its state lives on the device; step() only queues.
-import { type AdamWHandle, native, type TensorHandle } from './binding.js';
+import { type AdamWHandle, type AdamWScalars, native, type TensorHandle } from './binding.js';
 import { checkNumber, checkOptions, invalid, orDefault } from './checks.js';
 import type { DeviceContext } from './context.js';
 import { MoEError } from './errors.js';
@@ -129,7 +129,7 @@ export class AdamW implements Disposable {
     this.dispose();
   }
 
-  #scalars(maxGradNorm: number): [number, number, number, number, number, number] {
+  #scalars(maxGradNorm: number): AdamWScalars {
     const { betas, epsilon, weightDecay } = this.#hyper;
     const learningRate = checkNumber('learningRate', this.learningRate, { min: 0 });
     return [learningRate, betas[0], betas[1], epsilon, weightDecay, maxGradNorm];
