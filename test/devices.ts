@@ -41,7 +41,7 @@ export function openFirst(options: Pick<DeviceOptions, 'memoryLimit'> = {}): Dev
 
 // ---------------------------------------------------------------- instruction sets
 
-const instructionSets = ['generic', 'avx2', 'avx512', 'neon'];
+const instructionSets = ['generic', 'avx2', 'avx512', 'avx512-bf16', 'neon'];
 
 /** What `body` answers when the CPU's kernels are those of `isa`; native/cpu/isa.h says what the variable means. */
 function withInstructionSet<Result>(isa: string, body: () => Result): Result {

@@ -211,7 +211,8 @@ const probe = `
 
 describe('every instruction set', () => {
   const isa = isaInUse();
-  const others = { avx512: ['avx2', 'generic'], avx2: ['generic'], neon: ['generic'] }[isa] ?? [];
+  const of512 = ['avx2', 'generic'];
+  const others = { 'avx512-bf16': of512, avx512: of512, avx2: ['generic'], neon: ['generic'] }[isa] ?? [];
   it.skipIf(others.length === 0).each(others)('%s widens and rounds alike', async (other) => {
     const root = fileURLToPath(new URL('..', import.meta.url));
     const run = async (wanted: string): Promise<string> => {

@@ -60,7 +60,7 @@ class CpuBackend final : public Backend {
   void carry(const Carry&) override;
   void carryBackward(const CarryBackward&) override;
 
-  // experts.cpp
+  // experts-forward.cpp, experts-backward.cpp, experts-grouped.cpp
   void expertsForward(const ExpertsForward&) override;
   void expertsBackward(const ExpertsBackward&) override;
   void groupedGemmForward(const GroupedGemmForward&) override;

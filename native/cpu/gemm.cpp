@@ -62,14 +62,15 @@ std::vector<Wave> waves(const RowGroups& groups, int64_t maximum) {
     for (int64_t row = begin; row < end;) {
       const int64_t rest = end - row;
       // A group that fits one wave is not cut.
-      if (room == 0 || (rest > room && rest <= maximum)) {
-        waves.push_back({row, 0, {}});
+      if (room <= 0 || (rest > room && rest <= maximum)) {
+        waves.push_back({0, {}});
         room = maximum;
       }
+      Wave& wave = waves.back();
       const int64_t rows = std::min(rest, room);
-      waves.back().parts.push_back({group, row, rows, row == begin});
-      waves.back().rows += rows;
-      room -= rows;
+      wave.parts.push_back({group, row, rows, wave.rows, row == begin});
+      wave.rows += roundUp(rows, 2);
+      room -= roundUp(rows, 2);
       row += rows;
     }
   }
@@ -78,63 +79,54 @@ std::vector<Wave> waves(const RowGroups& groups, int64_t maximum) {
 
 // ------------------------------------------------------------------------------------------------ products
 
-namespace {
-
-/// As it is, or its float32 form at `wide`.
-template <class T>
-const float* widened(const PackKernels<T>& kernels, const T* from, int64_t n, float* wide) {
-  if constexpr (std::is_same_v<T, float>) {
-    return from;
-  } else {
-    kernels.widen(from, n, wide);
-    return wide;
-  }
-}
-
-}  // namespace
-
-template <class T>
-void multiplyWeight(const GemmKernels& gemm, const TokenChunk& chunk, const float* x, int64_t depth, const T* weight,
-                    const T* bias, int64_t rows, const WeightBuffers& buffers, float* out, int64_t outPanel) {
-  const PackKernels<T>& kernels = gemm.of<T>();
-  const int64_t block = std::is_same_v<T, float> ? rows : widenRows;
+template <class Math>
+void multiplyWeight(const Math& math, const TokenChunk& chunk, const typename Math::Word* x, int64_t depth,
+                    const typename Math::Element* weight, const typename Math::Element* bias, int64_t rows,
+                    const WeightBuffers& buffers, float* out, int64_t outPanel) {
+  using T = typename Math::Element;
+  const int64_t lanes = math.gemm.lanes, block = Math::widens ? widenRows : rows;
   float wideBias[rowBlock];
-  const float* rowBias = bias ? widened(kernels, bias, rows, wideBias) : nullptr;
-  GemmProduct product{};
+  if (bias) math.gemm.template of<T>().widen(bias, rows, wideBias);
+  Product<typename Math::Word> product{};
   product.columns = chunk.count;
-  product.depth = depth;
+  product.depth = math.words(depth);
   product.left = Left::Rows;
-  product.aRow = depth;
+  product.aRow = product.depth;
   product.b = x;
-  product.bPanel = depth * gemm.lanes;
-  product.cRow = gemm.lanes;
+  product.bPanel = product.depth * lanes;
+  product.cRow = lanes;
   product.cPanel = outPanel;
   product.cPadded = true;
   product.rowsOutside = true;
   for (int64_t row = 0; row < rows; row += block) {
     product.rows = std::min(block, rows - row);
-    product.a = widened(kernels, weight + row * depth, product.rows * depth, buffers.wide);
-    product.c = out + row * gemm.lanes;
-    product.rowBias = rowBias ? rowBias + row : nullptr;
-    gemm.multiply(product);
+    product.a = math.rows(weight + row * depth, product.rows * depth, buffers.wide);
+    product.c = out + row * lanes;
+    product.rowBias = bias ? wideBias + row : nullptr;
+    math.multiply(product);
   }
 }
 
-template <class T>
-void projectTransposed(const GemmKernels& gemm, const TokenChunk& chunk, const float* x, int64_t depth, const T* weight,
-                       const T* bias, int64_t from, int64_t to, const WeightBuffers& buffers, T* output,
-                       int64_t stride) {
+template <class Math>
+void projectTransposed(const Math& math, const TokenChunk& chunk, const typename Math::Word* x, int64_t depth,
+                       const typename Math::Element* weight, const typename Math::Element* bias, int64_t from,
+                       int64_t to, const WeightBuffers& buffers, typename Math::Element* output, int64_t stride) {
+  using T = typename Math::Element;
+  const int64_t stagePanel = rowBlock * math.gemm.lanes;
   for (int64_t row = from; row < to; row += rowBlock) {
     const int64_t rows = std::min(rowBlock, to - row);
-    multiplyWeight(gemm, chunk, x, depth, weight + row * depth, bias ? bias + row : nullptr, rows, buffers,
-                   buffers.stage, rowBlock * gemm.lanes);
-    gemm.of<T>().unpackTransposed(buffers.stage, rowBlock * gemm.lanes, chunk.count, rows, output + row, stride);
+    multiplyWeight(math, chunk, x, depth, weight + row * depth, bias ? bias + row : nullptr, rows, buffers,
+                   buffers.stage, stagePanel);
+    math.gemm.template of<T>().unpackTransposed(buffers.stage, stagePanel, chunk.count, rows, output + row, stride);
   }
 }
 
-void weightGradient(const GemmKernels& gemm, const PanelMatrix& left, int64_t rows, const PanelMatrix& right,
-                    int64_t columns, int64_t depth, float* gradient, int64_t stride, bool accumulate) {
-  GemmProduct product{};
+template <class Math>
+void weightGradient(const Math& math, const PanelMatrix<typename Math::Word>& left, int64_t rows,
+                    const PanelMatrix<typename Math::Word>& right, int64_t columns, int64_t depth, float* gradient,
+                    int64_t stride, bool accumulate) {
+  const int64_t lanes = math.gemm.lanes;
+  Product<typename Math::Word> product{};
   product.rows = rows;
   product.columns = columns;
   product.left = Left::PanelColumns;
@@ -142,20 +134,24 @@ void weightGradient(const GemmKernels& gemm, const PanelMatrix& left, int64_t ro
   product.bPanel = right.panel;
   product.c = gradient;
   product.cRow = stride;
-  product.cPanel = gemm.lanes;
+  product.cPanel = lanes;
   product.rowsOutside = rows > columns;
   for (int64_t k = 0; k < depth; k += depthBlock) {
     product.depth = std::min(depthBlock, depth - k);
-    product.a = left.data + k * gemm.lanes;
-    product.b = right.data + k * gemm.lanes;
+    product.a = left.data + k * lanes;
+    product.b = right.data + k * lanes;
     product.accumulate = accumulate || k > 0;
-    gemm.multiply(product);
+    math.multiply(product);
   }
 }
 
-template <class T>
-void inputGradient(const GemmKernels& gemm, std::initializer_list<InputTerm<T>> terms, int64_t rows, int64_t depth,
-                   int64_t columns, const InputBuffers& buffers, T* gradient, int64_t stride) {
+template <class Math>
+void inputGradient(const Math& math, std::initializer_list<InputTerm<Math>> terms, int64_t rows, int64_t depth,
+                   int64_t columns, const InputBuffers<typename Math::Word>& buffers, typename Math::Element* gradient,
+                   int64_t stride) {
+  using T = typename Math::Element;
+  using Word = typename Math::Word;
+  const int64_t lanes = math.gemm.lanes, words = math.words(depth);
   float* sums = buffers.sums;
   int64_t sumsRow = wideColumnBlock;
   if constexpr (std::is_same_v<T, float>) {
@@ -163,38 +159,43 @@ void inputGradient(const GemmKernels& gemm, std::initializer_list<InputTerm<T>> 
     sumsRow = stride;
   }
   bool accumulate = false;
-  for (const InputTerm<T>& term : terms) {
-    GemmProduct product = term.left;
+  for (const InputTerm<Math>& term : terms) {
+    Product<Word> product = term.left;
     product.rows = rows;
     product.columns = columns;
     product.b = buffers.copy;
-    product.bPanel = depthBlock * gemm.lanes;
+    product.bPanel = depthBlock * lanes;
     product.c = sums;
     product.cRow = sumsRow;
-    product.cPanel = gemm.lanes;
+    product.cPanel = lanes;
     product.rowsOutside = true;
-    for (int64_t k = 0; k < depth; k += depthBlock) {
-      product.depth = std::min(depthBlock, depth - k);
-      product.a = term.left.a + (product.left == Left::Rows ? k : k / gemm.lanes * product.aPanel);
+    for (int64_t k = 0; k < words; k += depthBlock) {
+      product.depth = std::min(depthBlock, words - k);
+      product.a = term.left.a + (product.left == Left::Rows ? k : k / (lanes / perWord<Word>)*product.aPanel);
       product.accumulate = std::exchange(accumulate, true);
-      gemm.of<T>().packPanels(term.weight + k * stride, stride, nullptr, product.depth, columns, buffers.copy,
-                              product.bPanel);
-      gemm.multiply(product);
+      math.packRows(term.weight + k * perWord<Word> * stride, stride, nullptr, product.depth * perWord<Word>, columns,
+                    buffers.copy, product.bPanel);
+      math.multiply(product);
     }
   }
   if constexpr (!std::is_same_v<T, float>)
-    for (int64_t r = 0; r < rows; ++r) gemm.of<T>().round(sums + r * sumsRow, columns, gradient + r * stride);
+    for (int64_t r = 0; r < rows; ++r)
+      math.gemm.template of<T>().round(sums + r * sumsRow, columns, gradient + r * stride);
 }
 
-#define MOE_PRODUCTS(T)                                                                                                \
-  template void multiplyWeight<T>(const GemmKernels&, const TokenChunk&, const float*, int64_t, const T*, const T*,    \
-                                  int64_t, const WeightBuffers&, float*, int64_t);                                     \
-  template void projectTransposed<T>(const GemmKernels&, const TokenChunk&, const float*, int64_t, const T*, const T*, \
-                                     int64_t, int64_t, const WeightBuffers&, T*, int64_t);                             \
-  template void inputGradient<T>(const GemmKernels&, std::initializer_list<InputTerm<T>>, int64_t, int64_t, int64_t,   \
-                                 const InputBuffers&, T*, int64_t);
-MOE_PRODUCTS(float)
-MOE_PRODUCTS(BFloat16)
-MOE_PRODUCTS(Float16)
+#define MOE_PRODUCTS(Math)                                                                                             \
+  template void multiplyWeight<Math>(const Math&, const TokenChunk&, const Math::Word*, int64_t, const Math::Element*, \
+                                     const Math::Element*, int64_t, const WeightBuffers&, float*, int64_t);            \
+  template void projectTransposed<Math>(const Math&, const TokenChunk&, const Math::Word*, int64_t,                    \
+                                        const Math::Element*, const Math::Element*, int64_t, int64_t,                  \
+                                        const WeightBuffers&, Math::Element*, int64_t);                                \
+  template void weightGradient<Math>(const Math&, const PanelMatrix<Math::Word>&, int64_t,                             \
+                                     const PanelMatrix<Math::Word>&, int64_t, int64_t, float*, int64_t, bool);         \
+  template void inputGradient<Math>(const Math&, std::initializer_list<InputTerm<Math>>, int64_t, int64_t, int64_t,    \
+                                    const InputBuffers<Math::Word>&, Math::Element*, int64_t);
+MOE_PRODUCTS(Widened<float>)
+MOE_PRODUCTS(Widened<BFloat16>)
+MOE_PRODUCTS(Widened<Float16>)
+MOE_PRODUCTS(Paired)
 
 }  // namespace moe::cpu

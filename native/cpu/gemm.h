@@ -1,11 +1,13 @@
 // The host side of the grouped products: how rows are divided among workers, and the products in blocks that suit the
-// caches. What the experts do with them is in experts.cpp and experts-grouped.cpp; the kernels are in simd/.
+// caches. What the experts do with them is in experts-*.cpp; the kernels are in simd/ and dot/.
 //
 // Every division follows from shapes and routing alone, and every element is one chain of additions (simd/gemm.h), so
 // that results have the same bits with any number of threads.
 //
-// T is the type of the elements of activations and weights. Panels and products are float32: weights of 16 bits are
-// widened a block at a time.
+// Products are taken by one of two kinds of Math. Widened<T>, T being the type of the elements of activations and
+// weights, multiplies float32: panels hold it, and weights of 16 bits are widened a block at a time. Paired multiplies
+// bfloat16 by dot products, two elements at a time: panels hold pairs of neighbours along the depth, and rows of
+// weights are operands as they stand. Sums are float32 in both.
 #pragma once
 
 #include <algorithm>
@@ -14,6 +16,8 @@
 #include <type_traits>
 #include <vector>
 
+#include "dot/dot.h"
+#include "element.h"
 #include "scratch.h"
 #include "simd/gemm.h"
 
@@ -21,7 +25,7 @@ namespace moe::cpu {
 
 constexpr int64_t widenRows = 24;    // weight rows widened at a time: whole tiles of every shape
 constexpr int64_t rowBlock = 96;     // weight rows per pass over a chunk: whole tiles of every shape, whole cache lines
-constexpr int64_t depthBlock = 256;  // of the products whose right operand is copied: a panel of it fits L1
+constexpr int64_t depthBlock = 256;  // words of the products whose right operand is copied: a panel of it fits L1
 constexpr int64_t columnBlock = 64;  // features of one item of the backward; a multiple of every panel
 constexpr int64_t wideColumnBlock = 128;   // the same where the depth is blocked
 constexpr int64_t cacheFloats = 96 << 10;  // what a chunk's panels may take of an L2 cache
@@ -29,6 +33,80 @@ constexpr int64_t waveFloats = 6 << 20;    // what the shared buffers of a backw
 
 constexpr int64_t ceilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 constexpr int64_t roundUp(int64_t a, int64_t b) { return ceilDiv(a, b) * b; }
+
+// ------------------------------------------------------------------------------------------------ kinds of products
+
+template <class T>
+struct Widened {
+  using Element = T;
+  using Word = float;
+  static constexpr bool pairs = false;
+  static constexpr bool widens = !std::is_same_v<T, float>;
+
+  const GemmKernels& gemm;
+
+  static int64_t words(int64_t elements) { return elements; }
+  void multiply(const Product<float>& product) const { gemm.multiply(product); }
+
+  /// Panels with rows along the lanes, and across them: see PackKernels.
+  void packTransposed(const T* input, int64_t stride, const int32_t* index, int count, int64_t depth,
+                      float* out) const {
+    gemm.of<T>().packTransposed(input, stride, index, count, depth, out);
+  }
+  void packRows(const T* input, int64_t stride, const int32_t* index, int64_t count, int64_t columns, float* out,
+                int64_t panel) const {
+    gemm.of<T>().packPanels(input, stride, index, count, columns, out, panel);
+  }
+
+  /// n elements of rows as a left operand; `wide` has room for them where they are widened.
+  const float* rows(const T* from, int64_t n, float* wide) const {
+    if constexpr (widens) {
+      gemm.of<T>().widen(from, n, wide);
+      return wide;
+    } else {
+      return from;
+    }
+  }
+};
+
+/// For rows of an even number of elements.
+struct Paired {
+  using Element = BFloat16;
+  using Word = BFloat16Pair;
+  static constexpr bool pairs = true;
+  static constexpr bool widens = false;
+
+  const GemmKernels& gemm;
+  const DotKernels& dot;
+
+  /// The last of an odd number of rows is paired with zeros.
+  static int64_t words(int64_t elements) { return (elements + 1) / 2; }
+  void multiply(const Product<BFloat16Pair>& product) const { dot.multiply(product); }
+
+  void packTransposed(const BFloat16* input, int64_t stride, const int32_t* index, int count, int64_t depth,
+                      BFloat16Pair* out) const {
+    dot.packTransposed(rows(input), stride / 2, index, count, depth / 2, out);
+  }
+  void packRows(const BFloat16* input, int64_t stride, const int32_t* index, int64_t count, int64_t columns,
+                BFloat16Pair* out, int64_t panel) const {
+    dot.pairRows(input, stride, index, count, columns, out, panel);
+  }
+
+  static const BFloat16Pair* rows(const BFloat16* from, int64_t = 0, float* = nullptr) {
+    return reinterpret_cast<const BFloat16Pair*>(from);
+  }
+};
+
+/// body(math) with the fastest there is for rows of these widths.
+template <class Body>
+void withMath(DType dtype, const GemmKernels& gemm, const DotKernels* dot, std::initializer_list<int> widths,
+              Body&& body) {
+  const bool even = std::all_of(widths.begin(), widths.end(), [](int width) { return width % 2 == 0; });
+  if (dtype == DType::BFloat16 && dot && even) return body(Paired{gemm, *dot});
+  withElement(dtype, [&]<class T>() { body(Widened<T>{gemm}); });
+}
+
+// ------------------------------------------------------------------------------------------------ division of the rows
 
 /// Rows grouped by expert; offsets null: one group of all rows.
 struct RowGroups {
@@ -58,12 +136,13 @@ inline int64_t chunkLanes(int64_t depth, int lanes) {
 struct Part {
   int expert;
   int64_t row, rows;
+  int64_t at;  // of its rows in the wave's buffers: even, so that pairs of rows stay within a part
   bool first;  // holds the first row of its expert
 };
 
 /// What the backward takes in one go: neighbouring rows, at most as many as its buffers hold.
 struct Wave {
-  int64_t row, rows;
+  int64_t rows;  // in its buffers: those of every part, made even
   std::vector<Part> parts;
 };
 
@@ -73,62 +152,70 @@ inline int64_t waveRows(int64_t floatsPerRow) {
   return std::clamp<int64_t>(waveFloats / floatsPerRow, depthBlock, 16 * depthBlock);
 }
 
+// ------------------------------------------------------------------------------------------------ products
+
 /// A matrix in panels.
+template <class Word>
 struct PanelMatrix {
-  const float* data;
+  const Word* data;
   int64_t panel;  // distance of the panels
 };
 
 /// What a worker needs for the products with rows of weights.
 struct WeightBuffers {
   float* stage;  // [panels][rowBlock][lanes] a product on its way to rows
-  float* wide;   // [widenRows][depth] weights in float32; null when they are that already
+  float* wide;   // [widenRows][depth] weights in float32; null when they are operands as they stand
 };
 
-template <class T>
+template <class Math>
 WeightBuffers carveWeightBuffers(Carver& carver, int64_t maximumLanes, int64_t maximumDepth) {
-  return {carver.take(rowBlock * maximumLanes),
-          std::is_same_v<T, float> ? nullptr : carver.take(widenRows * maximumDepth)};
+  return {carver.take(rowBlock * maximumLanes), Math::widens ? carver.take(widenRows * maximumDepth) : nullptr};
 }
 
 /// out panels [rows][lanes] at distance outPanel = weight [rows, depth] · x + bias, at most rowBlock rows; x panels of
-/// [depth][lanes] tokens.
-template <class T>
-void multiplyWeight(const GemmKernels& gemm, const TokenChunk& chunk, const float* x, int64_t depth, const T* weight,
-                    const T* bias, int64_t rows, const WeightBuffers& buffers, float* out, int64_t outPanel);
+/// [words of depth][lanes] tokens.
+template <class Math>
+void multiplyWeight(const Math& math, const TokenChunk& chunk, const typename Math::Word* x, int64_t depth,
+                    const typename Math::Element* weight, const typename Math::Element* bias, int64_t rows,
+                    const WeightBuffers& buffers, float* out, int64_t outPanel);
 
 /// Columns [from, to) of output [chunk.count, stride] = (weight [·, depth] · x + bias)ᵀ.
-template <class T>
-void projectTransposed(const GemmKernels& gemm, const TokenChunk& chunk, const float* x, int64_t depth, const T* weight,
-                       const T* bias, int64_t from, int64_t to, const WeightBuffers& buffers, T* output,
-                       int64_t stride);
+template <class Math>
+void projectTransposed(const Math& math, const TokenChunk& chunk, const typename Math::Word* x, int64_t depth,
+                       const typename Math::Element* weight, const typename Math::Element* bias, int64_t from,
+                       int64_t to, const WeightBuffers& buffers, typename Math::Element* output, int64_t stride);
 
-/// gradient [rows, stride], `columns` of it, (+)= leftᵀ·right over `depth` rows of both.
-void weightGradient(const GemmKernels& gemm, const PanelMatrix& left, int64_t rows, const PanelMatrix& right,
-                    int64_t columns, int64_t depth, float* gradient, int64_t stride, bool accumulate);
+/// gradient [rows, stride], `columns` of it, (+)= leftᵀ·right over `depth` words.
+template <class Math>
+void weightGradient(const Math& math, const PanelMatrix<typename Math::Word>& left, int64_t rows,
+                    const PanelMatrix<typename Math::Word>& right, int64_t columns, int64_t depth, float* gradient,
+                    int64_t stride, bool accumulate);
 
 /// What a worker needs for the gradients of the inputs of at most `rows` rows.
+template <class Word>
 struct InputBuffers {
-  float* copy;  // [depthBlock·wideColumnBlock] weights in panels
+  Word* copy;   // [depthBlock·wideColumnBlock] weights in panels
   float* sums;  // [rows][wideColumnBlock] gradients before they are rounded; null when they are float32
 };
 
-template <class T>
-InputBuffers carveInputBuffers(Carver& carver, int64_t rows) {
-  return {carver.take(depthBlock * wideColumnBlock),
-          std::is_same_v<T, float> ? nullptr : carver.take(rows * wideColumnBlock)};
+template <class Math>
+InputBuffers<typename Math::Word> carveInputBuffers(Carver& carver, int64_t rows) {
+  return {carver.take<typename Math::Word>(depthBlock * wideColumnBlock),
+          std::is_same_v<typename Math::Element, float> ? nullptr : carver.take(rows * wideColumnBlock)};
 }
 
 /// A matrix product that is part of the gradient of the inputs: of `left` the fields of A are set.
-template <class T>
+template <class Math>
 struct InputTerm {
-  GemmProduct left;
-  const T* weight;  // [depth, stride]
+  Product<typename Math::Word> left;
+  const typename Math::Element* weight;  // [depth, stride]
 };
 
-/// gradient [rows, stride], `columns` of it (at most wideColumnBlock), = Σ left·weight over the terms.
-template <class T>
-void inputGradient(const GemmKernels& gemm, std::initializer_list<InputTerm<T>> terms, int64_t rows, int64_t depth,
-                   int64_t columns, const InputBuffers& buffers, T* gradient, int64_t stride);
+/// gradient [rows, stride], `columns` of it (at most wideColumnBlock), = Σ left·weight over the terms; `depth` rows of
+/// weights, whole words of them.
+template <class Math>
+void inputGradient(const Math& math, std::initializer_list<InputTerm<Math>> terms, int64_t rows, int64_t depth,
+                   int64_t columns, const InputBuffers<typename Math::Word>& buffers, typename Math::Element* gradient,
+                   int64_t stride);
 
 }  // namespace moe::cpu

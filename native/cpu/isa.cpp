@@ -30,6 +30,10 @@ bool available(Isa isa) {
       return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
              __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") && available(Isa::Avx2);
 #endif
+#if defined(MOE_HAVE_dot_avx512)
+    case Isa::Avx512Bf16:
+      return __builtin_cpu_supports("avx512bf16") && available(Isa::Avx512);
+#endif
 #if defined(MOE_HAVE_neon)
     case Isa::Neon:
       return true;
@@ -41,14 +45,6 @@ bool available(Isa isa) {
 
 }  // namespace
 
-bool hasAvx512Bf16() {
-#if defined(MOE_HAVE_dot_avx512)
-  return __builtin_cpu_supports("avx512bf16");
-#else
-  return false;
-#endif
-}
-
 const char* isaName(Isa isa) {
   switch (isa) {
     case Isa::Generic:
@@ -57,6 +53,8 @@ const char* isaName(Isa isa) {
       return "avx2";
     case Isa::Avx512:
       return "avx512";
+    case Isa::Avx512Bf16:
+      return "avx512-bf16";
     case Isa::Neon:
       return "neon";
   }
@@ -64,7 +62,7 @@ const char* isaName(Isa isa) {
 }
 
 Isa detectIsa() {
-  constexpr Isa best[] = {Isa::Avx512, Isa::Avx2, Isa::Neon, Isa::Generic};
+  constexpr Isa best[] = {Isa::Avx512Bf16, Isa::Avx512, Isa::Avx2, Isa::Neon, Isa::Generic};
   if (const char* wanted = std::getenv("SWITCHYARD_ISA"))
     for (Isa isa : best)
       if (std::strcmp(wanted, isaName(isa)) == 0 && available(isa)) return isa;

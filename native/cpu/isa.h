@@ -3,14 +3,11 @@
 
 namespace moe::cpu {
 
-enum class Isa { Generic, Avx2, Avx512, Neon };
+enum class Isa { Generic, Avx2, Avx512, Avx512Bf16, Neon };
 
-/// The best of this machine. The environment variable SWITCHYARD_ISA (generic, avx2, avx512, neon) picks another one
-/// that the machine has; anything else is ignored.
+/// The best of this machine. The environment variable SWITCHYARD_ISA (generic, avx2, avx512, avx512-bf16, neon) picks
+/// another one that the machine has; anything else is ignored.
 Isa detectIsa();
-
-/// Whether this build and this machine have AVX512_BF16.
-bool hasAvx512Bf16();
 
 const char* isaName(Isa isa);
 

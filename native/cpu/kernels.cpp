@@ -16,7 +16,7 @@ const Kernels& kernelsOf(Isa isa) {
 #if defined(MOE_HAVE_dot_avx512)
   static constexpr Kernels avx512Bf16 = {gemmKernels_avx512, rowKernels_avx512, limitKernels_avx512,
                                          &dotKernels_avx512};
-  if (isa == Isa::Avx512 && hasAvx512Bf16()) return avx512Bf16;
+  if (isa == Isa::Avx512Bf16) return avx512Bf16;
 #endif
   if (isa == Isa::Avx512) return avx512;
 #endif

@@ -12,10 +12,13 @@ class Carver {
  public:
   explicit Carver(float* base = nullptr) : base_(base) {}
 
-  float* take(int64_t floats) {
+  /// Word: of the size of a float.
+  template <class Word = float>
+  Word* take(int64_t words) {
+    static_assert(sizeof(Word) == sizeof(float));
     const int64_t at = used_;
-    used_ += (floats + 15) / 16 * 16;
-    return base_ ? base_ + at : nullptr;
+    used_ += (words + 15) / 16 * 16;
+    return base_ ? reinterpret_cast<Word*>(base_ + at) : nullptr;
   }
 
   int64_t used() const { return used_; }

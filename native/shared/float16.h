@@ -16,6 +16,11 @@ struct BFloat16 {
   uint16_t bits;
 };
 
+/// Two neighbours of a row or of a column, as one word in memory.
+struct BFloat16Pair {
+  BFloat16 first, second;
+};
+
 /// binary16 of IEEE 754.
 struct Float16 {
   uint16_t bits;

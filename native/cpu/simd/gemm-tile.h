@@ -1,5 +1,5 @@
-// The register tile of gemm.cpp for the instruction set MOE_ISA: its shape, the vectors, and the function that computes
-// one tile of a GemmProduct. Included by gemm.cpp alone; everything has internal linkage.
+// The register tile of a Product for the instruction set MOE_ISA: its shape, the vectors, and the function that
+// computes one tile. Included by gemm-product.h alone; everything has internal linkage.
 #pragma once
 
 #include <cstdint>
@@ -49,11 +49,26 @@ inline __attribute__((always_inline)) void pin(Vec& v) {
 #endif
 }
 
-/// One register tile of a GemmProduct; pointers are those of its first element.
+/// A word in every lane, and sum += left·right.
+inline __attribute__((always_inline)) float spread(const float* word) { return *word; }
+inline __attribute__((always_inline)) void multiplyAdd(Vec& sum, float left, Vec right) { sum += left * right; }
+
+#if defined(__AVX512BF16__)
+inline __attribute__((always_inline)) Vec spread(const BFloat16Pair* word) {
+  return (Vec)_mm512_set1_epi32(__builtin_bit_cast(int32_t, *word));
+}
+inline __attribute__((always_inline)) void multiplyAdd(Vec& sum, Vec left, Vec right) {
+  sum = (Vec)_mm512_dpbf16_ps((__m512)sum, (__m512bh)left, (__m512bh)right);
+}
+#endif
+
+/// One register tile of a Product; pointers are those of its first element.
+template <class Word>
 struct Tile {
-  const float* a;
+  const Word* a;
   int64_t aRow, aPanel;
-  const float* b;
+  const int32_t* aIndex;
+  const Word* b;
   int64_t depth;
   float* c;
   int64_t cRow;
@@ -61,9 +76,8 @@ struct Tile {
   const float* rowBias;
 };
 
-template <int R, int V, int aStep>
-inline __attribute__((always_inline)) void step(Vec (&acc)[R][V], const float* const (&a)[R], int64_t k,
-                                                const float* b) {
+template <int R, int V, int aStep, class Word>
+inline __attribute__((always_inline)) void step(Vec (&acc)[R][V], const Word* const (&a)[R], int64_t k, const Word* b) {
   Vec right[V];
 #pragma GCC unroll 4
   for (int v = 0; v < V; ++v) {
@@ -72,19 +86,20 @@ inline __attribute__((always_inline)) void step(Vec (&acc)[R][V], const float* c
   }
 #pragma GCC unroll 12
   for (int r = 0; r < R; ++r) {
-    const float left = a[r][k * aStep];
+    const auto left = spread(a[r] + k * aStep);
 #pragma GCC unroll 4
     for (int v = 0; v < V; ++v) {
-      acc[r][v] += left * right[v];
+      multiplyAdd(acc[r][v], left, right[v]);
       pin(acc[r][v]);
     }
   }
 }
 
-/// Steps [0, n) of the depth; b moves on. Meanwhile what lies `ahead` floats after A is fetched, unless that is 0.
-template <int R, int V, int aStep>
-inline __attribute__((always_inline)) void steps(Vec (&acc)[R][V], const float* const (&a)[R], int64_t n,
-                                                 const float*& b, int64_t ahead) {
+/// Steps [0, n) of the depth, n a multiple of 4 with `fours`; b moves on. Meanwhile what lies `ahead` words after A is
+/// fetched, unless that is 0.
+template <int R, int V, int aStep, bool fours, class Word>
+inline __attribute__((always_inline)) void steps(Vec (&acc)[R][V], const Word* const (&a)[R], int64_t n, const Word*& b,
+                                                 int64_t ahead) {
   int64_t k = 0;
   if (ahead)
     for (; k + 16 <= n; k += 16) {
@@ -98,12 +113,14 @@ inline __attribute__((always_inline)) void steps(Vec (&acc)[R][V], const float* 
   for (; k + 4 <= n; k += 4, b += 4 * lanes)
 #pragma GCC unroll 4
     for (int i = 0; i < 4; ++i) step<R, V, aStep>(acc, a, k + i, b + i * lanes);
-  for (; k < n; ++k, b += lanes) step<R, V, aStep>(acc, a, k, b);
+  if constexpr (!fours)
+    for (; k < n; ++k, b += lanes) step<R, V, aStep>(acc, a, k, b);
 }
 
-template <int R, int V, Left left>
-void multiplyTile(const Tile& t) {
+template <class Word, int R, int V, Left left>
+void multiplyTile(const Tile<Word>& t) {
   constexpr int aStep = left == Left::PanelColumns ? lanes : 1;
+  constexpr int aLanes = lanes / perWord<Word>;
   Vec acc[R][V];
 #pragma GCC unroll 12
   for (int r = 0; r < R; ++r)
@@ -118,18 +135,21 @@ void multiplyTile(const Tile& t) {
     for (int r = 0; r < R; ++r)
       for (int i = 0; i < V * width; i += 16) __builtin_prefetch(t.c + r * t.cRow + i, 1);
 
-  const float* a[R];
+  const Word* a[R];
+  if (left == Left::Rows && t.aIndex)
+    for (int r = 0; r < R; ++r) a[r] = t.a + t.aIndex[r] * t.aRow;
+  else
 #pragma GCC unroll 12
-  for (int r = 0; r < R; ++r) a[r] = t.a + r * (left == Left::Rows ? t.aRow : left == Left::PanelRows ? lanes : 1);
-  const float* b = t.b;
+    for (int r = 0; r < R; ++r) a[r] = t.a + r * (left == Left::Rows ? t.aRow : left == Left::PanelRows ? aLanes : 1);
+  const Word* b = t.b;
   int64_t rest = t.depth;
   if (left == Left::PanelRows)
-    for (; rest >= lanes; rest -= lanes) {
-      steps<R, V, aStep>(acc, a, lanes, b, 0);
+    for (; rest >= aLanes; rest -= aLanes) {
+      steps<R, V, aStep, true>(acc, a, aLanes, b, 0);
 #pragma GCC unroll 12
       for (int r = 0; r < R; ++r) a[r] += t.aPanel;
     }
-  steps<R, V, aStep>(acc, a, rest, b, left == Left::Rows ? R * t.aRow : 0);
+  steps<R, V, aStep, false>(acc, a, rest, b, left == Left::Rows && !t.aIndex ? R * t.aRow : 0);
 
 #pragma GCC unroll 12
   for (int r = 0; r < R; ++r)
@@ -137,18 +157,19 @@ void multiplyTile(const Tile& t) {
     for (int v = 0; v < V; ++v) store(t.c + r * t.cRow + v * width, acc[r][v]);
 }
 
-using TileFunction = void (*)(const Tile&);
+template <class Word>
+using TileFunction = void (*)(const Tile<Word>&);
 
 /// The tiles of one layout of A, by vectors - 1 and rows - 1.
-template <Left left>
+template <class Word, Left left>
 struct Tiles {
   struct ByRows {
-    TileFunction of[maxRows];
+    TileFunction<Word> of[maxRows];
   };
 
   template <int V, int... R>
   static constexpr ByRows row(std::integer_sequence<int, R...>) {
-    return {{multiplyTile<R + 1, V, left>...}};
+    return {{multiplyTile<Word, R + 1, V, left>...}};
   }
 
   template <int... V>

@@ -2,149 +2,17 @@
 // linkage, so that no function of a newer instruction set can replace its namesake in the rest of the program.
 #include "gemm.h"
 
-#include <utility>
-
 #include "../../shared/activation.h"
 #include "../../shared/noise.h"
-#include "gemm-tile.h"
+#include "gemm-pack.h"
+#include "gemm-product.h"
 #include "tables.h"
 
 namespace moe::cpu {
 
 namespace {
 
-// ------------------------------------------------------------------------------------------------ product
-
-inline int vectorsOf(int64_t columns) {
-  return columns >= lanes ? shape.vectors : static_cast<int>((columns + width - 1) / width);
-}
-
-/// Rows [row, row + count) of one panel.
-template <Left left>
-void multiplyRows(const GemmProduct& p, int64_t row, int count, int64_t panel) {
-  const int64_t columns = smaller(p.columns - panel * lanes, lanes);
-  const int vectors = vectorsOf(columns);
-  Tile tile;
-  tile.a = left == Left::Rows        ? p.a + row * p.aRow
-           : left == Left::PanelRows ? p.a + row * lanes
-                                     : p.a + (row / lanes) * p.aPanel + row % lanes;
-  tile.aRow = p.aRow;
-  tile.aPanel = p.aPanel;
-  tile.b = p.b + panel * p.bPanel;
-  tile.depth = p.depth;
-  tile.accumulate = p.accumulate;
-  tile.rowBias = p.rowBias ? p.rowBias + row : nullptr;
-  const TileFunction function = Tiles<left>::byVecs[vectors - 1].of[count - 1];
-
-  float* c = p.c + panel * p.cPanel + row * p.cRow;
-  if (p.cPadded || columns == vectors * width) {
-    tile.c = c;
-    tile.cRow = p.cRow;
-    function(tile);
-    return;
-  }
-  float whole[maxRows * lanes];
-  if (p.accumulate)
-    for (int r = 0; r < count; ++r)
-      for (int64_t i = 0; i < vectors * width; ++i) whole[r * lanes + i] = i < columns ? c[r * p.cRow + i] : 0.0f;
-  tile.c = whole;
-  tile.cRow = lanes;
-  function(tile);
-  for (int r = 0; r < count; ++r)
-    for (int64_t i = 0; i < columns; ++i) c[r * p.cRow + i] = whole[r * lanes + i];
-}
-
-/// Tiles of nearly equal height over rows [0, p.rows) for panels [firstPanel, lastPanel). A tile of PanelColumns stays
-/// within one panel of A.
-template <Left left>
-void multiplyPanels(const GemmProduct& p, int64_t firstPanel, int64_t lastPanel) {
-  const int maximum = shape.rows[vectorsOf(p.columns - firstPanel * lanes) - 1];
-  const int64_t group = left == Left::PanelColumns ? lanes : p.rows;
-  for (int64_t begin = 0; begin < p.rows; begin += group) {
-    const int64_t rows = smaller(group, p.rows - begin);
-    const int64_t tiles = (rows + maximum - 1) / maximum;
-    for (int64_t tile = 0; tile < tiles; ++tile) {
-      const int64_t from = rows * tile / tiles;
-      const int count = static_cast<int>(rows * (tile + 1) / tiles - from);
-      for (int64_t panel = firstPanel; panel < lastPanel; ++panel) multiplyRows<left>(p, begin + from, count, panel);
-    }
-  }
-}
-
-template <Left left>
-void multiplyLeft(const GemmProduct& p) {
-  const int64_t panels = (p.columns + lanes - 1) / lanes;
-  if (p.rowsOutside) {
-    if (panels > 0) multiplyPanels<left>(p, 0, panels);
-  } else {
-    for (int64_t panel = 0; panel < panels; ++panel) multiplyPanels<left>(p, panel, panel + 1);
-  }
-}
-
-void multiply(const GemmProduct& p) {
-  switch (p.left) {
-    case Left::Rows:
-      return multiplyLeft<Left::Rows>(p);
-    case Left::PanelRows:
-      return multiplyLeft<Left::PanelRows>(p);
-    case Left::PanelColumns:
-      return multiplyLeft<Left::PanelColumns>(p);
-  }
-}
-
 // ------------------------------------------------------------------------------------------------ panels
-
-/// The elements `index` of a and b laid end to end.
-template <int... index>
-inline __attribute__((always_inline)) Vec shuffle(Vec a, Vec b) {
-#if defined(__clang__)
-  return __builtin_shufflevector(a, b, index...);
-#else
-  typedef int32_t Indices __attribute__((vector_size(4 * width)));
-  return __builtin_shuffle(a, b, Indices{index...});
-#endif
-}
-
-/// Swaps the off-diagonal blocks of distance `distance` of rows i and i + distance, the step of a recursive transpose.
-template <int distance, int... I>
-inline __attribute__((always_inline)) void swapBlocks(Vec& low, Vec& high, std::integer_sequence<int, I...>) {
-  const Vec a = low, b = high;
-  low = shuffle<((I & distance) ? width + I - distance : I)...>(a, b);
-  high = shuffle<((I & distance) ? width + I : I + distance)...>(a, b);
-}
-
-template <int distance>
-inline __attribute__((always_inline)) void transpose(Vec (&rows)[width]) {
-#pragma GCC unroll 16
-  for (int i = 0; i < width; ++i)
-    if (!(i & distance)) swapBlocks<distance>(rows[i], rows[i + distance], std::make_integer_sequence<int, width>());
-  if constexpr (distance > 1) transpose<distance / 2>(rows);
-}
-
-template <class T>
-void packTransposed(const T* input, int64_t stride, const int32_t* index, int count, int64_t depth, float* out) {
-  for (int first = 0; first < count; first += width) {
-    const int rows = count - first < width ? count - first : width;
-    const T* row[width];
-    for (int i = 0; i < width; ++i) {
-      const int64_t at = first + (i < rows ? i : 0);
-      row[i] = input + (index ? index[at] : at) * stride;
-    }
-    float* to = out + first / lanes * (depth * lanes) + first % lanes;
-    const Vec zero = {};
-    int64_t k = 0;
-    for (; k + width <= depth; k += width) {
-      Vec block[width];
-#pragma GCC unroll 16
-      for (int i = 0; i < width; ++i) block[i] = i < rows ? load(row[i] + k) : zero;
-      transpose<width / 2>(block);
-#pragma GCC unroll 16
-      for (int i = 0; i < width; ++i) store(to + (k + i) * lanes, block[i]);
-    }
-    for (; k < depth; ++k)
-      for (int i = 0; i < width; ++i) to[k * lanes + i] = i < rows ? toFloat(row[i][k]) : 0.0f;
-  }
-}
 
 template <class T>
 void unpackTransposed(const float* panels, int64_t panel, int count, int64_t depth, T* out, int64_t stride) {
@@ -186,7 +54,7 @@ void packPanels(const T* input, int64_t stride, const int32_t* index, int64_t co
 }
 
 template <class T>
-constexpr PackKernels<T> packKernels = {packTransposed<T>, unpackTransposed<T>, packPanels<T>, widen<T>, round<T>};
+constexpr PackKernels<T> packKernels = {packWords<float, T>, unpackTransposed<T>, packPanels<T>, widen<T>, round<T>};
 
 // ------------------------------------------------------------------------------------------------ activation
 
@@ -362,7 +230,7 @@ extern const GemmKernels MOE_TABLE(gemmKernels);
 constinit const GemmKernels MOE_TABLE(gemmKernels) = {
     width,
     lanes,
-    multiply,
+    multiply<float>,
     packKernels<float>,
     packKernels<BFloat16>,
     packKernels<Float16>,

@@ -15,30 +15,39 @@
 
 namespace moe::cpu {
 
-/// How the left operand of a product is stored.
+/// Elements of a matrix in a word, which is what one step along the depth of a product takes: float or BFloat16Pair.
+template <class Word>
+constexpr int64_t perWord = std::is_same_v<Word, float> ? 1 : 2;
+
+/// How the left operand of a product is stored. A row of a panel has perWord elements in a word, so it is w =
+/// lanes/perWord words where the depth is along it.
 enum class Left : int32_t {
-  Rows,          // row-major, A[r][k] = a[r·aRow + k]
-  PanelRows,     // panels, A[r][k] = a[(k/lanes)·aPanel + r·lanes + k%lanes]
+  Rows,          // row-major, A[r][k] = a[row(r)·aRow + k], row(r) = aIndex ? aIndex[r] : r
+  PanelRows,     // panels, A[r][k] = a[(k/w)·aPanel + r·w + k%w]
   PanelColumns,  // the transpose of panels: A[r][k] = a[(r/lanes)·aPanel + k·lanes + r%lanes]
 };
 
-/// C[rows][columns] = init + Σ_k A[r][k]·B[k][column]. Each element is one chain of additions in the order of k, so
-/// that no choice of blocks can change a bit.
-struct GemmProduct {
+/// C[rows][columns] = init + Σ_k A[r][k]·B[k][column], k counting words. Each element is one chain of additions in the
+/// order of k, so that no choice of blocks can change a bit.
+template <class Word>
+struct Product {
   int64_t rows, columns, depth;
   Left left;
-  const float* a;
-  int64_t aRow;    // Left::Rows
-  int64_t aPanel;  // distance of the panels of A; the other two
-  const float* b;  // panels of [depth][lanes]
-  int64_t bPanel;  // their distance
-  float* c;        // C[r][column] = c[(column/lanes)·cPanel + r·cRow + column%lanes]
+  const Word* a;
+  int64_t aRow;           // Left::Rows
+  const int32_t* aIndex;  // likewise, or null
+  int64_t aPanel;         // distance of the panels of A; the other two
+  const Word* b;          // panels of [depth][lanes]
+  int64_t bPanel;         // their distance
+  float* c;               // C[r][column] = c[(column/lanes)·cPanel + r·cRow + column%lanes]
   int64_t cRow, cPanel;
   bool cPadded;          // C has room for whole vectors; else no column past the end is touched
   bool accumulate;       // init is what C holds
   const float* rowBias;  // [rows] init when not accumulating, null: 0
   bool rowsOutside;      // the loop over rows is the outer one: A is the operand that does not stay in a cache
 };
+
+using GemmProduct = Product<float>;
 
 /// Between rows of T (float, BFloat16 or Float16) and panels, which are float32 whatever T is: elements are widened on
 /// the way there, and rounded once on the way back.

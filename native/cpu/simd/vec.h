@@ -34,6 +34,9 @@ using Words [[gnu::vector_size(vecLanes * sizeof(uint32_t))]] = uint32_t;
 
 inline Vec load(const float* from) { return *reinterpret_cast<const LooseVec*>(from); }
 inline void store(float* to, Vec value) { *reinterpret_cast<LooseVec*>(to) = value; }
+/// Words as they are, in the bits of a Vec.
+inline Vec load(const BFloat16Pair* from) { return *reinterpret_cast<const LooseVec*>(from); }
+inline void store(BFloat16Pair* to, Vec words) { *reinterpret_cast<LooseVec*>(to) = words; }
 
 // Of vector extensions g++ makes twice the instructions here. It warns of the unmasked conversions of AVX-512.
 #if defined(MOE_ISA_avx512)
