@@ -27,7 +27,10 @@ function range(values: Iterable<number>): number {
   return high > low ? high - low : 0;
 }
 
-/** Checks foreign indices [T,K] against what the choice of each token compared [E]. */
+/**
+ * Checks foreign indices [T,K] against what the choice of each token compared [E]. `terms`: the values whose range says
+ * what a near-tie is, where those compared are sums that may all but cancel; otherwise those themselves.
+ */
 export function adoptIndices(
   foreign: ArrayLike<number>,
   comparedBy: (token: number) => Vector,
@@ -35,9 +38,11 @@ export function adoptIndices(
   numExperts: number,
   k: number,
   router: RouterOptions = {},
+  terms?: Vector,
 ): Int32Array {
   const compared = live.map((isLive, t) => isLive && comparedBy(t));
-  const tolerance = NEAR_TIE * range(compared.flatMap((values) => (values ? [...values].filter(Number.isFinite) : [])));
+  const spread = terms ? [...terms] : compared.flatMap((values) => (values ? [...values] : []));
+  const tolerance = NEAR_TIE * range(spread.filter(Number.isFinite));
   if (foreign.length !== live.length * k) throw new Error(`adopt: ${foreign.length} indices for ${live.length}×${k}`);
   compared.forEach((all, t) => {
     const theirs = Array.from({ length: k }, (_, i) => foreign[t * k + i]!);

@@ -10,8 +10,8 @@ import {
   addMatVecInputGrad,
   addMatVecWeightGrad,
   addScaled,
-  erf,
   matVec,
+  normalCdf,
   sigmoid,
   type Vector,
 } from './reference-math.js';
@@ -39,17 +39,16 @@ function relu(x: number): Curve {
 
 /** x·Φ(x), with the normal distribution function Φ. */
 function gelu(x: number): Curve {
-  const cdf = 0.5 * (1 + erf(x / Math.SQRT2));
+  const cdf = normalCdf(x);
   const density = Math.exp(-0.5 * x * x) / Math.sqrt(2 * Math.PI);
   return { value: x * cdf, slope: cdf + x * density };
 }
 
-/** 0.5·x·(1 + tanh(√(2/π)·(x + 0.044715·x³))) */
+/** 0.5·x·(1 + tanh(√(2/π)·(x + 0.044715·x³))), by (1 + tanh u)/2 = σ(2u): far out in the tail 1 + tanh u cancels. */
 function geluTanh(x: number): Curve {
-  const c = Math.sqrt(2 / Math.PI);
-  const t = Math.tanh(c * (x + 0.044715 * x ** 3));
-  const slope = 0.5 * (1 + t) + 0.5 * x * (1 - t * t) * c * (1 + 3 * 0.044715 * x * x);
-  return { value: 0.5 * x * (1 + t), slope };
+  const c = 2 * Math.sqrt(2 / Math.PI);
+  const s = sigmoid(c * (x + 0.044715 * x ** 3));
+  return { value: x * s, slope: s + x * s * (1 - s) * c * (1 + 3 * 0.044715 * x * x) };
 }
 
 /** x·σ(alpha·x); alpha = 1 is SiLU. */

@@ -164,7 +164,9 @@ function choose(
   }
   const compared = (t: number): Vector => comparedBy(routing, t, E, router, selectionBias);
   if (call.adopt && !call.routing) {
-    indices.set(adoptIndices(call.adopt.indices, compared, live, E, topK, router));
+    // The Sinkhorn router adds to the logits what makes all experts alike: of one token nothing else is left.
+    const terms = routing.shifts && v;
+    indices.set(adoptIndices(call.adopt.indices, compared, live, E, topK, router, terms));
   } else {
     live.forEach((isLive, t) => {
       const given = call.routing && Array.from({ length: topK }, (_, k) => call.routing!.indices[t * topK + k]!);
