@@ -12,10 +12,10 @@ import {
   othersPerMma,
 } from '../bench/counts.js';
 import { type Floor, floors } from '../bench/floor.js';
+import { full } from './extent.js';
 import { cudaTool } from './softgpu/build.mjs';
 
 const counted = process.env.SWITCHYARD_TEST_CUDA === 'softgpu';
-const full = Boolean(process.env.SWITCHYARD_TEST_FULL);
 
 function shape(tokens: number, H: number, F: number, E: number, topK: number, optimizer = false): CountedShape {
   return { tokens, optimizer, config: { hiddenSize: H, ffnSize: F, numExperts: E, topK, seed: 1 } };

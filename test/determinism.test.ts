@@ -9,8 +9,8 @@ import { AdamW } from '../lib/index.js';
 import { isCpuOnly } from './case.js';
 import type { Case } from './cases.js';
 import { type TestDevice, testDevices } from './devices.js';
+import { suiteDTypes } from './extent.js';
 import { makeProblem, type Problem } from './problem.js';
-import { FLOAT_DTYPES } from './rounding.js';
 import { makeLayer, readParameterGradients, runBackward, runForward } from './run-case.js';
 
 /** Only a hang should meet it. */
@@ -129,7 +129,7 @@ function differences(a: Record<string, string>, b: Record<string, string>): stri
 describe.each(testDevices())('$name', ({ kind, open }) => {
   const threads = kind === 'cpu' ? [1, 1, 2, 2, 7, 7] : [1, 1];
   const runs = RUNS.filter((testCase) => kind === 'cpu' || !isCpuOnly(testCase));
-  it.each(FLOAT_DTYPES.flatMap((dtype) => runs.map((testCase) => [dtype, testCase.name, testCase] as const)))(
+  it.each(suiteDTypes.flatMap((dtype) => runs.map((testCase) => [dtype, testCase.name, testCase] as const)))(
     '%s: %s',
     async (dtype, _, testCase) => {
       const bits: Record<string, string>[] = [];

@@ -9,6 +9,7 @@ import { loadBook } from '../examples/language-model/data.js';
 import { LanguageModel } from '../examples/language-model/model.js';
 import { readOptions } from '../examples/language-model/options.js';
 import { Trainer } from '../examples/language-model/train.js';
+import { shortened } from './extent.js';
 
 async function lossesOf(kind: string): Promise<number[]> {
   const folder = mkdtempSync(join(tmpdir(), 'switchyard-example-'));
@@ -22,7 +23,7 @@ async function lossesOf(kind: string): Promise<number[]> {
   return losses;
 }
 
-describe.skipIf(!process.env.SWITCHYARD_TEST_CUDA)('the language-model example', () => {
+describe.skipIf(!process.env.SWITCHYARD_TEST_CUDA || shortened)('the language-model example', () => {
   it('trains with --device cuda as with --device cpu', async () => {
     const [expected, actual] = [await lossesOf('cpu'), await lossesOf('cuda')];
     expect(expected).toHaveLength(3);

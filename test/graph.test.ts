@@ -17,8 +17,9 @@ import {
   RMSNorm,
 } from '../lib/index.js';
 import { testDevices } from './devices.js';
+import { suiteDTypes } from './extent.js';
 import { normals } from './random.js';
-import { FLOAT_DTYPES, type FloatDType } from './rounding.js';
+import type { FloatDType } from './rounding.js';
 
 const moeError = (code: string, message: RegExp) =>
   expect.objectContaining({ code, message: expect.stringMatching(message) });
@@ -97,7 +98,7 @@ class Model {
 }
 
 const cases = testDevices().flatMap((device) =>
-  FLOAT_DTYPES.map((dtype) => ({ ...device, title: `${device.name} ${dtype}`, dtype })),
+  suiteDTypes.map((dtype) => ({ ...device, title: `${device.name} ${dtype}`, dtype })),
 );
 
 describe.each(cases)('$title', ({ open, kind, dtype }) => {

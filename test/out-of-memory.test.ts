@@ -16,11 +16,12 @@ import {
   type Tensor,
 } from '../lib/index.js';
 import { usableDevices } from './devices.js';
+import { full } from './extent.js';
 import { failure } from './failure.js';
 import type { FloatDType } from './rounding.js';
 
 // 16 bits need all that float32 does, and the optimizer's masters.
-const dtypes: FloatDType[] = process.env.SWITCHYARD_TEST_FULL ? ['float32', 'bfloat16'] : ['bfloat16'];
+const dtypes: FloatDType[] = full ? ['float32', 'bfloat16'] : ['bfloat16'];
 const [tokens, width] = [24, 9];
 const memoryLimit = 1 << 18;
 const smallest = 256; // bytes of the pool's smallest block

@@ -11,15 +11,15 @@ import type { Case } from './cases.js';
 import { expectClose, expectSame } from './compare.js';
 import { compareWithReference } from './compare-case.js';
 import { onEachDevice } from './devices.js';
+import { full, onCuda } from './extent.js';
 import { choices, makeProblem, type Problem } from './problem.js';
 import type { LayerConfig } from './reference.js';
 import { drawsExperts } from './reference-router.js';
 import { makeLayer, type Observed, observe } from './run-case.js';
 
-const FULL = process.env.SWITCHYARD_TEST_FULL !== undefined;
 /** The short run always draws the same configurations; the full run draws new ones and names the seed on failure. */
-const RUNS = FULL ? { numRuns: 1500 } : { numRuns: 120, seed: 20170123 };
-const TIMEOUT = FULL ? 1_200_000 : 120_000;
+const RUNS = full ? { numRuns: onCuda ? 300 : 1500 } : { numRuns: 120, seed: 20170123 };
+const TIMEOUT = full ? 1_200_000 : 120_000;
 
 /** An option that is often left out. */
 function maybe<T>(value: fc.Arbitrary<T>): fc.Arbitrary<T | undefined> {
