@@ -108,4 +108,31 @@ describe.skipIf(!onSoftGpu)('a training step', () => {
     expect(within.filter(({ kind }) => WAITING.includes(kind)).map(({ call }) => call)).toEqual([]);
     expect(after).toBeLessThan(before);
   });
+
+  it.each(FLOAT_DTYPES)('in %s is one launch of a graph, and waits as little, where it is replayed', async (dtype) => {
+    const { step } = makeTraining(device, dtype);
+    const numbers = Int32Array.from({ length: tokens }, (_, t) => (t * t) % vocabulary);
+    using indices = device.tensor(numbers, [tokens]);
+    using targets = device.tensor(numbers.toReversed(), [tokens]);
+    const losses: Tensor[] = [];
+    using graph = device.graph(() => {
+      losses.push(step(indices, targets));
+    });
+    graph.replay();
+    const before = (await losses.at(-1)!.data())[0]!;
+
+    const begin = trace().length;
+    for (let i = 0; i < 3; i++) graph.replay();
+    const after = (await losses.at(-1)!.data())[0]!;
+    const calls = trace().slice(begin);
+    const last = calls.findLastIndex(({ call }) => call === 'cuGraphLaunch');
+    const within = calls.slice(0, last + 1);
+    // Whether what the step reads is good is found on the GPU too, by a kernel before it.
+    expect(within.filter(({ kind }) => kind === 'launching').map(({ call, kernel }) => kernel ?? call)).toEqual(
+      Array.from({ length: 3 }, () => ['inherit', 'cuGraphLaunch']).flat(),
+    );
+    expect(within.filter(({ kind }) => WAITING.includes(kind)).map(({ call }) => call)).toEqual([]);
+    expect(after).toBeLessThan(before);
+    for (const loss of losses) loss.dispose();
+  });
 });
