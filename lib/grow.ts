@@ -258,7 +258,7 @@ export function expandExperts(
       written.set(parameter, values);
     }
     const assigned = MoELayer.assignedOf(layer);
-    if (assigned) MoELayer.assignedOf(grown)!.write(countsOf(assigned.dataSync() as Int32Array, sources));
+    if (assigned) MoELayer.assignedOf(grown)!.write(countsOf(assigned.dataSync() as Int32Array, sources, config.gates));
     MoELayer.restore(grown, state);
     if (optimizer) {
       const added = [...grown.parameters().values()].filter((parameter) => ![...replaced.values()].includes(parameter));
@@ -307,7 +307,6 @@ function holdBack(bias: Float32Array, isNew: readonly boolean[]): void {
 
 function expandedConfig(config: ResolvedConfig, numExperts: number, sources: Sources, bySelection: boolean): MoEConfig {
   const { router, capacity } = config;
-  const share = numExperts / config.numExperts;
   const lists = router.allowedExperts?.map((experts) =>
     [...sources.of.keys()].filter((e) => experts.includes(sources.of[e]!)),
   );
@@ -315,7 +314,11 @@ function expandedConfig(config: ResolvedConfig, numExperts: number, sources: Sou
     ...config,
     numExperts,
     router: { ...router, bias: router.bias || !bySelection, ...(lists && { allowedExperts: lists }) },
-    capacity: scaledCapacity(router.type === 'expert-choice' ? expertChoiceCapacity(capacity) : capacity, share),
+    capacity: scaledCapacity(
+      router.type === 'expert-choice' ? expertChoiceCapacity(capacity) : capacity,
+      config.numExperts,
+      numExperts,
+    ),
   };
 }
 
@@ -325,25 +328,33 @@ function expertChoiceCapacity(capacity: ResolvedCapacity): ResolvedCapacity {
 }
 
 /** C = factor · K · T / E, and buffer · E · C, stay what they were. */
-function scaledCapacity(capacity: ResolvedCapacity, share: number): ResolvedCapacity {
+function scaledCapacity(capacity: ResolvedCapacity, before: number, after: number): ResolvedCapacity {
+  const scaled = (factor: number) => timesQuotient(factor, after, before);
   if (capacity.type === 'dropless') return capacity;
-  if (capacity.type === 'dynamic') return { ...capacity, maxFactor: capacity.maxFactor * share };
+  if (capacity.type === 'dynamic') return { ...capacity, maxFactor: scaled(capacity.maxFactor) };
   const { factor, evalFactor, buffer } = capacity;
   return {
     ...capacity,
-    ...(factor !== undefined && { factor: factor * share }),
-    ...(evalFactor !== undefined && { evalFactor: evalFactor * share }),
-    ...(buffer !== undefined && { buffer: buffer / share }),
+    ...(factor !== undefined && { factor: scaled(factor) }),
+    ...(evalFactor !== undefined && { evalFactor: scaled(evalFactor) }),
+    ...(buffer !== undefined && { buffer: timesQuotient(buffer, before, after) }),
   };
+}
+
+/** value · a / b, a little less where that is not exact: a little more would be one more slot where they are a whole number. */
+function timesQuotient(value: number, a: number, b: number): number {
+  const quotient = (value * a) / b;
+  return quotient * b === value * a ? quotient : quotient * (1 - 2 ** -53);
 }
 
 /** How many rows of a parameter belong to experts; 0 for those of no expert. */
 const rowsOf = (name: string, E: number): number => (name.startsWith('shared.') ? 0 : E);
 
-/** 64-bit counts as two int32 each; copies have had none. */
-function countsOf(counts: Int32Array, { of, isNew }: Sources): Int32Array {
-  return Int32Array.from({ length: 2 * of.length }, (_, i) => {
-    const e = i >> 1;
-    return isNew[e] ? 0 : counts[2 * of[e]! + (i % 2)]!;
+/** 64-bit counts, those of one gate after the other, as two int32 each; copies have had none. */
+function countsOf(counts: Int32Array, { of, isNew }: Sources, gates: number): Int32Array {
+  const [before, after] = [counts.length / gates, 2 * of.length];
+  return Int32Array.from({ length: gates * after }, (_, i) => {
+    const e = (i % after) >> 1;
+    return isNew[e] ? 0 : counts[Math.floor(i / after) * before + 2 * of[e]! + (i % 2)]!;
   });
 }

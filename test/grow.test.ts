@@ -228,6 +228,7 @@ onEachDevice((device) => {
         7,
       ],
       ['a dynamic capacity', { capacity: { type: 'dynamic', targetDropRate: 0.1, maxFactor: 1.5 } }, 6],
+      ['two gates with selection biases', { gates: 2, router: sigmoid }, 8],
     ];
     const all = () => (device().kind === 'cpu' ? [...cases, ...onCpu] : cases);
 
@@ -342,6 +343,31 @@ onEachDevice((device) => {
       using pass = grown.forward(at);
       const { assigned } = await pass.stats();
       expect(Math.min(...assigned.subarray(4))).toBeGreaterThan(0);
+    });
+
+    it('leaves the slots of an expert what they were where they come out whole', async () => {
+      using at = device().randn([3, H], { seed: 3 });
+      using layer = new MoELayer(device(), { ...base, numExperts: 6, capacity: { type: 'fixed', factor: 1 } });
+      using grown = expandExperts(layer, 7);
+      using pass = grown.forward(at);
+      expect((await pass.stats()).capacity).toBe(1);
+      using doubled = expandExperts(layer, 12);
+      expect(doubled.config.capacity).toMatchObject({ factor: 2 });
+    });
+
+    it('carries the counts of every gate to the next step of its bias', async () => {
+      if (device().kind === 'cuda') return;
+      using layer = new MoELayer(device(), { ...base, gates: 2, router: { selectionBias: { rate: 0.1 } } });
+      using at = x();
+      using pass = layer.forward(at, { gate: 1 });
+      const { assigned } = await pass.stats();
+      using grown = expandExperts(layer, 6);
+      grown.updateSelectionBias();
+      const biasOf = (gate: number) => grown.parameters().get(`router.${gate}.selectionBias`)!.value.data();
+      expect(await biasOf(0)).toEqual(new Float32Array(6));
+      const counts = [...assigned, 0, 0];
+      const mean = (T * base.topK) / 6;
+      expect(await biasOf(1)).toEqual(Float32Array.from(counts, (count) => 0.1 * Math.sign(mean - count)));
     });
 
     it('carries the state of the layer', async () => {
