@@ -37,6 +37,12 @@ std::unique_ptr<Capture> CudaBackend::capture(const std::vector<HealthPtr>& inpu
       if (graph) driver().cuGraphDestroy(graph);
     }
   } ended;
+  // A graph's kernels have no events of their own.
+  struct Untimed {
+    bool& timing;
+    const bool before = std::exchange(timing, false);
+    ~Untimed() { timing = before; }
+  } const untimed{timing_};
   // Relaxed: other threads of the process may allocate meanwhile.
   MOE_CUDA(cuStreamBeginCapture_v2, stream_.get(), CU_STREAM_CAPTURE_MODE_RELAXED);
   capturing_ = made.get();
@@ -67,7 +73,10 @@ void CudaBackend::replay(Capture& capture, const std::vector<HealthPtr>& inputs)
     MOE_CUDA(cuMemsetD8Async, address(c.entry->status), 0xff, sizeof(Status), stream_.get());
   }
   c.entryGood = good;
+  if (timing_) timed_.push_back({"graph", {}, {}});
+  if (timing_) timed_.back().from.record(stream_.get());
   MOE_CUDA(cuGraphLaunch, c.executable, stream_.get());
+  if (timing_) timed_.back().to.record(stream_.get());
   for (const CudaCapture::Origin& origin : c.origins) {
     faults_.renew(origin.number, origin.operation, origin.limit);
     noteRecent(origin.outcome);
