@@ -159,6 +159,26 @@ onEachDevice((device) => {
     last.value!.dispose();
   });
 
+  it('a failed replay is told of what was made from it, and by synchronize(), whatever the next one does', async () => {
+    using layer = new MoELayer(device(), layerConfig);
+    using x = makeInput(device());
+    const values = (await x.data()) as Float32Array;
+    const slot = new Slot<MoEPass>();
+    using graph = device().graph(() => slot.set(layer.forward(x, { training: false })));
+    graph.replay();
+    using good = slot.value!.output.clone();
+    x.write(new Float32Array(x.size).fill(Number.NaN));
+    graph.replay();
+    using bad = slot.value!.output.clone();
+    x.write(values);
+    graph.replay();
+    await expect(device().synchronize()).rejects.toEqual(moeError('ERR_NON_FINITE', /token 0/));
+    await device().synchronize();
+    expect(await good.data()).toEqual(await slot.value!.output.data());
+    await expect(bad.data()).rejects.toEqual(moeError('ERR_NON_FINITE', /token 0/));
+    slot.value!.dispose();
+  });
+
   it('is timed as a whole on a GPU, by stages on the CPU, and may be recorded meanwhile', async () => {
     using x = makeInput(device());
     using layer = new MoELayer(device(), layerConfig);
