@@ -147,6 +147,7 @@ export class Device implements Disposable {
   /** The model of the processor or GPU. */
   readonly name: string;
   readonly #context: DeviceContext;
+  #profiling = false;
 
   /** @internal */
   constructor({ kind, index, name }: DeviceInfo, handle: DeviceHandle, memoryLimit: number) {
@@ -225,20 +226,29 @@ export class Device implements Disposable {
   async profile(body: () => void): Promise<KernelTime[]> {
     const handle = this.#context.handle('profile()');
     if (typeof body !== 'function') throw invalid('body', 'a function', body);
+    if (this.#profiling) throw invalid('profile(body)', 'no profile() inside of the body of another', body);
     native.deviceTimeKernels(handle);
     try {
-      const result: unknown = body();
-      if (isThenable(result)) {
-        // Nobody will see how it ends.
-        result.then(undefined, () => {});
-        throw invalid('profile(body)', 'a body that returns no promise: what it queues later is not timed', result);
-      }
+      this.#runProfiled(body);
     } catch (error) {
       await native.deviceKernelTimes(handle).catch(() => {});
       throw error;
     }
     // Awaited, not returned: a device that is forgotten meanwhile must not be collected.
     return await native.deviceKernelTimes(handle);
+  }
+
+  #runProfiled(body: () => void): void {
+    this.#profiling = true;
+    try {
+      const result: unknown = body();
+      if (!isThenable(result)) return;
+      // Nobody will see how it ends.
+      result.then(undefined, () => {});
+      throw invalid('profile(body)', 'a body that returns no promise: what it queues later is not timed', result);
+    } finally {
+      this.#profiling = false;
+    }
   }
 
   /**

@@ -115,6 +115,7 @@ function checkNetworks(dense: unknown, config: ResolvedConfig, granularity: numb
 
 function checkMatrix(name: string, value: unknown, [rows, columns]: readonly [number, number]): Tensor {
   if (!(value instanceof Tensor)) throw invalid(name, 'a tensor', value);
+  Tensor.handleOf(name, value, undefined);
   if (value.dtype === 'int32') throw invalid(name, 'a tensor of floats', value.dtype, 'ERR_DTYPE');
   if (value.shape.length === 2 && value.shape[0] === rows && value.shape[1] === columns) return value;
   throw new MoEError(

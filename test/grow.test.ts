@@ -192,6 +192,8 @@ onEachDevice((device) => {
       expect(message({ router: { allowedExperts: [[0, 1], [2]] } })).toMatch(/^config\.router\.allowedExperts/);
       expect(message({}, { noise: -1 })).toMatch(/^options\.noise/);
       expect(message({}, {}, { ...one, up: [1] })).toMatch(/^dense\.up: expected a tensor, got \[1\]/);
+      one.down.dispose();
+      expect(message({})).toMatch(/^dense\.down: the tensor has been disposed/);
     });
   });
 
