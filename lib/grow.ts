@@ -204,9 +204,9 @@ const closed = -20;
 /**
  * A layer of `numExperts` experts that computes the same function: those of `layer`, and copies of them in turn that no
  * token chooses yet, so that training goes on as it would have. What keeps them back is a bias: the selection bias, 2 below
- * the lowest, where the router has one and its weights do not depend on the other experts' scores; else 'router.bias', 20
- * times the temperature below the original's, added and not trainable where the router had none. They take part as it rises:
- * by updateSelectionBias(), or as you write it, at once or step by step.
+ * the lowest, where the router has one, its weights do not depend on the other experts' scores and every token type may use
+ * K experts; else 'router.bias', 20 times the temperature below the original's, added and not trainable where the router had
+ * none. They take part as it rises: by updateSelectionBias(), or as you write it, at once or step by step.
  *
  * New experts come after the old ones, in each group of router.groups. Fixed and dynamic capacities get a factor that leaves
  * the slots per expert what they were. The layer's seed, count of forwards, temperature and which parameters are trainable
@@ -237,7 +237,7 @@ export function expandExperts(
   checkExpandable(config.router, numExperts);
 
   const sources = sourcesOf(E, numExperts, config.router.groups?.count ?? 1);
-  const bySelection = keptBackBySelection(config.router);
+  const bySelection = keptBackBySelection(config);
   const masters = optimizer ? AdamW.mastersOf(optimizer) : new Map<Parameter, Tensor>();
   const grown = new MoELayer(layer.device, expandedConfig(config, numExperts, sources, bySelection));
   try {
@@ -294,9 +294,14 @@ function sourcesOf(before: number, after: number, groups: number): Sources {
   };
 }
 
-/** The selection bias alone does where the other experts' scores are in no weight. */
-function keptBackBySelection({ selectionBias, selectBy, scoring, renormalize }: ResolvedRouter): boolean {
+/**
+ * The selection bias alone does where the other experts' scores are in no weight; and where no token has choices left over,
+ * which it would not keep from the copies.
+ */
+function keptBackBySelection({ topK, router }: ResolvedConfig): boolean {
+  const { selectionBias, selectBy, scoring, renormalize, allowedExperts } = router;
   if (!selectionBias || selectBy === 'logits') return false;
+  if (allowedExperts?.some((experts) => new Set(experts).size < topK)) return false;
   return scoring === 'sigmoid' || (renormalize !== false && renormalize.p === 1);
 }
 

@@ -372,6 +372,22 @@ onEachDevice((device) => {
       expect(await biasOf(1)).toEqual(Float32Array.from(counts, (count) => 0.1 * Math.sign(mean - count)));
     });
 
+    it('keeps copies out of the sum of tokens that may use fewer experts than K', async () => {
+      if (device().kind === 'cuda') return;
+      const router: RouterConfig = {
+        scoring: 'sigmoid',
+        selectionBias: { rate: 0.1 },
+        allowedExperts: [[1], [2, 3, 1]],
+      };
+      using layer = new MoELayer(device(), { ...base, router });
+      using grown = expandExperts(layer, 8);
+      using at = x();
+      using tokenTypes = device().tensor(integers(8, T, 0, 1), [T]);
+      using before = layer.forward(at, { tokenTypes });
+      using after = grown.forward(at, { tokenTypes });
+      expect(distance(await after.output.data(), await before.output.data())).toBeLessThan(2e-6);
+    });
+
     it('carries the state of the layer', async () => {
       using layer = new MoELayer(device(), { ...base, experts: { dropout: 0.5 } });
       using at = x();
