@@ -287,6 +287,8 @@ export interface NativeBinding {
   /** The count of training forwards, which keys every noise draw. */
   layerStep(layer: LayerHandle): number;
   layerRestore(layer: LayerHandle, step: number, seed: bigint): void;
+  /** Of the forwards and replays from here on that are given none. */
+  layerSetTemperature(layer: LayerHandle, value: number): void;
   /** int32 [gates·2E], the bits of 64-bit counts: assignments since the selection bias was stepped. Null without one. */
   layerAssigned(layer: LayerHandle): TensorHandle | null;
   layerUpdateSelectionBias(layer: LayerHandle): void;

@@ -27,8 +27,8 @@ export interface RouterConfig {
    */
   selectBy?: 'scores' | 'logits';
   /**
-   * Divide the selected weights by their L_p norm plus epsilon (default 1e-20, DeepSeek's). true means p = 1 (Mixtral).
-   * Default false.
+   * Divide the selected weights by their L_p norm, p at least 0.01, plus epsilon (default 1e-20, DeepSeek's). true means
+   * p = 1 (Mixtral). Default false.
    */
   renormalize?: boolean | { p?: number; epsilon?: number };
   /**
@@ -167,7 +167,8 @@ function resolveRenormalize(name: string, value: unknown): ResolvedRouter['renor
   if (typeof value !== 'object' || value === null) throw invalid(name, 'true, false or { p, epsilon }', value);
   const { p, epsilon } = checkOptions(name, value, renormalizeOptions);
   return {
-    p: checkNumber(`${name}.p`, orDefault(p, 1), { above: 0 }),
+    // Below, K^(1/p) leaves the range of doubles.
+    p: checkNumber(`${name}.p`, orDefault(p, 1), { min: 0.01 }),
     epsilon: checkNumber(`${name}.epsilon`, orDefault(epsilon, 1e-20), { min: 0 }),
   };
 }

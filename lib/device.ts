@@ -12,6 +12,7 @@ import {
   checkSeed,
   checkShape,
   invalid,
+  isThenable,
   orDefault,
   sizeOf,
 } from './checks.js';
@@ -146,6 +147,7 @@ export class Device implements Disposable {
   /** The model of the processor or GPU. */
   readonly name: string;
   readonly #context: DeviceContext;
+  #profiling = false;
 
   /** @internal */
   constructor({ kind, index, name }: DeviceInfo, handle: DeviceHandle, memoryLimit: number) {
@@ -218,14 +220,16 @@ export class Device implements Disposable {
 
   /**
    * Times what `body` queues, in its order: on a GPU every kernel, by events around it (one that the GPU does faster than
-   * the host launches it may read as long as its launch), on the CPU every stage.
+   * the host launches it may read as long as its launch), a replay of a graph as a whole; on the CPU every stage.
+   * ERR_INVALID_ARGUMENT when `body` returns a promise.
    */
   async profile(body: () => void): Promise<KernelTime[]> {
     const handle = this.#context.handle('profile()');
     if (typeof body !== 'function') throw invalid('body', 'a function', body);
+    if (this.#profiling) throw invalid('profile(body)', 'no profile() inside of the body of another', body);
     native.deviceTimeKernels(handle);
     try {
-      body();
+      this.#runProfiled(body);
     } catch (error) {
       await native.deviceKernelTimes(handle).catch(() => {});
       throw error;
@@ -234,12 +238,26 @@ export class Device implements Disposable {
     return await native.deviceKernelTimes(handle);
   }
 
+  #runProfiled(body: () => void): void {
+    this.#profiling = true;
+    try {
+      const result: unknown = body();
+      if (!isThenable(result)) return;
+      // Nobody will see how it ends.
+      result.then(undefined, () => {});
+      throw invalid('profile(body)', 'a body that returns no promise: what it queues later is not timed', result);
+    } finally {
+      this.#profiling = false;
+    }
+  }
+
   /**
    * Runs `step` once, then records it: replay() queues all of it again, on a GPU as one CUDA graph. Replays give the bits
    * that calling `step` again would give. They work on the tensors that the step used: write new data into those before
    * replay(). What is fixed by the recording: shapes, the parameters that are trainable, the options of each call. What is
-   * not: the learning rate and the other numbers of an optimizer, step counts, and the draws of noise and dropout, which go
-   * on from replay to replay. Passes and tensors that the step makes and does not dispose hold, and stats() reads, what the
+   * not: the learning rate and the other numbers of an optimizer, step counts, the temperature that layer.setTemperature()
+   * set (on CUDA a change of it is ERR_UNSUPPORTED), and the draws of noise and dropout, which go on from replay to replay.
+   * Of other devices nothing is recorded. Passes and tensors that the step makes and does not dispose hold, and stats() reads, what the
    * last replay has left in them; before the first one reading them is ERR_STALE_PASS.
    *
    * ERR_INVALID_ARGUMENT when `step` brings data to the device, reads, makes layers, parameters or optimizers, or returns a

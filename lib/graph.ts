@@ -39,7 +39,8 @@ export class Graph implements Disposable {
 
   /**
    * Queues the whole step again. It works on the tensors that it was recorded with: write new data into them first.
-   * ERR_STALE_PASS when it was recorded with cleared gradients and they are not cleared now.
+   * ERR_STALE_PASS when it was recorded with cleared gradients and they are not cleared now, ERR_DISPOSED when an optimizer
+   * that takes a step in it is disposed; layers and tensors it keeps itself.
    */
   replay(): void {
     this.#context.handle('Graph.replay()');

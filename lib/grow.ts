@@ -115,6 +115,7 @@ function checkNetworks(dense: unknown, config: ResolvedConfig, granularity: numb
 
 function checkMatrix(name: string, value: unknown, [rows, columns]: readonly [number, number]): Tensor {
   if (!(value instanceof Tensor)) throw invalid(name, 'a tensor', value);
+  Tensor.handleOf(name, value, undefined);
   if (value.dtype === 'int32') throw invalid(name, 'a tensor of floats', value.dtype, 'ERR_DTYPE');
   if (value.shape.length === 2 && value.shape[0] === rows && value.shape[1] === columns) return value;
   throw new MoEError(
@@ -203,9 +204,9 @@ const closed = -20;
 /**
  * A layer of `numExperts` experts that computes the same function: those of `layer`, and copies of them in turn that no
  * token chooses yet, so that training goes on as it would have. What keeps them back is a bias: the selection bias, 2 below
- * the lowest, where the router has one and its weights do not depend on the other experts' scores; else 'router.bias', 20
- * times the temperature below the original's, added and not trainable where the router had none. They take part as it rises:
- * by updateSelectionBias(), or as you write it, at once or step by step.
+ * the lowest, where the router has one, its weights do not depend on the other experts' scores and every token type may use
+ * K experts; else 'router.bias', 20 times the temperature below the original's, added and not trainable where the router had
+ * none. They take part as it rises: by updateSelectionBias(), or as you write it, at once or step by step.
  *
  * New experts come after the old ones, in each group of router.groups. Fixed and dynamic capacities get a factor that leaves
  * the slots per expert what they were. The layer's seed, count of forwards, temperature and which parameters are trainable
@@ -236,7 +237,7 @@ export function expandExperts(
   checkExpandable(config.router, numExperts);
 
   const sources = sourcesOf(E, numExperts, config.router.groups?.count ?? 1);
-  const bySelection = keptBackBySelection(config.router);
+  const bySelection = keptBackBySelection(config);
   const masters = optimizer ? AdamW.mastersOf(optimizer) : new Map<Parameter, Tensor>();
   const grown = new MoELayer(layer.device, expandedConfig(config, numExperts, sources, bySelection));
   try {
@@ -258,7 +259,7 @@ export function expandExperts(
       written.set(parameter, values);
     }
     const assigned = MoELayer.assignedOf(layer);
-    if (assigned) MoELayer.assignedOf(grown)!.write(countsOf(assigned.dataSync() as Int32Array, sources));
+    if (assigned) MoELayer.assignedOf(grown)!.write(countsOf(assigned.dataSync() as Int32Array, sources, config.gates));
     MoELayer.restore(grown, state);
     if (optimizer) {
       const added = [...grown.parameters().values()].filter((parameter) => ![...replaced.values()].includes(parameter));
@@ -293,9 +294,14 @@ function sourcesOf(before: number, after: number, groups: number): Sources {
   };
 }
 
-/** The selection bias alone does where the other experts' scores are in no weight. */
-function keptBackBySelection({ selectionBias, selectBy, scoring, renormalize }: ResolvedRouter): boolean {
+/**
+ * The selection bias alone does where the other experts' scores are in no weight; and where no token has choices left over,
+ * which it would not keep from the copies.
+ */
+function keptBackBySelection({ topK, router }: ResolvedConfig): boolean {
+  const { selectionBias, selectBy, scoring, renormalize, allowedExperts } = router;
   if (!selectionBias || selectBy === 'logits') return false;
+  if (allowedExperts?.some((experts) => new Set(experts).size < topK)) return false;
   return scoring === 'sigmoid' || (renormalize !== false && renormalize.p === 1);
 }
 
@@ -307,7 +313,6 @@ function holdBack(bias: Float32Array, isNew: readonly boolean[]): void {
 
 function expandedConfig(config: ResolvedConfig, numExperts: number, sources: Sources, bySelection: boolean): MoEConfig {
   const { router, capacity } = config;
-  const share = numExperts / config.numExperts;
   const lists = router.allowedExperts?.map((experts) =>
     [...sources.of.keys()].filter((e) => experts.includes(sources.of[e]!)),
   );
@@ -315,7 +320,11 @@ function expandedConfig(config: ResolvedConfig, numExperts: number, sources: Sou
     ...config,
     numExperts,
     router: { ...router, bias: router.bias || !bySelection, ...(lists && { allowedExperts: lists }) },
-    capacity: scaledCapacity(router.type === 'expert-choice' ? expertChoiceCapacity(capacity) : capacity, share),
+    capacity: scaledCapacity(
+      router.type === 'expert-choice' ? expertChoiceCapacity(capacity) : capacity,
+      config.numExperts,
+      numExperts,
+    ),
   };
 }
 
@@ -325,25 +334,33 @@ function expertChoiceCapacity(capacity: ResolvedCapacity): ResolvedCapacity {
 }
 
 /** C = factor · K · T / E, and buffer · E · C, stay what they were. */
-function scaledCapacity(capacity: ResolvedCapacity, share: number): ResolvedCapacity {
+function scaledCapacity(capacity: ResolvedCapacity, before: number, after: number): ResolvedCapacity {
+  const scaled = (factor: number) => timesQuotient(factor, after, before);
   if (capacity.type === 'dropless') return capacity;
-  if (capacity.type === 'dynamic') return { ...capacity, maxFactor: capacity.maxFactor * share };
+  if (capacity.type === 'dynamic') return { ...capacity, maxFactor: scaled(capacity.maxFactor) };
   const { factor, evalFactor, buffer } = capacity;
   return {
     ...capacity,
-    ...(factor !== undefined && { factor: factor * share }),
-    ...(evalFactor !== undefined && { evalFactor: evalFactor * share }),
-    ...(buffer !== undefined && { buffer: buffer / share }),
+    ...(factor !== undefined && { factor: scaled(factor) }),
+    ...(evalFactor !== undefined && { evalFactor: scaled(evalFactor) }),
+    ...(buffer !== undefined && { buffer: timesQuotient(buffer, before, after) }),
   };
+}
+
+/** value · a / b, a little less where that is not exact: a little more would be one more slot where they are a whole number. */
+function timesQuotient(value: number, a: number, b: number): number {
+  const quotient = (value * a) / b;
+  return quotient * b === value * a ? quotient : quotient * (1 - 2 ** -53);
 }
 
 /** How many rows of a parameter belong to experts; 0 for those of no expert. */
 const rowsOf = (name: string, E: number): number => (name.startsWith('shared.') ? 0 : E);
 
-/** 64-bit counts as two int32 each; copies have had none. */
-function countsOf(counts: Int32Array, { of, isNew }: Sources): Int32Array {
-  return Int32Array.from({ length: 2 * of.length }, (_, i) => {
-    const e = i >> 1;
-    return isNew[e] ? 0 : counts[2 * of[e]! + (i % 2)]!;
+/** 64-bit counts, those of one gate after the other, as two int32 each; copies have had none. */
+function countsOf(counts: Int32Array, { of, isNew }: Sources, gates: number): Int32Array {
+  const [before, after] = [counts.length / gates, 2 * of.length];
+  return Int32Array.from({ length: gates * after }, (_, i) => {
+    const e = (i % after) >> 1;
+    return isNew[e] ? 0 : counts[Math.floor(i / after) * before + 2 * of[e]! + (i % 2)]!;
   });
 }

@@ -93,7 +93,15 @@ export class AdamW implements Disposable {
     }
     for (const parameter of this.#parameters) Parameter.handleOf(parameter, 'step()');
     native.adamwStep(handle, ...this.#scalars(maxGradNorm));
-    this.#context.beforeReplay(() => native.adamwSetScalars(this.#open('replay()'), ...this.#scalars(maxGradNorm)));
+    this.#context.beforeReplay(() => {
+      if (this.#open('replay()') !== handle)
+        throw new MoEError(
+          'ERR_STALE_PASS',
+          'Graph.replay(): the optimizer has other parameters than when the step was recorded',
+          'Record the step again with the layer that expandExperts() has made.',
+        );
+      native.adamwSetScalars(handle, ...this.#scalars(maxGradNorm));
+    });
   }
 
   /**

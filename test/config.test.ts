@@ -131,7 +131,7 @@ describe('a mistake', () => {
     ['multipleOf 0', { capacity: { type: 'fixed', slots: 2, multipleOf: 0 } }, /^config\.capacity\.multipleOf/],
     ['0 as a float32', { router: { temperature: 1e-320 } }, /^config\.router\.temperature: .*above 0, got 1e-320$/],
     ['infinite as a float32', { router: { weightScale: 1e300 } }, /^config\.router\.weightScale: .*float32.*1e\+300$/],
-    ['a norm', { router: { renormalize: { p: 0 } } }, /^config\.router\.renormalize\.p: .*above 0, got 0$/],
+    ['a norm', { router: { renormalize: { p: 1e-4 } } }, /^config\.router\.renormalize\.p: .*at least 0\.01, got/],
     ['a norm by name', { router: { renormalize: 'L1' } }, /^config\.router\.renormalize: .*"L1"$/],
     ['no length', { losses: { loadBalance: { coefficient: 1, scope: 'sequence' } } }, /sequenceLength.*undefined$/],
     ['a length', { losses: { loadBalance: { coefficient: 1, sequenceLength: 4 } } }, /sequenceLength.*batch.*4$/],

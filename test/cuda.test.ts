@@ -109,6 +109,14 @@ describe.skipIf(!where)(where ? 'CUDA' : 'CUDA (skipped: no nvcc, or not run by 
       throw new Error('of the body');
     });
     await expect(broken).rejects.toThrow('of the body');
+    const late = cuda.profile((async () => Promise.reject(new Error('late'))) as () => void);
+    await expect(late).rejects.toThrow('profile(body): expected a body that returns no promise');
+    let inner: Promise<unknown> | undefined;
+    const outer = cuda.profile(() => {
+      inner = cuda.profile(() => {});
+    });
+    await expect(inner).rejects.toThrow('profile(body): expected no profile() inside of');
+    expect(await outer).toEqual([]);
     expect(await cuda.profile(() => {})).toEqual([]);
     expect(await cpu.profile(() => cpu.zeros([1]).dispose())).toEqual([]);
   });

@@ -192,6 +192,8 @@ onEachDevice((device) => {
       expect(message({ router: { allowedExperts: [[0, 1], [2]] } })).toMatch(/^config\.router\.allowedExperts/);
       expect(message({}, { noise: -1 })).toMatch(/^options\.noise/);
       expect(message({}, {}, { ...one, up: [1] })).toMatch(/^dense\.up: expected a tensor, got \[1\]/);
+      one.down.dispose();
+      expect(message({})).toMatch(/^dense\.down: the tensor has been disposed/);
     });
   });
 
@@ -228,6 +230,7 @@ onEachDevice((device) => {
         7,
       ],
       ['a dynamic capacity', { capacity: { type: 'dynamic', targetDropRate: 0.1, maxFactor: 1.5 } }, 6],
+      ['two gates with selection biases', { gates: 2, router: sigmoid }, 8],
     ];
     const all = () => (device().kind === 'cpu' ? [...cases, ...onCpu] : cases);
 
@@ -342,6 +345,47 @@ onEachDevice((device) => {
       using pass = grown.forward(at);
       const { assigned } = await pass.stats();
       expect(Math.min(...assigned.subarray(4))).toBeGreaterThan(0);
+    });
+
+    it('leaves the slots of an expert what they were where they come out whole', async () => {
+      using at = device().randn([3, H], { seed: 3 });
+      using layer = new MoELayer(device(), { ...base, numExperts: 6, capacity: { type: 'fixed', factor: 1 } });
+      using grown = expandExperts(layer, 7);
+      using pass = grown.forward(at);
+      expect((await pass.stats()).capacity).toBe(1);
+      using doubled = expandExperts(layer, 12);
+      expect(doubled.config.capacity).toMatchObject({ factor: 2 });
+    });
+
+    it('carries the counts of every gate to the next step of its bias', async () => {
+      if (device().kind === 'cuda') return;
+      using layer = new MoELayer(device(), { ...base, gates: 2, router: { selectionBias: { rate: 0.1 } } });
+      using at = x();
+      using pass = layer.forward(at, { gate: 1 });
+      const { assigned } = await pass.stats();
+      using grown = expandExperts(layer, 6);
+      grown.updateSelectionBias();
+      const biasOf = (gate: number) => grown.parameters().get(`router.${gate}.selectionBias`)!.value.data();
+      expect(await biasOf(0)).toEqual(new Float32Array(6));
+      const counts = [...assigned, 0, 0];
+      const mean = (T * base.topK) / 6;
+      expect(await biasOf(1)).toEqual(Float32Array.from(counts, (count) => 0.1 * Math.sign(mean - count)));
+    });
+
+    it('keeps copies out of the sum of tokens that may use fewer experts than K', async () => {
+      if (device().kind === 'cuda') return;
+      const router: RouterConfig = {
+        scoring: 'sigmoid',
+        selectionBias: { rate: 0.1 },
+        allowedExperts: [[1], [2, 3, 1]],
+      };
+      using layer = new MoELayer(device(), { ...base, router });
+      using grown = expandExperts(layer, 8);
+      using at = x();
+      using tokenTypes = device().tensor(integers(8, T, 0, 1), [T]);
+      using before = layer.forward(at, { tokenTypes });
+      using after = grown.forward(at, { tokenTypes });
+      expect(distance(await after.output.data(), await before.output.data())).toBeLessThan(2e-6);
     });
 
     it('carries the state of the layer', async () => {

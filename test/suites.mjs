@@ -10,6 +10,7 @@ export const onEachDevice = [
   'dtype',
   'failure',
   'graph',
+  'graph-state',
   'grow',
   'initial',
   'modules',

@@ -79,6 +79,7 @@ Napi::Value layerCreate(const Napi::CallbackInfo& info) {
   c.numExperts = integer(config.Get("numExperts"));
   c.topK = integer(config.Get("topK"));
   c.router = toRouterOptions(config.Get("router").As<Napi::Object>());
+  layer->temperature = c.router.temperature;
   c.capacity = toCapacityRule(config.Get("capacity").As<Napi::Object>());
   c.losses = toLossOptions(config.Get("losses").As<Napi::Object>());
   c.activation = {static_cast<Activation>(integer(config.Get("activation"))), real(config.Get("activationAlpha")),
@@ -164,7 +165,9 @@ Napi::Value layerForward(const Napi::CallbackInfo& info) {
     call.capacity.factor = call.capacity.evalFactor = number(value);
     call.capacity.slots = 0;
   }
-  if (const Napi::Value value = options.Get("temperature"); value.IsNumber()) call.router.temperature = real(value);
+  const Napi::Value temperature = options.Get("temperature");
+  call.ownTemperature = temperature.IsNumber();
+  call.router.temperature = call.ownTemperature ? real(temperature) : layer->temperature;
   overrideLoss(options, "loadBalance", call.losses.loadBalanceOn, call.losses.loadBalance);
   overrideLoss(options, "importance", call.losses.importanceOn, call.losses.importance);
   overrideLoss(options, "load", call.losses.loadOn, call.losses.load);
@@ -203,6 +206,11 @@ Napi::Value layerRestore(const Napi::CallbackInfo& info) {
   const auto layer = unwrap<Layer>(info[0]);
   layer->step = static_cast<uint64_t>(count(info[1]));
   layer->seed = seedOf(info[2]);
+  return info.Env().Undefined();
+}
+
+Napi::Value layerSetTemperature(const Napi::CallbackInfo& info) {
+  unwrap<Layer>(info[0])->temperature = real(info[1]);
   return info.Env().Undefined();
 }
 
@@ -278,6 +286,7 @@ void exposeLayer(Napi::Object exports) {
   expose<layerForward>(exports, "layerForward");
   expose<layerStep>(exports, "layerStep");
   expose<layerRestore>(exports, "layerRestore");
+  expose<layerSetTemperature>(exports, "layerSetTemperature");
   expose<layerAssigned>(exports, "layerAssigned");
   expose<layerUpdateSelectionBias>(exports, "layerUpdateSelectionBias");
   expose<moePassBackward>(exports, "moePassBackward");

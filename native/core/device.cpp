@@ -164,8 +164,9 @@ FailurePtr Device::run(const char* name, const Operands& operands, const std::fu
 }
 
 const TensorPtr& Device::materialise(const TensorPtr& tensor) {
-  if (tensor->cleared) consult(tensor);
-  if (tensor->cleared && !tensor->zeroed) {
+  if (tensor->lasting()) consult(tensor);
+  // At a replay the memory may hold what another backward has left there.
+  if (tensor->cleared && (recording_ || !tensor->zeroed)) {
     enqueue("zeroGrad", {{}, {}, {tensor->health()}},
             [data = tensor->data(), bytes = tensor->bytes()](Backend& backend) { backend.zero(data, bytes); });
     nowAndOnReplay([tensor] { tensor->zeroed = true; });

@@ -60,6 +60,10 @@ class Device : public std::enable_shared_from_this<Device> {
   const T* replayed(std::function<T()> now) {
     return recording_ ? recording_->replayed<T>(std::move(now)) : nullptr;
   }
+  /// The memory of replayed(), for who may read it when the graph is gone; empty outside of a recording.
+  std::vector<TensorPtr> replayedMemory() const {
+    return recording_ ? recording_->replayedMemory() : std::vector<TensorPtr>();
+  }
   /// The operation that is about to be queued depends on whether this gradient is cleared.
   void consult(const TensorPtr& gradient);
   /// The operation that is about to be queued uses what this owns, besides its operands.

@@ -23,11 +23,14 @@ struct Graph::Recorded {
   std::vector<HealthPtr> inputs;     // read before the step writes them
   std::vector<HealthPtr> gradients;  // added to before
   std::vector<HealthPtr> outputs;    // written, or accumulated into
+  std::vector<HealthPtr> made;       // of tensors that the step has made, as far as it writes them
   std::vector<State> after;          // of the outputs, once the device has captured the step
   std::unique_ptr<Capture> capture;  // null: the operations are run one by one
   FailurePtr failure;                // of the capture
 
   void findOperands();
+  /// What only the step writes holds nothing yet.
+  void markUnwritten(const char* why);
   void captureOn(Device& device);
   void replayOn(Device& device);
 };
@@ -45,34 +48,31 @@ void Graph::Recorded::findOperands() {
   }
 }
 
-/// Nothing runs here: the states of before come back, and what only the step writes waits for a replay.
+void Graph::Recorded::markUnwritten(const char* why) {
+  const auto unwritten = std::make_shared<Failure>(ErrorCode::StalePass, why, std::string());
+  for (const HealthPtr& health : made) *health = {unwritten, nullptr};
+}
+
+/// Nothing runs here: the states of before come back.
 void Graph::Recorded::captureOn(Device& device) {
   std::vector<State> before;
   for (const auto* list : {&inputs, &gradients, &outputs})
     for (const HealthPtr& health : *list) before.push_back({health, *health});
   for (const auto* list : {&inputs, &gradients})
     for (const HealthPtr& health : *list) *health = {};
-  try {
-    capture = device.backend().capture(inputs, operations.size(), [&] {
-      for (const Operation& operation : operations) {
-        if (const FailurePtr failed = device.run(operation.name, operation.operands, operation.body))
-          throw Error(failed->code, failed->message, failed->hint);
-      }
+  failure = device.attempt("graph", [&](Backend& backend) {
+    capture = backend.capture(inputs, operations.size(), [&] {
+      for (const Operation& operation : operations)
+        if (const FailurePtr failed = device.run(operation.name, operation.operands, operation.body)) {
+          failed->reported = true;  // told by the failure of the whole
+          rethrow(*failed);
+        }
     });
-  } catch (const Error& error) {
-    failure = std::make_shared<Failure>(error.code(), std::string("graph: ") + error.what(), error.hint());
-  }
+  });
   if (capture)
     for (const HealthPtr& health : outputs) after.push_back({health, *health});
   for (const State& state : before) *state.health = state.value;
-
-  const auto unwritten = std::make_shared<Failure>(
-      ErrorCode::StalePass, "this tensor is written by graph.replay(), which has not run yet", std::string());
-  std::unordered_set<Health*> outside;
-  for (const auto* list : {&inputs, &gradients})
-    for (const HealthPtr& health : *list) outside.insert(health.get());
-  for (const HealthPtr& health : outputs)
-    if (!outside.contains(health.get()) && !health->failure && !health->outcome) health->failure = unwritten;
+  markUnwritten("this tensor is written by graph.replay(), which has not run yet");
 }
 
 void Graph::Recorded::replayOn(Device& device) {
@@ -109,14 +109,31 @@ void Graph::begin() {
   device_->setRecording(this);
 }
 
-void Graph::abort() {
+/// No operation has run: what the host keeps about them is as it was.
+void Graph::stop() {
   device_->setRecording(nullptr);
   device_->pool().endArena();
+  for (const auto& [gradient, cleared, zeroed, consulted] : gradients_) {
+    gradient->cleared = cleared;
+    gradient->zeroed = zeroed;
+  }
+  std::erase_if(written_, [](const std::weak_ptr<Tensor>& tensor) { return tensor.expired(); });
+}
+
+void Graph::abort() {
+  stop();
+  device_->push([recorded = recorded_] {
+    recorded->markUnwritten(
+        "this tensor was made in the step of a device.graph() that has thrown: nothing was written");
+  });
 }
 
 void Graph::end() {
-  abort();
-  if (!refused_.empty()) throw Error(ErrorCode::InvalidArgument, refused_);
+  if (!refused_.empty()) {
+    abort();
+    throw Error(ErrorCode::InvalidArgument, refused_);
+  }
+  stop();
   recorded_->findOperands();
   device_->push([recorded = recorded_, device = device_.get()] { recorded->captureOn(*device); });
 }
@@ -124,7 +141,9 @@ void Graph::end() {
 void Graph::replay() {
   device_->checkOpen();
   if (device_->recording()) throw Error(ErrorCode::InvalidArgument, "replay() inside of a graph's step");
-  restoreGradients();
+  prepareGradients();
+  for (const std::weak_ptr<Tensor>& tensor : written_)
+    if (const TensorPtr written = tensor.lock()) ++written->replays;
   for (const auto& step : steps_) step();
   queueValues();
   device_->push([recorded = recorded_, device = device_.get()] { recorded->replayOn(*device); });
@@ -133,30 +152,34 @@ void Graph::replay() {
 void Graph::add(const char* name, Operands operands, std::function<void(Backend&)> body) {
   for (const auto* list : {&operands.inputs, &operands.outputs, &operands.gradients})
     for (const HealthPtr& health : *list)
-      if (Tensor* tensor = Tensor::of(health); tensor && tensor->arena() != arena_.get())
-        hold(tensor->shared_from_this());
+      if (Tensor* tensor = Tensor::of(health); tensor && !owns(*tensor)) hold(tensor->shared_from_this());
+  for (const HealthPtr& health : operands.outputs)
+    if (Tensor* tensor = Tensor::of(health)) {
+      written_.push_back(tensor->weak_from_this());
+      if (owns(*tensor)) recorded_->made.push_back(health);
+    }
   recorded_->operations.push_back({name, std::move(operands), std::move(body)});
 }
 
-void Graph::consult(const TensorPtr& gradient) {
+void Graph::consult(const TensorPtr& gradient) { note(gradient, true); }
+void Graph::settle(const TensorPtr& gradient) { note(gradient, false); }
+
+void Graph::note(const TensorPtr& gradient, bool consulted) {
   const auto same = [&](const GradientState& state) { return state.gradient == gradient; };
-  if (std::ranges::any_of(gradients_, same) || std::ranges::find(settled_, gradient) != settled_.end()) return;
-  gradients_.push_back({gradient, gradient->cleared});
+  if (std::ranges::none_of(gradients_, same))
+    gradients_.push_back({gradient, gradient->cleared, gradient->zeroed, consulted});
 }
 
 /// The first backward after a clear was recorded as one that writes, and any other as one that adds.
-void Graph::restoreGradients() {
-  for (const auto& [gradient, cleared] : gradients_)
-    if (cleared && !gradient->cleared)
+void Graph::prepareGradients() {
+  for (const auto& [gradient, cleared, zeroed, consulted] : gradients_)
+    if (consulted && cleared && !gradient->cleared)
       throw Error(
           ErrorCode::StalePass,
           "replay(): the step was recorded with cleared gradients, and now they are not: it would overwrite them",
           "call zeroGrad() first, or record the step with it");
-  for (const auto& [gradient, cleared] : gradients_)
-    if (!cleared && gradient->cleared) {
-      device_->materialise(gradient);
-      gradient->cleared = false;
-    }
+  for (const auto& [gradient, cleared, zeroed, consulted] : gradients_)
+    if (consulted && !cleared) device_->materialise(gradient);
 }
 
 size_t Graph::reserve(size_t words) {

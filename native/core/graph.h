@@ -30,8 +30,6 @@ class Graph : public std::enable_shared_from_this<Graph> {
 
   /// From here on the device records what it is given instead of queuing it.
   void begin();
-  /// Nothing was recorded after all.
-  void abort();
   /// Ends the recording. Throws when the step did what no replay can.
   void end();
   /// Queues the recorded step. Throws StalePass when gradients are not in the state that the step was recorded in.
@@ -56,22 +54,33 @@ class Graph : public std::enable_shared_from_this<Graph> {
   /// The step depends on whether this gradient is cleared.
   void consult(const TensorPtr& gradient);
   /// From here on it does not depend on what was before the step.
-  void settle(const TensorPtr& gradient) { settled_.push_back(gradient); }
+  void settle(const TensorPtr& gradient);
+  /// Whether the step has made this tensor.
+  bool owns(const Tensor& tensor) const { return tensor.arena() == arena_.get(); }
   void hold(std::shared_ptr<void> owner) { held_.push_back(std::move(owner)); }
+  /// The memory of replayed(), for who may read it when the graph is gone.
+  const std::vector<TensorPtr>& replayedMemory() const { return chunks_; }
   /// The step has called what only makes sense once.
   void refuse(const char* call);
 
  private:
   /// What is shared with queued jobs, which may outlive the graph.
   struct Recorded;
+  /// A gradient that the step uses, as it was before.
   struct GradientState {
     TensorPtr gradient;
-    bool cleared;
+    bool cleared, zeroed;
+    bool consulted;  // before the step has cleared it
   };
   static constexpr size_t chunkWords = 64;
 
   size_t reserve(size_t words);
-  void restoreGradients();
+  /// Of a gradient that the step uses for the first time.
+  void note(const TensorPtr& gradient, bool consulted);
+  void stop();
+  /// Nothing was recorded after all.
+  void abort();
+  void prepareGradients();
   void queueValues();
 
   const std::shared_ptr<Device> device_;
@@ -79,7 +88,7 @@ class Graph : public std::enable_shared_from_this<Graph> {
   std::shared_ptr<Recorded> recorded_;
   std::vector<std::function<void()>> steps_;
   std::vector<GradientState> gradients_;
-  std::vector<TensorPtr> settled_;
+  std::vector<std::weak_ptr<Tensor>> written_;  // all that may be read from outside
   std::vector<std::shared_ptr<void>> held_;
   std::vector<TensorPtr> chunks_;          // of replayed values
   std::vector<uint64_t> values_, queued_;  // [chunks·chunkWords] now, and as the device has them

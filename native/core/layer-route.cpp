@@ -85,7 +85,7 @@ void MoEPass::queueRoute(const ForwardCall& call) {
   const bool product = scored_ && !givenLogits_;
   const bool isHash = router_.type == RouterType::Hash;
   DrawKey expertKey;
-  if (isHash) expertKey = {noiseKey(layer_->seed, NoisePurpose::Hash, 0)};
+  if (isHash) expertKey = keyOf([layer = layer_] { return noiseKey(layer->seed, NoisePurpose::Hash, 0); });
   if (router_.type == RouterType::Random && ranRouter_) expertKey = drawKey(NoisePurpose::Expert, call);
   RouteForward route{.dtype = dtype_,
                      .router = router_,

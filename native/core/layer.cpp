@@ -3,6 +3,7 @@
 // pointers; see tensor.h for why that is safe.
 #include <algorithm>
 #include <string>
+#include <utility>
 
 #include "../shared/noise.h"
 #include "layer-parts.h"
@@ -32,6 +33,8 @@ MoEPass::MoEPass(std::shared_ptr<Layer> layer, const TensorPtr& input, const For
   T_ = input->size() / H_;
   scored_ = ranRouter_ && !router_.draws();
   router_.fixScoring(K_);
+  if (scored_ && !call.ownTemperature)
+    router_.replayedTemperature = layer_->device->replayed<float>([layer = layer_] { return layer->temperature; });
   if (!scored_) losses_ = {};
   checkCall(call);
   const bool ownNoise =
@@ -62,11 +65,12 @@ MoEPass::MoEPass(std::shared_ptr<Layer> layer, const TensorPtr& input, const For
   queueRoute(call);
   queueExperts(call);
   if (layer_->config.sharedSize > 0) queueShared(call);
+  replayedMemory_ = device.replayedMemory();
 
   if (training_) {
     if (call.noiseStep < 0) device.nowOrOnReplay([layer = layer_] { ++layer->step; });
     for (const TensorPtr& tensor : {input_, mask_, lossMask_, tokenTypes_, indices_, weights_, kept_, logits_})
-      watch(tensor);
+      watched_.add(tensor);
     watchParameters();
   } else {
     for (TensorPtr* saved : {&input_, &mask_, &lossMask_, &tokenTypes_, &scores_, &noisy_, &noiseLogits_, &lossState_,
@@ -76,11 +80,14 @@ MoEPass::MoEPass(std::shared_ptr<Layer> layer, const TensorPtr& input, const For
 }
 
 DrawKey MoEPass::drawKey(NoisePurpose purpose, const ForwardCall& call) const {
-  if (call.noiseStep >= 0) return {noiseKey(layer_->seed, purpose, static_cast<uint64_t>(call.noiseStep))};
-  const std::function<uint64_t()> now = [layer = layer_, purpose] {
-    return noiseKey(layer->seed, purpose, layer->step);
-  };
-  return {now(), layer_->device->replayed(now)};
+  return keyOf([layer = layer_, purpose, own = call.noiseStep] {
+    return noiseKey(layer->seed, purpose, own < 0 ? layer->step : static_cast<uint64_t>(own));
+  });
+}
+
+DrawKey MoEPass::keyOf(std::function<uint64_t()> now) const {
+  const uint64_t key = now();
+  return {key, layer_->device->replayed(std::move(now))};
 }
 
 void MoEPass::checkCall(const ForwardCall& call) const {
@@ -104,16 +111,12 @@ void MoEPass::checkCall(const ForwardCall& call) const {
                                       std::to_string(losses_.sequenceLength) + ") tokens, got " + std::to_string(T_));
 }
 
-void MoEPass::watch(const TensorPtr& tensor) {
-  if (tensor) watched_.emplace_back(tensor, tensor->version);
-}
-
 void MoEPass::watchParameters() {
   const LayerParameters& p = layer_->parameters;
   for (const ParameterPtr& parameter :
        {gate().weight, gate().bias, gate().noise, p.gate, p.up, p.down, p.gateBias, p.upBias, p.downBias, p.sharedGate,
         p.sharedUp, p.sharedDown, p.sharedOutputGate})
-    if (parameter) watch(parameter->value());
+    if (parameter) watched_.add(parameter->value());
 }
 
 // ------------------------------------------------------------------------------------------------ backward
@@ -122,9 +125,7 @@ MoEGradients MoEPass::backward(const TensorPtr& gradOutput, float lossScale) {
   if (!training_)
     throw Error(ErrorCode::StalePass, "backward() needs a pass made with training: true; this one kept nothing for it");
   if (spent_) throw Error(ErrorCode::StalePass, "backward() of this pass has already run; it runs once");
-  for (const auto& [tensor, version] : watched_)
-    if (tensor->version != version)
-      throw Error(ErrorCode::StalePass, "the input, the routing or a parameter was written since this pass's forward");
+  watched_.check(*output_, "the input, the routing or a parameter");
   checkTensor(gradOutput, T_ * H_, dtype_, "gradOutput");
   Device& device = *layer_->device;
   device.materialise(gradOutput);
@@ -147,7 +148,7 @@ MoEGradients MoEPass::backward(const TensorPtr& gradOutput, float lossScale) {
                    statistics_.values, statistics_.plan, savedGate_, savedUp_,  sharedPlan_, sharedGates_,
                    sharedSavedGate_,   sharedSavedUp_,   withheld_,  carried_,  kept_,       used_,
                    usedScores_});
-  for (const auto& [tensor, version] : watched_) operands.inputs.push_back(tensor->health());
+  for (const Watched::Seen& seen : watched_.seen()) operands.inputs.push_back(seen.tensor->health());
   writes(operands, {gradients.input, call.gradWeights});
 
   auto [shared, sharedGate] = sharedBackward(call);

@@ -2,13 +2,14 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
-#include <utility>
 #include <vector>
 
 #include "../shared/noise.h"
 #include "parameter.h"
 #include "plan.h"
+#include "watched.h"
 
 namespace moe {
 
@@ -52,7 +53,8 @@ struct ForwardCall {
   TensorPtr tokenTypes, tokenIds;            // [T] int32 or null
   TensorPtr priorities;                      // [T,K] or null
   int gate = 0;
-  int64_t noiseStep = -1;  // keys the draws in place of the layer's count; below 0: the count does
+  bool ownTemperature = false;  // not the layer's
+  int64_t noiseStep = -1;       // keys the draws in place of the layer's count; below 0: the count does
   int64_t tokenOffset = 0;
 };
 
@@ -62,6 +64,7 @@ struct Layer : std::enable_shared_from_this<Layer> {
   LayerParameters parameters;
   /// Keys noise, with the count of training forwards so far. A recomputation, which names its step, is not counted.
   uint64_t seed = 0, step = 0;
+  float temperature = 1;
   TensorPtr allowedExperts;  // [types,E] 0/1 or null
   TensorPtr assigned;  // [gates·2·E] as int64 [gates,E]: assignments since the selection bias was last stepped; or null
 
@@ -106,6 +109,7 @@ class MoEPass {
  private:
   void checkCall(const ForwardCall& call) const;
   DrawKey drawKey(NoisePurpose purpose, const ForwardCall& call) const;
+  DrawKey keyOf(std::function<uint64_t()> now) const;
   void queueRoute(const ForwardCall& call);
   void countAssignments();
   void queueExperts(const ForwardCall& call);
@@ -121,7 +125,6 @@ class MoEPass {
   ExpertsBackward expertsBackward(BackwardCall& call) const;
   SharedBackward sharedBackward(BackwardCall& call) const;
 
-  void watch(const TensorPtr& tensor);
   void watchParameters();
   bool choosesTokens() const { return router_.type == RouterType::ExpertChoice; }  // instead of tokens choosing experts
   const GateParameters& gate() const { return layer_->parameters.gates[gate_]; }
@@ -167,7 +170,8 @@ class MoEPass {
   TensorPtr sharedGates_;                      // [T] or null
   TensorPtr sharedSavedGate_, sharedSavedUp_;  // [T,S]
 
-  std::vector<std::pair<TensorPtr, uint64_t>> watched_;
+  Watched watched_;
+  std::vector<TensorPtr> replayedMemory_;  // of keys and of the temperature
 };
 
 }  // namespace moe

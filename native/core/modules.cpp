@@ -21,9 +21,7 @@ void checkFloat(const TensorPtr& tensor, const char* name) {
 
 TensorPtr Pass::backward(const TensorPtr& gradOutput, float scale) {
   if (spent_) throw Error(ErrorCode::StalePass, "backward() of this pass has already run; it runs once");
-  for (const auto& [tensor, version] : watched_)
-    if (tensor->version != version)
-      throw Error(ErrorCode::StalePass, "the input or a parameter was written since this pass's forward");
+  watched_.check(*output_, "the input or a parameter");
   if (gradOutput) {
     checkTensor(gradOutput, output_->size(), output_->dtype(), "gradOutput");
     device_->materialise(gradOutput);

@@ -2,10 +2,10 @@
 // needs.
 #pragma once
 
-#include <utility>
 #include <vector>
 
 #include "parameter.h"
+#include "watched.h"
 
 namespace moe {
 
@@ -26,13 +26,13 @@ class Pass {
   /// Drops what forward kept.
   virtual void release() = 0;
   /// backward() refuses to run once this tensor is written again.
-  void watch(const TensorPtr& tensor) { watched_.emplace_back(tensor, tensor->version); }
+  void watch(const TensorPtr& tensor) { watched_.add(tensor); }
 
   std::shared_ptr<Device> device_;
   TensorPtr output_;
 
  private:
-  std::vector<std::pair<TensorPtr, uint64_t>> watched_;
+  Watched watched_;
   bool spent_ = false;
 };
 

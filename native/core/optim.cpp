@@ -78,7 +78,11 @@ void AdamW::step(const AdamWScalars& scalars) {
   AdamWStep step{.tensors = tensors.data(),
                  .count = static_cast<int>(tensors.size()),
                  .scalars = scalars,
-                 .replayed = device_->replayed<AdamWScalars>([this] { return scalars_; }),
+                 .replayed = device_->replayed<AdamWScalars>([this, maxGradNorm = scalars.maxGradNorm] {
+                   AdamWScalars now = scalars_;
+                   now.maxGradNorm = maxGradNorm;
+                   return now;
+                 }),
                  .skipped = skipped_->ints(),
                  .gradNorm = gradNorm_->floats()};
   const TensorPtr workspace = device_->workspace(step);

@@ -34,6 +34,8 @@ class Tensor : public std::enable_shared_from_this<Tensor> {
   float* floats() const { return static_cast<float*>(block_.address); }
   int32_t* ints() const { return static_cast<int32_t*>(block_.address); }
   const HealthPtr& health() const { return health_; }
+  /// Whether it outlives the step that makes it, as gradients do. See Pool::take().
+  bool lasting() const { return block_.lasting; }
   /// Of the recorded step that it belongs to; null: of none.
   const Arena* arena() const { return block_.arena.get(); }
   /// Whose health it is; null when that tensor is gone. Of the thread that owns the device.
@@ -41,6 +43,8 @@ class Tensor : public std::enable_shared_from_this<Tensor> {
 
   /// Writes so far: a pass that saved this tensor is stale once it changes.
   uint64_t version = 0;
+  /// Replays so far that have written it; see Watched.
+  uint64_t replays = 0;
   /// Zero by definition, whatever the memory holds: filled only when somebody reads it. Only gradients ever are.
   bool cleared = false;
   /// Of a cleared tensor: somebody has read it, so the memory holds the zeros.

@@ -112,7 +112,7 @@ void LoadChances::set(const float* open, const float* noisy, float noisyDivisor,
     }
     const double threshold = static_cast<double>(noisy[threshold_[e]]) / noisyDivisor;
     deviation_[e] = deviationAt(router_, noiseLogits, e);
-    distance_[e] = (static_cast<double>(open[e]) / router_.temperature - threshold) / deviation_[e];
+    distance_[e] = (static_cast<double>(open[e]) / router_.temperatureNow() - threshold) / deviation_[e];
     chances_[e] = static_cast<float>(0.5 * std::erfc(-distance_[e] * M_SQRT1_2));
   }
 }
@@ -122,7 +122,7 @@ void LoadChances::backward(const float* slopes, float* gradLogits, float* gradNo
     if (threshold_[e] < 0) continue;
     const double density = std::exp(-0.5 * distance_[e] * distance_[e]) * 0.5 * M_2_SQRTPI * M_SQRT1_2;
     const double slope = slopes[e] * density / deviation_[e];
-    gradLogits[e] += static_cast<float>(slope / router_.temperature);
+    gradLogits[e] += static_cast<float>(slope / router_.temperatureNow());
     gradNoisy[threshold_[e]] -= static_cast<float>(slope);
     gradDeviations[e] -= static_cast<float>(slope * distance_[e]);
   }

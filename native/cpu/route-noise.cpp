@@ -34,7 +34,7 @@ void drawValues(const RouteForward& f, int64_t t, float* values) {
 
 void addNoise(const RouteForward& f, int64_t t, const int32_t* allowed) {
   const RouterOptions& router = f.router;
-  const float tau = router.temperature;
+  const float tau = router.temperatureNow();
   const float* logits = f.logits + t * f.E;
   const float* noiseLogits = f.noiseLogits ? f.noiseLogits + t * f.E : nullptr;
   float* noisy = f.noisy + t * f.E;

@@ -53,13 +53,13 @@ bool TokenScores::set(const float* logits, const int32_t* allowed, const float* 
 
   float* P = probabilities_.data();
   if (isSoftmax()) {
-    tempered_ = row_.softmax(open_, router_.temperature, E_, P);
+    tempered_ = row_.softmax(open_, router_.temperatureNow(), E_, P);
     if (!allowed && !tempered_.finite) return false;
     if (allowed)
       for (int e = 0; e < E_; ++e) P[e] = allowed[e] ? P[e] : 0.0f;
     scores_ = P;
   } else {
-    row_.sigmoid(open_, router_.temperature, E_, sigmoids_.data());
+    row_.sigmoid(open_, router_.temperatureNow(), E_, sigmoids_.data());
     sigmoidSum_ = 0;
     for (const float s : sigmoids_) sigmoidSum_ += s;
     const float inverse = sigmoidSum_ > 0 ? 1.0f / sigmoidSum_ : 0.0f;
@@ -79,7 +79,7 @@ bool TokenScores::set(const float* logits, const int32_t* allowed, const float* 
 }
 
 ExpSum TokenScores::cleanSum() {
-  if (isSoftmax() && router_.temperature == 1) {
+  if (isSoftmax() && router_.temperatureNow() == 1) {
     clean_ = probabilities_.data();
     return tempered_;
   }
@@ -119,15 +119,15 @@ void TokenScores::probabilitiesBackward(const float* gradP, float* gradLogits) c
   const float* P = probabilities_.data();
   const int64_t top = std::max_element(open_, open_ + E_) - open_;
   if (isSoftmax()) {
-    row_.softmaxBackward(P, gradP, gradP[top], 1.0f / router_.temperature, E_, gradLogits, true);
+    row_.softmaxBackward(P, gradP, gradP[top], 1.0f / router_.temperatureNow(), E_, gradLogits, true);
     return;
   }
   if (sigmoidSum_ <= 0) return;
   double mean = 0;
   for (int e = 0; e < E_; ++e) mean += static_cast<double>(P[e]) * (gradP[e] - gradP[top]);
-  const float shift = gradP[top] + static_cast<float>(mean), scale = 1.0f / (sigmoidSum_ * router_.temperature);
+  const float shift = gradP[top] + static_cast<float>(mean), scale = 1.0f / (sigmoidSum_ * router_.temperatureNow());
   for (int e = 0; e < E_; ++e)
-    if (P[e] > 0) gradLogits[e] += scale * (gradP[e] - shift) * sigmoidSlope(open_[e] / router_.temperature);
+    if (P[e] > 0) gradLogits[e] += scale * (gradP[e] - shift) * sigmoidSlope(open_[e] / router_.temperatureNow());
 }
 
 void TokenScores::scoresBackward(const int32_t* indices, const double* gradScores, int K, float* gradNoisy) {

@@ -23,7 +23,7 @@ class TokenScores {
   const float* open() const { return open_; }
   /// [E] the logits with noise are noisy() / noisyDivisor().
   const float* noisy() const { return noisy_ ? noisy_ : open_; }
-  float noisyDivisor() const { return noisy_ ? 1.0f : router_.temperature; }
+  float noisyDivisor() const { return noisy_ ? 1.0f : router_.temperatureNow(); }
   /// [E] P, by the logits over the temperature and without noise.
   const float* probabilities() const { return probabilities_.data(); }
   /// [E] by the logits with noise.

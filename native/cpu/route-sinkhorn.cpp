@@ -20,7 +20,7 @@ void setCosts(const RouteForward& f, int64_t t, float* costs) {
   const int32_t* allowed = allowedOf(f.allowed, t, f.E);
   if (f.noisy) addNoise(f, t, allowed);
   const float* logits = f.noisy ? f.noisy + t * f.E : f.logits + t * f.E;
-  const float divisor = f.noisy ? 1.0f : f.router.temperature;
+  const float divisor = f.noisy ? 1.0f : f.router.temperatureNow();
   float highest = -INFINITY;
   for (int e = 0; e < f.E; ++e)
     if (!allowed || allowed[e]) highest = std::max(highest, logits[e]);

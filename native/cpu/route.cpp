@@ -367,7 +367,7 @@ void CpuBackend::routeBackward(const RouteBackward& b) {
         own.load.backward(slopes.load(), gradLogits, gradNoisy, gradDeviations);
       }
       if (!scoresAreP || losses.loadOn)
-        for (int e = 0; e < E; ++e) gradLogits[e] += gradNoisy[e] / router.temperature;
+        for (int e = 0; e < E; ++e) gradLogits[e] += gradNoisy[e] / router.temperatureNow();
       if (b.gradNoiseLogits) {
         if (b.noise.drawn) drawLogitNoise(router, b.noise, t, E, own.noise.data());
         for (int e = 0; e < E; ++e) {

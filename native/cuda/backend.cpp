@@ -123,7 +123,7 @@ OutcomePtr CudaBackend::end() {
   // Copies and fills look at no status; and nothing is launched for empty shapes.
   if (!operation_.entered) {
     const std::vector<const Status*> inputs = distinctStatuses(operation_.operands->inputs);
-    if (inputs.size() > 1 || (!inputs.empty() && !operation_.operands->gradients.empty()))
+    if (inputs.size() > 1 || dependsOnReplay() || (!inputs.empty() && !operation_.operands->gradients.empty()))
       launch("inherit", {1}, 1, 0);
     else
       for (const HealthPtr& input : operation_.operands->inputs)
@@ -169,13 +169,20 @@ void CudaBackend::mergeInto(Status* status, std::vector<const Status*>& inputs, 
 }
 
 std::shared_ptr<CudaOutcome> CudaBackend::makeOutcome() {
-  auto outcome = std::make_shared<CudaOutcome>(statuses_);
+  auto outcome = std::make_shared<CudaOutcome>(statuses_, capturing_ != nullptr);
   if (capturing_) capturing_->outcomes.push_back(outcome);
   return outcome;
 }
 
-void CudaBackend::noteRecent(const std::shared_ptr<CudaOutcome>& outcome) {
-  recent_.push_back(outcome);
+bool CudaBackend::dependsOnReplay() const {
+  return !capturing_ && std::ranges::any_of(operation_.operands->inputs, [](const HealthPtr& input) {
+    const CudaOutcome* outcome = outcomeOf(input);
+    return outcome && outcome->ofReplays;
+  });
+}
+
+void CudaBackend::noteRecent(const std::shared_ptr<CudaOutcome>& outcome, bool ofReplay) {
+  recent_.push_back({outcome, ofReplay});
   if (recent_.size() > maxRecent) recent_.pop_front();
 }
 
@@ -200,8 +207,8 @@ Guard CudaBackend::enter() {
   Guard guard{};
   guard.first = true;
 
-  // With a single input and no faults of its own, an operation shares the outcome of that input.
-  if (op.canFail || inputs.size() > 1) {
+  // With a single input and no faults of its own, an operation shares the outcome of that input, when that stays.
+  if (op.canFail || inputs.size() > 1 || dependsOnReplay()) {
     op.outcome = makeOutcome();
     guard.status = op.outcome->status;
     guard.resetOwn = !op.failsInFirst;
@@ -267,18 +274,21 @@ void CudaBackend::collectFailures(std::function<void(std::vector<FailurePtr>)> c
   context_->makeCurrent();
   const std::shared_ptr<char[]> block = pinned_->take(recent_.size() * sizeof(Status));
   if (!block) throw Error(ErrorCode::OutOfMemory, "out of page-locked host memory");
-  std::vector<std::shared_ptr<CudaOutcome>> outcomes(recent_.begin(), recent_.end());
+  std::vector<Recent> recent(recent_.begin(), recent_.end());
   recent_.clear();
   auto* found = reinterpret_cast<Status*>(block.get());
-  for (size_t i = 0; i < outcomes.size(); ++i)
-    MOE_CUDA(cuMemcpyDtoHAsync_v2, found + i, address(outcomes[i]->status), sizeof(Status), stream_.get());
+  for (size_t i = 0; i < recent.size(); ++i)
+    MOE_CUDA(cuMemcpyDtoHAsync_v2, found + i, address(recent[i].outcome->status), sizeof(Status), stream_.get());
   completions_.after(
-      [this, block, found, outcomes = std::move(outcomes), completion = std::move(completion)](CUresult result) {
+      [this, block, found, recent = std::move(recent), completion = std::move(completion)](CUresult result) {
         std::vector<FailurePtr> failures;
         if (result != CUDA_SUCCESS) failures.push_back(lost(result, "synchronize"));
-        for (size_t i = 0; result == CUDA_SUCCESS && i < outcomes.size(); ++i)
-          if (found[i].own != noFault && found[i].inherited == noFault)
-            failures.push_back(faults_.failure(found[i].own, found[i].value));
+        for (size_t i = 0; result == CUDA_SUCCESS && i < recent.size(); ++i) {
+          const auto& [inherited, own, value] = found[i];
+          if (const FaultWord word = recent[i].ofReplay || inherited == noFault ? std::min(inherited, own) : noFault;
+              word != noFault)
+            failures.push_back(faults_.failure(word, value));
+        }
         completion(std::move(failures));
       });
 }

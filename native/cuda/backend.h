@@ -182,7 +182,9 @@ class CudaBackend final : public Backend {
   /// Launches kernels that write to `status` what the inputs are worth, until no more than `rest` are left of them.
   void mergeInto(Status* status, std::vector<const Status*>& inputs, size_t rest);
   std::shared_ptr<CudaOutcome> makeOutcome();
-  void noteRecent(const std::shared_ptr<CudaOutcome>& outcome);
+  /// Whether one of the operation's inputs has an outcome that the next replay overwrites.
+  bool dependsOnReplay() const;
+  void noteRecent(const std::shared_ptr<CudaOutcome>& outcome, bool ofReplay = false);
   FailurePtr lost(CUresult result, const char* call) const;
 
   const std::shared_ptr<const Context> context_;
@@ -200,9 +202,13 @@ class CudaBackend final : public Backend {
     Event from, to;
   };
   bool timing_ = false;
-  std::vector<TimedLaunch> timed_;                   // since timeKernels()
-  std::deque<std::shared_ptr<CudaOutcome>> recent_;  // outcomes of operations that can fail, oldest first
-  Completions completions_;                          // last: its thread uses the rest
+  std::vector<TimedLaunch> timed_;  // since timeKernels()
+  struct Recent {
+    std::shared_ptr<CudaOutcome> outcome;
+    bool ofReplay;  // it has inherited what the operations of one replay have found
+  };
+  std::deque<Recent> recent_;  // of operations that can fail, oldest first
+  Completions completions_;    // last: its thread uses the rest
 };
 
 }  // namespace moe::cuda

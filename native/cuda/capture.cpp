@@ -22,13 +22,24 @@ void Executables::close() {
   live_.clear();
 }
 
+namespace {
+
+/// A graph is timed as a whole.
+struct Untimed {
+  bool& timing;
+  const bool before = std::exchange(timing, false);
+  ~Untimed() { timing = before; }
+};
+
+}  // namespace
+
 std::unique_ptr<Capture> CudaBackend::capture(const std::vector<HealthPtr>& inputs, size_t count,
                                               const std::function<void()>& operations) {
   context_->makeCurrent();
   // Memory for statuses is cleared when it is made, which must not become part of the graph.
   statuses_->reserve(2 * count + 1);
   auto made = std::make_unique<CudaCapture>(executables_);
-  made->entry = std::make_shared<CudaOutcome>(statuses_);
+  made->entry = std::make_shared<CudaOutcome>(statuses_, true);
   for (const HealthPtr& input : inputs) input->outcome = made->entry;
 
   struct Ended {
@@ -37,6 +48,7 @@ std::unique_ptr<Capture> CudaBackend::capture(const std::vector<HealthPtr>& inpu
       if (graph) driver().cuGraphDestroy(graph);
     }
   } ended;
+  const Untimed untimed{timing_};
   // Relaxed: other threads of the process may allocate meanwhile.
   MOE_CUDA(cuStreamBeginCapture_v2, stream_.get(), CU_STREAM_CAPTURE_MODE_RELAXED);
   capturing_ = made.get();
@@ -59,6 +71,9 @@ std::unique_ptr<Capture> CudaBackend::capture(const std::vector<HealthPtr>& inpu
 void CudaBackend::replay(Capture& capture, const std::vector<HealthPtr>& inputs) {
   auto& c = static_cast<CudaCapture&>(capture);
   context_->makeCurrent();
+  const Untimed untimed{timing_};
+  if (untimed.before) timed_.push_back({"graph", {}, {}});
+  if (untimed.before) timed_.back().from.record(stream_.get());
   std::vector<const Status*> statuses = distinctStatuses(inputs);
   const bool good = statuses.empty();
   if (!good) {
@@ -68,10 +83,17 @@ void CudaBackend::replay(Capture& capture, const std::vector<HealthPtr>& inputs)
   }
   c.entryGood = good;
   MOE_CUDA(cuGraphLaunch, c.executable, stream_.get());
+  // The next replay overwrites what this one finds.
+  std::vector<const Status*> found;
   for (const CudaCapture::Origin& origin : c.origins) {
     faults_.renew(origin.number, origin.operation, origin.limit);
-    noteRecent(origin.outcome);
+    found.push_back(origin.outcome->status);
   }
+  if (!found.empty()) {
+    noteRecent(std::make_shared<CudaOutcome>(statuses_), true);
+    mergeInto(recent_.back().outcome->status, found, 0);
+  }
+  if (untimed.before) timed_.back().to.record(stream_.get());
 }
 
 }  // namespace moe::cuda

@@ -41,8 +41,12 @@ class StatusPool {
 
 class CudaOutcome final : public Outcome {
  public:
-  explicit CudaOutcome(std::shared_ptr<StatusPool> pool) : pool_(std::move(pool)), status(pool_->take()) {}
+  explicit CudaOutcome(std::shared_ptr<StatusPool> pool, bool ofReplays = false)
+      : ofReplays(ofReplays), pool_(std::move(pool)), status(pool_->take()) {}
   ~CudaOutcome() override { pool_->give(status); }
+
+  /// Every replay of a graph writes it anew: who depends on one replay alone must not share it.
+  const bool ofReplays;
 
  private:
   const std::shared_ptr<StatusPool> pool_;

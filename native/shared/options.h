@@ -22,12 +22,15 @@ struct RouterOptions {
   float normP = 1, normEpsilon = 1e-20f;  // weights / (‖selected‖_p + epsilon)
   float weightScale = 1;
   float temperature = 1;
+  const float* replayedTemperature = nullptr;  // where a step that is replayed finds it, in device memory; or null
   NoiseType noise = NoiseType::None;
   float noiseScale = 0;                   // Jitter: epsilon; Gaussian: the standard deviation
   int32_t groupCount = 0, groupKeep = 0;  // 0: no groups
   GroupScore groupScore = GroupScore::Max;
   bool renormalizeAfterDrop = false;  // weights over the sum of those whose choices found a slot
   float secondThreshold = 0;          // the second choice is kept with probability weight / threshold; 0: always
+
+  MOE_MEMBER float temperatureNow() const { return replayedTemperature ? *replayedTemperature : temperature; }
 
   /// Whether experts are drawn: there are no logits then, no losses, and all weights are equal.
   MOE_MEMBER bool draws() const { return type == RouterType::Hash || type == RouterType::Random; }
