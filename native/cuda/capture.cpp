@@ -69,7 +69,7 @@ void CudaBackend::replay(Capture& capture, const std::vector<HealthPtr>& inputs)
   c.entryGood = good;
   MOE_CUDA(cuGraphLaunch, c.executable, stream_.get());
   for (const CudaCapture::Origin& origin : c.origins) {
-    faults_.renew(origin.number, origin.operation, origin.limit);
+    faults_.renew(origin.number, origin.operation, origin.limits);
     noteRecent(origin.outcome);
   }
 }
