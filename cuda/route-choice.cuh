@@ -39,19 +39,21 @@ __device__ inline void forFirst(int E, int K, const ValueAt& valueAt, const Visi
   }
 }
 
-/// scores [K] = softmax over the selected of logits / divisor; 0 where the index is -1.
-__device__ inline void softmaxOfSelected(const float* logits, float divisor, const int32_t* indices, int K,
+/// scores [K] = softmax over the selected, of logitAt(e) / divisor; 0 where the index is -1.
+template <class LogitAt>
+__device__ inline void softmaxOfSelected(const LogitAt& logitAt, float divisor, const int32_t* indices, int K,
                                          float* scores) {
   float highest = -INFINITY;
   for (int k = lane(); k < K; k += warpSize_)
-    if (indices[k] >= 0) highest = fmaxf(highest, logits[indices[k]] / divisor);
+    if (indices[k] >= 0) highest = fmaxf(highest, logitAt(indices[k]) / divisor);
   highest = warpReduce<Maximum>(highest);
   float sum = 0;
   for (int k = lane(); k < K; k += warpSize_)
-    if (indices[k] >= 0) sum += exp(logits[indices[k]] / divisor - highest);
+    if (indices[k] >= 0) sum += exp(logitAt(indices[k]) / divisor - highest);
   sum = warpSum(sum);
+  // It is no number when none of the selected has a finite logit.
   for (int k = lane(); k < K; k += warpSize_)
-    scores[k] = indices[k] >= 0 ? exp(logits[indices[k]] / divisor - highest) / sum : 0.0f;
+    scores[k] = indices[k] >= 0 && sum > 0 ? exp(logitAt(indices[k]) / divisor - highest) / sum : 0.0f;
 }
 
 /// What a weight is of its score: `scale`, over the norm of the scores when they are renormalised.

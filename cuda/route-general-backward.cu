@@ -231,8 +231,7 @@ __device__ inline void tokenBackward(const RouteBackward& b, int64_t t, const Sl
       if (router.scoring == Scoring::Softmax)
         softmaxBackward(token.noisy, E, inRow, [row](int e, float gradient) { row[e] = gradient; });
       else
-        for (int e = lane(); e < E; e += warpSize_)
-          if (token.noisy.isOpen(e)) row[e] *= logisticSlope(token.noisy.logits[e] / token.noisy.divisor);
+        for (int e = lane(); e < E; e += warpSize_) row[e] *= logisticSlope(token.noisy.logit(e) / token.noisy.divisor);
     }
     if (losses.loadOn && inLosses) loadBackward(b, token, slopes.load, noiseLogits, gradLogits, row, gradNoiseLogits);
     for (int e = lane(); e < E; e += warpSize_) gradLogits[e] += row[e] * inverse;

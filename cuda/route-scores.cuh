@@ -110,7 +110,7 @@ struct TokenScores {
   /// scores [K] of the selected experts, 0 where the index is -1.
   __device__ void ofSelected(const RouterOptions& router, const int32_t* indices, int K, float* scores) const {
     if (router.selectBy == SelectBy::Logits && open.isSoftmax)
-      softmaxOfSelected(noisy.logits, noisy.divisor, indices, K, scores);
+      softmaxOfSelected([this](int e) { return noisy.logit(e); }, noisy.divisor, indices, K, scores);
     else
       for (int k = lane(); k < K; k += warpSize_) scores[k] = indices[k] < 0 ? 0.0f : noisy.score(indices[k]);
     __syncwarp();

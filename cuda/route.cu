@@ -35,7 +35,7 @@ __device__ inline bool routeToken(const RouteForward& f, int64_t t, const float*
         });
   __syncwarp();
   if (f.router.selectBy == SelectBy::Logits)
-    softmaxOfSelected(logits, f.router.temperature, indices, f.K, scores);
+    softmaxOfSelected([&](int e) { return logits[e]; }, f.router.temperature, indices, f.K, scores);
   else
     for (int k = lane(); k < f.K; k += warpSize_) scores[k] = indices[k] >= 0 ? softmax(logits[indices[k]]) : 0.0f;
   __syncwarp();
