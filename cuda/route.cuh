@@ -9,7 +9,16 @@ namespace moe {
 
 constexpr int routeWarps = RouteSums::warps, routeThreads = routeWarps * warpSize_;
 
+/// What the kernels leave out of a plain route, which is a top-K of a softmax without noise: they have the rest of the
+/// options in instantiations of their own.
+enum class RouteKind { Plain, General };
+
 __device__ inline bool isLive(const int32_t* mask, int64_t t) { return !mask || mask[t] != 0; }
+
+/// What the products do with a token's input in a column: nothing.
+struct Unchanged {
+  __device__ float operator()(float x, int64_t, int) const { return x; }
+};
 
 /// e^(l/τ - maximum) / sum for any of a token's logits l.
 struct Softmax {

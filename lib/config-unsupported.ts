@@ -31,13 +31,7 @@ const planAlone: Table<ResolvedCapacity> = {
 
 /** What the CUDA backend has not yet. */
 const cudaRouter: Table<ResolvedRouter> = {
-  type: ({ type }) => type !== 'top-k' && type,
-  scoring: ({ scoring }) => scoring !== 'softmax' && scoring,
-  noise: ({ noise }) => noise?.type,
-  groups: ({ groups }) => groups !== undefined,
-  selectionBias: ({ selectionBias }) => selectionBias !== undefined,
-  allowedExperts: ({ allowedExperts }) => allowedExperts !== undefined,
-  renormalizeAfterDrop: (options) => options.renormalizeAfterDrop,
+  type: ({ type }) => type === 'expert-choice' && type,
   secondChoice: ({ secondChoice }) => secondChoice !== 'always' && secondChoice.type,
 };
 
@@ -49,14 +43,7 @@ const cudaCapacity: Table<ResolvedCapacity> = {
   groupSize: (options) => options.type === 'fixed' && options.groupSize !== undefined,
 };
 
-const cudaLayer: Table<ResolvedConfig> = {
-  gates: ({ gates }) => gates !== 1,
-  'losses.loadBalance.counts': ({ losses }) => losses.loadBalance?.counts === 'unbiased' && 'unbiased',
-  'losses.loadBalance.scope': ({ losses }) => losses.loadBalance?.scope === 'device' && 'device',
-  'losses.load': ({ losses }) => losses.load !== undefined,
-};
-
-const cudaForward = new Set(['noise', 'priorities']);
+const cudaForward = new Set(['priorities']);
 
 function reject<Options>(name: string, table: Table<Options>, options: Options, where = ''): void {
   for (const [option, asked] of Object.entries(table)) {
@@ -84,7 +71,6 @@ export function rejectUnsupportedOn(device: DeviceKind, name: string, config: Re
   if (device !== 'cuda') return;
   reject(`${name}.router`, cudaRouter, config.router, onCuda);
   reject(`${name}.capacity`, cudaCapacity, config.capacity, onCuda);
-  reject(name, cudaLayer, config, onCuda);
 }
 
 /** Throws for an option of a forward call, given with a well-formed value, that asks for what is missing. */

@@ -42,29 +42,14 @@ export function odd(name: string, { config, tokens = 12, ...rest }: Options = {}
 export const ALL_LOSSES = { loadBalance: 0.5, importance: 0.3, z: 0.1 };
 
 /** What the CUDA backend refuses by name, for now. */
-export function isCpuOnly({
-  config: { router = {}, losses = {}, capacity, gates },
-  call,
-  ownNoise,
-  ownPriorities,
-}: Case): boolean {
-  const balance = typeof losses.loadBalance === 'object' ? losses.loadBalance : undefined;
+export function isCpuOnly({ config: { router = {}, capacity }, ownPriorities }: Case): boolean {
   return (
-    (gates ?? 1) !== 1 ||
-    (router.type ?? 'top-k') !== 'top-k' ||
-    router.scoring === 'sigmoid' ||
-    router.renormalizeAfterDrop === true ||
+    router.type === 'expert-choice' ||
     typeof router.secondChoice === 'object' ||
     (capacity !== undefined && capacity.type !== 'dropless' && (capacity.overflow ?? 'drop') !== 'drop') ||
-    [router.noise, router.groups, router.selectionBias, router.allowedExperts].some((option) => option !== undefined) ||
-    balance?.counts === 'unbiased' ||
-    balance?.scope === 'device' ||
-    losses.load !== undefined ||
-    call?.losses?.load !== undefined ||
     capacity?.type === 'dynamic' ||
     (capacity?.type === 'fixed' &&
       (capacity.priority === 'random' || capacity.groupSize !== undefined || (capacity.buffer ?? 0) > 0)) ||
-    ownNoise === true ||
     ownPriorities === true
   );
 }

@@ -44,6 +44,10 @@ const shapes: Case[] = [
     config: { hiddenSize: 22, ffnSize: 38, numExperts: 3, experts: { activation: 'gelu', bias: true } },
   }),
   odd('more experts than tokens', { tokens: 9, config: { numExperts: 64, topK: 6, losses: ALL_LOSSES } }),
+  odd('more experts than a lane has bits for', {
+    tokens: 5,
+    config: { hiddenSize: 2, ffnSize: 2, numExperts: 1100, topK: 3 },
+  }),
   odd('large and ragged: 257×65×131, 5 experts', {
     tokens: 257,
     config: { hiddenSize: 65, ffnSize: 131, numExperts: 5, losses: ALL_LOSSES, router: { renormalize: true } },

@@ -136,6 +136,8 @@ describe.skipIf(!where)(where ? 'CUDA' : 'CUDA (skipped: no nvcc, or not run by 
     { renormalize: true, weightScale: 2.5 },
     { renormalize: { p: 3 }, temperature: 0.7 },
     { renormalize: { p: 2, epsilon: 1e-3 } },
+    { scoring: 'sigmoid', renormalize: true, weightScale: 2.5 },
+    { type: 'sinkhorn' },
   ];
   test.each(shapes)('routes like the CPU: T=%i H=%i E=%i K=%i', async (T, H, E, topK) => {
     const run = async (device: Device, router: Partial<RouterConfig>) => {

@@ -102,7 +102,18 @@ const cases = testDevices().flatMap((device) =>
 );
 
 describe.each(cases)('$title', ({ open, kind, dtype }) => {
-  const configs: [string, Partial<MoEConfig>][] = [['plain', {}]];
+  const configs: [string, Partial<MoEConfig>][] = [
+    ['plain', {}],
+    [
+      'noise and dropout',
+      { router: { noise: { type: 'learned' }, selectionBias: { rate: 0.1 } }, experts: { dropout: 0.25 } },
+    ],
+    ['a noisy balanced assignment', { router: { type: 'sinkhorn', noise: { type: 'gumbel' } } }],
+    [
+      'experts at random, some of them dropped',
+      { router: { type: 'random', renormalizeAfterDrop: true }, capacity: { type: 'fixed', factor: 0.6 } },
+    ],
+  ];
   if (kind === 'cpu')
     configs.push([
       'noise, dropout and a random queue',

@@ -66,17 +66,7 @@ onEachDevice((device) => {
   it('refuses by name what the device does not compute yet', ({ skip }) => {
     skip(!isCuda(), 'the CPU computes all of it');
     const refused: [string, Partial<MoEConfig>][] = [
-      ["router.scoring 'sigmoid'", { router: { scoring: 'sigmoid' } }],
-      ["router.type 'sinkhorn'", { router: { type: 'sinkhorn' } }],
       ["router.type 'expert-choice'", { router: { type: 'expert-choice' } }],
-      ["router.type 'hash'", { router: { type: 'hash' } }],
-      ["router.type 'random'", { router: { type: 'random' } }],
-      ["router.noise 'gumbel'", { router: { noise: { type: 'gumbel' } } }],
-      ['router.groups', { router: { groups: { count: 2, keep: 1, score: 'max' } } }],
-      ['router.selectionBias', { router: { selectionBias: { rate: 1 } } }],
-      ['gates', { gates: 2 }],
-      ['router.allowedExperts', { router: { allowedExperts: [[0]] } }],
-      ['router.renormalizeAfterDrop', { router: { renormalizeAfterDrop: true } }],
       ["router.secondChoice 'random'", { router: { secondChoice: { type: 'random', threshold: 0.2 } } }],
       ["capacity.overflow 'residual'", { capacity: { type: 'fixed', factor: 1, overflow: 'residual' } }],
       ["capacity.overflow 'next-choice'", { capacity: { type: 'fixed', factor: 1, overflow: 'next-choice' } }],
@@ -107,15 +97,13 @@ onEachDevice((device) => {
     };
 
     it.each(['hash', 'random'] as const)('%s: load every expert alike, none twice for a token', async (type) => {
-      if (isCuda()) return;
       using layer = new MoELayer(device(), { ...sizes, router: { type } });
       const chosen = await choicesOf(layer);
       for (let e = 0; e < 4; e++) expect(chosen.filter((c) => c === e).length / chosen.length).toBeCloseTo(0.25, 1);
       for (let t = 0; t < many; t++) expect(chosen[2 * t]).not.toBe(chosen[2 * t + 1]);
     });
 
-    it('hash goes by the id and the seed alone', async ({ skip }) => {
-      skip(isCuda(), 'CPU only so far');
+    it('hash goes by the id and the seed alone', async () => {
       using layer = new MoELayer(device(), { ...sizes, router: { type: 'hash' } });
       const first = await choicesOf(layer);
       expectSame('the next forward', await choicesOf(layer, { tokenOffset: 3 }), first);
@@ -124,16 +112,14 @@ onEachDevice((device) => {
       expect(await choicesOf(other)).not.toEqual(first);
     });
 
-    it('random draws anew for every training forward, and the same for a named one', async ({ skip }) => {
-      skip(isCuda(), 'CPU only so far');
+    it('random draws anew for every training forward, and the same for a named one', async () => {
       using layer = new MoELayer(device(), { ...sizes, router: { type: 'random' } });
       const first = await choicesOf(layer);
       expect(await choicesOf(layer)).not.toEqual(first);
       expectSame('again', await choicesOf(layer, { noiseStep: 0 }), first);
     });
 
-    it('ask for ids, and take no logits', ({ skip }) => {
-      skip(isCuda(), 'CPU only so far');
+    it('ask for ids, and take no logits', () => {
       using layer = new MoELayer(device(), { ...sizes, router: { type: 'hash' } });
       using input = device().zeros([3, sizes.hiddenSize]);
       const message = (options?: ForwardOptions) => failure(() => layer.forward(input, options)).message;
@@ -144,8 +130,7 @@ onEachDevice((device) => {
     });
   });
 
-  it('a Sinkhorn router balances what would all go to one expert', async ({ skip }) => {
-    skip(isCuda(), 'CPU only so far');
+  it('a Sinkhorn router balances what would all go to one expert', async () => {
     const logits = testNormals(5, T * 4).map((l, i) => l + (i % 4 === 0 ? 6 : 0));
     const imbalance = async (type: 'top-k' | 'sinkhorn') => {
       using layer = new MoELayer(device(), { ...sizes, topK: 1, router: { type } });
@@ -181,8 +166,7 @@ onEachDevice((device) => {
     expect(stats.droppedTokens).toBe(T - new Set(chosen).size);
   });
 
-  it('several gates start apart, are trained apart, and count apart', async ({ skip }) => {
-    skip(isCuda(), 'CPU only so far');
+  it('several gates start apart, are trained apart, and count apart', async () => {
     const config = { ...sizes, gates: 2, router: { selectionBias: { rate: 0.5 } } };
     using layer = new MoELayer(device(), config);
     const parameters = layer.parameters();
@@ -255,8 +239,7 @@ onEachDevice((device) => {
   describe('the selection bias', () => {
     const config: MoEConfig = { ...sizes, router: { scoring: 'sigmoid', selectionBias: { rate: 0.125 } } };
 
-    it('goes by the sign of the imbalance of all training forwards since its last step', async ({ skip }) => {
-      skip(isCuda(), 'CPU only so far');
+    it('goes by the sign of the imbalance of all training forwards since its last step', async () => {
       using layer = new MoELayer(device(), config);
       const bias = layer.parameters().get('router.selectionBias')!;
       const expected = new Float32Array(4);
@@ -282,8 +265,7 @@ onEachDevice((device) => {
       expect(expected.some((b) => b !== 0)).toBe(true);
     });
 
-    it('balances a skewed router without touching the weights of the chosen', async ({ skip }) => {
-      skip(isCuda(), 'CPU only so far');
+    it('balances a skewed router without touching the weights of the chosen', async () => {
       using layer = new MoELayer(device(), {
         ...config,
         router: { scoring: 'sigmoid', selectionBias: { rate: 0.02 } },
@@ -313,8 +295,7 @@ onEachDevice((device) => {
       });
     });
 
-    it('is never trained, and steps of it make no pass stale', async ({ skip }) => {
-      skip(isCuda(), 'CPU only so far');
+    it('is never trained, and steps of it make no pass stale', async () => {
       using layer = new MoELayer(device(), config);
       const bias = layer.parameters().get('router.selectionBias')!;
       expect(
@@ -337,8 +318,7 @@ onEachDevice((device) => {
       });
     });
 
-    it('continues from a checkpoint, and from a file that knows nothing of counts', async ({ skip }) => {
-      skip(isCuda(), 'CPU only so far');
+    it('continues from a checkpoint, and from a file that knows nothing of counts', async () => {
       const folder = await mkdtemp(join(tmpdir(), 'switchyard-'));
       try {
         const path = join(folder, 'layer.safetensors');
@@ -382,8 +362,7 @@ onEachDevice((device) => {
       return [...(await pass.routing.indices.data()), ...(await pass.routing.weights.data())];
     };
 
-    it('is another one in every training forward, and the same for the same seed and forward', async ({ skip }) => {
-      skip(isCuda(), 'CPU only so far');
+    it('is another one in every training forward, and the same for the same seed and forward', async () => {
       using layer = new MoELayer(device(), config);
       const first = await weightsOf(layer);
       const second = await weightsOf(layer);
@@ -401,8 +380,7 @@ onEachDevice((device) => {
       expect(await weightsOf(other)).not.toEqual(first);
     });
 
-    it('follows the number of the token, so that a batch may be cut', async ({ skip }) => {
-      skip(isCuda(), 'CPU only so far');
+    it('follows the number of the token, so that a batch may be cut', async () => {
       using layer = new MoELayer(device(), config);
       const data = testNormals(4, T * 5);
       const whole = await weightsOf(layer, { noiseStep: 3 }, device().tensor(data, [T, 5]));
@@ -411,8 +389,7 @@ onEachDevice((device) => {
       expect(part).toEqual([...whole.slice(50, 2 * T), ...whole.slice(2 * T + 50)]);
     });
 
-    it('is refused where it is not finite', async ({ skip }) => {
-      skip(isCuda(), 'CPU only so far');
+    it('is refused where it is not finite', async () => {
       using layer = new MoELayer(device(), config);
       const noise = device().tensor(new Float32Array(T * 4).fill(Number.NaN, 4 * 17, 4 * 17 + 1), [T, 4]);
       using pass = layer.forward(inputOf(device()), { noise });
@@ -429,8 +406,7 @@ onEachDevice((device) => {
   describe('token types', () => {
     const config: MoEConfig = { ...sizes, router: { allowedExperts: [[0, 1], [2, 3], [3]] } };
 
-    it('are needed, and name the token that has none of them', async ({ skip }) => {
-      skip(isCuda(), 'CPU only so far');
+    it('are needed, and name the token that has none of them', async () => {
       using layer = new MoELayer(device(), config);
       expect(failure(() => layer.forward(inputOf(device())))).toMatchObject({
         code: 'ERR_INVALID_ARGUMENT',
@@ -449,8 +425,7 @@ onEachDevice((device) => {
         .catch(() => {});
     });
 
-    it('keep each token to its experts', async ({ skip }) => {
-      skip(isCuda(), 'CPU only so far');
+    it('keep each token to its experts', async () => {
       using layer = new MoELayer(device(), config);
       const types = integers(5, T, 0, 2);
       using pass = layer.forward(inputOf(device()), { tokenTypes: device().tensor(types, [T]) });
@@ -473,8 +448,7 @@ onEachDevice((device) => {
   // The gradient of the output is 0: what comes back is the losses', through float32 alone until the input's own rounding.
   it.for((['bfloat16', 'float16'] as const).flatMap((dtype) => NOISES_OF_16_BITS.map((router) => ({ dtype, router }))))(
     'routes 16-bit tokens in float32: $dtype, $router',
-    async ({ dtype, router }, { skip }) => {
-      skip(isCuda(), 'CPU only so far');
+    async ({ dtype, router }) => {
       const testCase: Case = {
         name: '16 bits',
         tokens: 21,

@@ -7,10 +7,6 @@
 
 namespace moe::cpu {
 
-inline bool hasJitter(const RouterOptions& router, const RouteNoise& noise) {
-  return noise.drawn && router.noise == NoiseType::Jitter;
-}
-
 /// The factors of one token, [H].
 void drawJitter(const RouterOptions& router, const RouteNoise& noise, int64_t token, int H, float* factors);
 

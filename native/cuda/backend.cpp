@@ -133,10 +133,10 @@ OutcomePtr CudaBackend::end() {
   return std::move(operation_.outcome);
 }
 
-void CudaBackend::expectFaults(int64_t limit, bool inFirst) {
+void CudaBackend::expectFaults(const FaultLimits& limits, bool inFirst) {
   operation_.canFail = true;
   operation_.failsInFirst = inFirst;
-  operation_.limit = limit;
+  operation_.limits = limits;
 }
 
 unsigned CudaBackend::blocksFor(int64_t items, unsigned threads) const {
@@ -220,9 +220,9 @@ Guard CudaBackend::enter() {
       if (input->outcome) op.outcome = std::static_pointer_cast<CudaOutcome>(input->outcome);
   }
   if (op.canFail) {
-    op.number = guard.operation = faults_.number(op.name, op.limit);
+    op.number = guard.operation = faults_.number(op.name, op.limits);
     if (capturing_)
-      capturing_->origins.push_back({op.number, op.name, op.limit, op.outcome});
+      capturing_->origins.push_back({op.number, op.name, op.limits, op.outcome});
     else
       noteRecent(op.outcome);
   }

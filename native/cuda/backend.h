@@ -84,13 +84,9 @@ class CudaBackend final : public Backend {
   // route.cpp
   void routeForward(const RouteForward&) override;
   void routeBackward(const RouteBackward&) override;
-  // lib/config-unsupported.ts refuses, by name, what would call these.
-  void countAssignments(const CountAssignments&) override {
-    throw Error(ErrorCode::Unsupported, "router.selectionBias is not supported yet on CUDA");
-  }
-  void selectionBiasStep(const SelectionBiasStep&) override {
-    throw Error(ErrorCode::Unsupported, "router.selectionBias is not supported yet on CUDA");
-  }
+  void settleWeights(const SettleWeights&) override;
+  void countAssignments(const CountAssignments&) override;
+  void selectionBiasStep(const SelectionBiasStep&) override;
   size_t workspaceBytes(const RouteForward&) const override;
   size_t workspaceBytes(const RouteBackward&) const override;
 
@@ -136,7 +132,7 @@ class CudaBackend final : public Backend {
     const char* name = "";
     const Operands* operands = nullptr;
     bool canFail = false, failsInFirst = false, entered = false;
-    int64_t limit = 0;
+    FaultLimits limits;
     uint32_t number = 0;
     std::shared_ptr<CudaOutcome> outcome;  // of the outputs; null when nothing can be wrong
   };
@@ -162,7 +158,7 @@ class CudaBackend final : public Backend {
   }
 
   /// Comes before the first launch of an operation whose kernels may find faults; `inFirst` when the first one does.
-  void expectFaults(int64_t limit, bool inFirst);
+  void expectFaults(const FaultLimits& limits, bool inFirst);
   /// Copies host data that the caller may change afterwards.
   void upload(void* device, const std::vector<uint64_t>& words);
 

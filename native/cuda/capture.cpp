@@ -86,7 +86,7 @@ void CudaBackend::replay(Capture& capture, const std::vector<HealthPtr>& inputs)
   // The next replay overwrites what this one finds.
   std::vector<const Status*> found;
   for (const CudaCapture::Origin& origin : c.origins) {
-    faults_.renew(origin.number, origin.operation, origin.limit);
+    faults_.renew(origin.number, origin.operation, origin.limits);
     found.push_back(origin.outcome->status);
   }
   if (!found.empty()) {

@@ -35,7 +35,7 @@ class CudaCapture final : public Capture {
   struct Origin {
     uint32_t number;
     const char* operation;
-    int64_t limit;
+    FaultLimits limits;
     std::shared_ptr<CudaOutcome> outcome;
   };
 

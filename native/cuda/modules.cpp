@@ -86,7 +86,7 @@ size_t carve(EmbeddingWork& w, void* block, const EmbeddingBackward& b, int64_t 
 }  // namespace
 
 void CudaBackend::embeddingForward(const EmbeddingForward& f) {
-  expectFaults(f.count, true);
+  expectFaults({.indices = f.count}, true);
   launch(typed("embeddingForward", f.dtype), {blocksOf(f.N, threads / 32)}, threads, 0, f);
 }
 
@@ -152,7 +152,7 @@ size_t CudaBackend::workspaceBytes(const CrossEntropyForward& f) const {
 void CudaBackend::crossEntropyForward(const CrossEntropyForward& f) {
   LossWork w;
   carve(w, f.workspace, f);
-  expectFaults(f.classes, true);
+  expectFaults({.indices = f.classes}, true);
   launch(typed("crossEntropyForward", f.dtype), {static_cast<unsigned>(w.blocks)},
          threadsFor(piecesOf(f.dtype, f.classes), 2, 32, 512), 0, f, w);
   launch("crossEntropyMean", {1}, threads, 0, w, f.loss);

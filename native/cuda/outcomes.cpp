@@ -7,8 +7,10 @@ namespace {
 // Failures that are told apart from new ones of the same words; older ones count as new when met again.
 constexpr size_t maxFailures = 1024;
 
-Failure describe(const std::string& operation, FaultWord word, FaultValue value, int64_t limit) {
-  const std::string at = std::to_string(faultIndex(word)), range = "[0, " + std::to_string(limit) + ")";
+std::string below(int64_t limit) { return "[0, " + std::to_string(limit) + ")"; }
+
+Failure describe(const std::string& operation, FaultWord word, FaultValue value, const FaultLimits& limits) {
+  const std::string at = std::to_string(faultIndex(word)), range = below(limits.indices);
   const std::string got = value == noValue ? "" : ", got " + std::to_string(foundValue(value));
   const auto wrong = [&](const std::string& what) {
     return Failure(ErrorCode::InvalidArgument, operation + ": " + what + got, {});
@@ -17,6 +19,8 @@ Failure describe(const std::string& operation, FaultWord word, FaultValue value,
     case Fault::NonFiniteLogits:
       return Failure(ErrorCode::NonFinite, operation + ": router logits of token " + at + " are not finite",
                      "look for NaN or infinity in the layer's input and in the router's weight");
+    case Fault::TokenType:
+      return wrong("tokenTypes of token " + at + " must be in " + below(limits.tokenTypes));
     case Fault::RoutingIndex:
       return wrong("routing.indices of token " + at + " must be experts in " + range);
     case Fault::PlanIndex:
@@ -68,17 +72,17 @@ void StatusPool::give(Status* status) {
   free_.push_back(status);
 }
 
-uint32_t Faults::number(const char* operation, int64_t limit) {
+uint32_t Faults::number(const char* operation, FaultLimits limits) {
   std::lock_guard lock(mutex_);
   if (origins_.empty()) origins_.resize(remembered);
   next_ = (next_ + 1) & 0x7fffffu;
-  origins_[next_ % remembered] = {operation, limit};
+  origins_[next_ % remembered] = {operation, limits};
   return next_;
 }
 
-void Faults::renew(uint32_t number, const char* operation, int64_t limit) {
+void Faults::renew(uint32_t number, const char* operation, FaultLimits limits) {
   std::lock_guard lock(mutex_);
-  origins_[number % remembered] = {operation, limit};
+  origins_[number % remembered] = {operation, limits};
   const auto isOf = [&](FaultWord word) { return faultOperation(word) == number; };
   std::erase_if(failures_, [&](const auto& known) { return isOf(known.first); });
   std::erase_if(order_, isOf);
@@ -88,7 +92,7 @@ FailurePtr Faults::failure(FaultWord word, FaultValue value) {
   std::lock_guard lock(mutex_);
   if (const auto known = failures_.find(word); known != failures_.end()) return known->second;
   const Origin origin = origins_.empty() ? Origin{} : origins_[faultOperation(word) % remembered];
-  const Failure words = describe(origin.operation ? origin.operation : "an operation", word, value, origin.limit);
+  const Failure words = describe(origin.operation ? origin.operation : "an operation", word, value, origin.limits);
   const FailurePtr made = std::make_shared<Failure>(words.code, words.message, words.hint);
   failures_.emplace(word, made);
   order_.push_back(word);

@@ -55,20 +55,24 @@ class CudaOutcome final : public Outcome {
   Status* const status;
 };
 
+/// What the indices that an operation is given must stay below.
+struct FaultLimits {
+  int64_t indices = 0, tokenTypes = 0;
+};
+
 /// Numbers the operations that can fail on the device, and turns what they find into failures: one object each, however
 /// many tensors it poisons. Any thread.
 class Faults {
  public:
-  /// A number for an operation; `limit` is what its indices must stay below.
-  uint32_t number(const char* operation, int64_t limit);
+  uint32_t number(const char* operation, FaultLimits limits);
   /// An operation of that number runs again: its failures are new ones.
-  void renew(uint32_t number, const char* operation, int64_t limit);
+  void renew(uint32_t number, const char* operation, FaultLimits limits);
   FailurePtr failure(FaultWord word, FaultValue value);
 
  private:
   struct Origin {
     const char* operation;
-    int64_t limit;
+    FaultLimits limits;
   };
   static constexpr size_t remembered = 1 << 16;
 

@@ -63,7 +63,7 @@ void CudaBackend::buildPlan(const BuildPlan& p) {
   const PlanGrid grid = planGrid(p, properties_);
   PlanWorkspace w;
   carve(w, p.workspace, p, grid.blocks);
-  if (p.indices) expectFaults(p.E, true);
+  if (p.indices) expectFaults({.indices = p.E}, true);
   launchTogether("buildPlan", grid.blocks, grid.threads, grid.sharedBytes, p, w);
 }
 

@@ -35,6 +35,11 @@ struct RouteNoise {
   int64_t tokenOffset;  // number of the first token
 };
 
+/// Whether the input is multiplied by what is drawn.
+MOE_HD bool hasJitter(const RouterOptions& router, const RouteNoise& noise) {
+  return noise.drawn && router.noise == NoiseType::Jitter;
+}
+
 /// Experts each type of token may use; null table: all.
 struct AllowedExperts {
   const int32_t* table;  // [types,E] 0/1

@@ -56,6 +56,7 @@ struct RouteSums {
   float* liveP;        // [pieces,E] Σ probabilities of live tokens
   float* lossP;        // [pieces,E] of those that count in the losses; liveP without a loss mask
   float* importance;   // [pieces,E]
+  float* load;         // [pieces,E] Σ chances of being chosen
   int32_t* counts;     // [pieces,E] assignments that the load balance counts
   int32_t* live;       // [pieces] tokens
   int32_t* loss;       // [pieces] tokens
@@ -77,6 +78,7 @@ struct RouteSums {
     else
       lossP = liveP;
     if (f.losses.importanceOn) take(importance, rows);
+    if (f.losses.loadOn) take(load, rows);
     if (f.losses.loadBalanceOn) take(counts, rows);
     take(live, count);
     take(loss, count);
@@ -85,14 +87,27 @@ struct RouteSums {
   }
 };
 
+/// Memory of each warp's own, where a route is more than a top-K of a softmax.
+struct RouteRows {
+  float* experts;  // [pieces·warps,E]
+  float* groups;   // [pieces·warps,groups]
+
+  size_t carve(char* block, const RoutePieces& pieces, int E, int groupCount) {
+    const size_t rows = static_cast<size_t>(pieces.count()) * RouteSums::warps;
+    experts = reinterpret_cast<float*>(block);
+    groups = block ? experts + rows * E : nullptr;
+    return (rows * (E + groupCount) * sizeof(float) + 15) / 16 * 16;
+  }
+};
+
 /// The products of the route's backward that sum over tokens, in splits of them.
 struct RouteGradientSums {
   static constexpr int expertTile = 16, columnTile = 256, maxSplits = 64, minTokens = 128;
 
-  int64_t splits, splitTokens;
+  int64_t splits, splitTokens, counters;
   float* bias;         // [pieces,E] Σ gradLogits; null without
-  float* weight;       // [splits,E,H]; null without
-  uint32_t* finished;  // [expert tiles · column tiles] splits that are done
+  float* weight;       // [splits,E,H] for one product at a time; null without
+  uint32_t* finished;  // [counters] splits that are done, of [expert tiles · column tiles] for each product
 
   size_t carve(char* block, const RoutePieces& pieces, const RouteBackward& b) {
     size_t used = 0;
@@ -104,10 +119,9 @@ struct RouteGradientSums {
     splits = wanted < 1 ? 1 : wanted < maxSplits ? wanted : maxSplits;
     splitTokens = (b.T + splits - 1) / splits;
     if (b.gradBias) take(bias, static_cast<size_t>(pieces.count()) * b.E);
-    if (b.gradWeight) {
-      take(weight, static_cast<size_t>(splits) * b.E * b.H);
-      take(finished, tiles(b));
-    }
+    counters = static_cast<int64_t>(tiles(b)) * ((b.gradWeight ? 1 : 0) + (b.gradNoiseWeight ? 1 : 0));
+    if (counters > 0) take(weight, static_cast<size_t>(splits) * b.E * b.H);
+    if (counters > 0) take(finished, counters);
     return used;
   }
 
