@@ -43,10 +43,6 @@ const cudaRouter: Table<ResolvedRouter> = {
 
 const cudaCapacity: Table<ResolvedCapacity> = {
   overflow,
-  type: ({ type }) => type === 'dynamic' && type,
-  priority: (options) => options.type !== 'dropless' && options.priority === 'random' && 'random',
-  buffer: (options) => options.type === 'fixed' && options.buffer > 0,
-  groupSize: (options) => options.type === 'fixed' && options.groupSize !== undefined,
 };
 
 const cudaLayer: Table<ResolvedConfig> = {
@@ -56,7 +52,7 @@ const cudaLayer: Table<ResolvedConfig> = {
   'losses.load': ({ losses }) => losses.load !== undefined,
 };
 
-const cudaForward = new Set(['noise', 'priorities']);
+const cudaForward = new Set(['noise']);
 
 function reject<Options>(name: string, table: Table<Options>, options: Options, where = ''): void {
   for (const [option, asked] of Object.entries(table)) {

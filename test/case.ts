@@ -42,12 +42,7 @@ export function odd(name: string, { config, tokens = 12, ...rest }: Options = {}
 export const ALL_LOSSES = { loadBalance: 0.5, importance: 0.3, z: 0.1 };
 
 /** What the CUDA backend refuses by name, for now. */
-export function isCpuOnly({
-  config: { router = {}, losses = {}, capacity, gates },
-  call,
-  ownNoise,
-  ownPriorities,
-}: Case): boolean {
+export function isCpuOnly({ config: { router = {}, losses = {}, capacity, gates }, call, ownNoise }: Case): boolean {
   const balance = typeof losses.loadBalance === 'object' ? losses.loadBalance : undefined;
   return (
     (gates ?? 1) !== 1 ||
@@ -61,10 +56,6 @@ export function isCpuOnly({
     balance?.scope === 'device' ||
     losses.load !== undefined ||
     call?.losses?.load !== undefined ||
-    capacity?.type === 'dynamic' ||
-    (capacity?.type === 'fixed' &&
-      (capacity.priority === 'random' || capacity.groupSize !== undefined || (capacity.buffer ?? 0) > 0)) ||
-    ownNoise === true ||
-    ownPriorities === true
+    ownNoise === true
   );
 }
