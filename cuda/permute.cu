@@ -1,5 +1,5 @@
-// The moves of the permute stage that a plan drives: dispatch and combine, which are each other's backward. Shapes and
-// meanings are in native/shared/operations.h.
+// The moves of the permute stage that a plan drives: dispatch and combine, which are each other's backward, and carry
+// for what found no slot. Shapes and meanings are in native/shared/operations.h.
 #include "rank.cuh"
 #include "rows.cuh"
 
@@ -109,6 +109,69 @@ __device__ void combineBackwardRows(const CombineBackward& b) {
   }
 }
 
+template <class T, int width>
+__device__ void carryToken(const Carry& c, int64_t t) {
+  const T* input = static_cast<const T*>(c.input) + t * c.H;
+  T* output = static_cast<T*>(c.output) + t * c.H;
+  for (int h = lane() * width; h < c.H; h += warpSize_ * width) {
+    float x[width], sums[width];
+    load(input + h, x);
+    load(output + h, sums);
+#pragma unroll
+    for (int j = 0; j < width; ++j) sums[j] = fmaf(c.carried[t], x[j], sums[j]);
+    store(output + h, sums);
+  }
+}
+
+template <class T>
+__device__ void carryToken(const Carry& c) {
+  const int64_t t = warpOfGrid();
+  if (t >= c.T || c.carried[t] == 0) return;
+  if (startsAligned<T>(c.H, c.input, c.output))
+    carryToken<T, wide<T>>(c, t);
+  else
+    carryToken<T, 1>(c, t);
+}
+
+__device__ inline bool isCarried(const CarryBackward& b, int64_t t, int k) {
+  return b.indices[t * b.K + k] >= 0 && !b.kept[t * b.K + k] && !(k == 1 && b.withheld && b.withheld[t]);
+}
+
+/// gradInput_t += carried_t · gradOutput_t; returns ⟨gradOutput_t, input_t⟩.
+template <class T, int width>
+__device__ float carryBackwardToken(const CarryBackward& b, int64_t t) {
+  const T* gradOutput = static_cast<const T*>(b.gradOutput) + t * b.H;
+  const T* input = static_cast<const T*>(b.input) + t * b.H;
+  T* gradInput = static_cast<T*>(b.gradInput) + t * b.H;
+  float dot = 0;
+  for (int h = lane() * width; h < b.H; h += warpSize_ * width) {
+    float g[width], x[width], sums[width];
+    load(gradOutput + h, g);
+    load(input + h, x);
+    load(gradInput + h, sums);
+#pragma unroll
+    for (int j = 0; j < width; ++j) {
+      dot = fmaf(g[j], x[j], dot);
+      sums[j] = fmaf(b.carried[t], g[j], sums[j]);
+    }
+    store(gradInput + h, sums);
+  }
+  return warpSum(dot);
+}
+
+template <class T>
+__device__ void carryBackwardToken(const CarryBackward& b) {
+  const int64_t t = warpOfGrid();
+  if (t >= b.T || (b.mask && b.mask[t] == 0)) return;
+  bool any = false;
+  for (int k = lane(); k < b.K; k += warpSize_) any |= isCarried(b, t, k);
+  if (!__any_sync(wholeWarp, any)) return;
+  const float dot = startsAligned<T>(b.H, b.input, b.gradOutput, b.gradInput) ? carryBackwardToken<T, wide<T>>(b, t)
+                                                                              : carryBackwardToken<T, 1>(b, t);
+  for (int k = lane(); k < b.K; k += warpSize_)
+    if (isCarried(b, t, k)) b.gradWeights[t * b.K + k] = dot;
+}
+
 #define MOE_MOVES(name, type)                                                                                  \
   extern "C" __global__ void __launch_bounds__(256)                                                            \
       dispatch_##name(const __grid_constant__ Dispatch d, const __grid_constant__ Guard guard) {               \
@@ -121,6 +184,14 @@ __device__ void combineBackwardRows(const CombineBackward& b) {
   extern "C" __global__ void __launch_bounds__(256)                                                            \
       combineBackward_##name(const __grid_constant__ CombineBackward b, const __grid_constant__ Guard guard) { \
     if (enter(guard)) combineBackwardRows<type>(b);                                                            \
+  }                                                                                                            \
+  extern "C" __global__ void __launch_bounds__(256)                                                            \
+      carry_##name(const __grid_constant__ Carry c, const __grid_constant__ Guard guard) {                     \
+    if (enter(guard)) carryToken<type>(c);                                                                     \
+  }                                                                                                            \
+  extern "C" __global__ void __launch_bounds__(256)                                                            \
+      carryBackward_##name(const __grid_constant__ CarryBackward b, const __grid_constant__ Guard guard) {     \
+    if (enter(guard)) carryBackwardToken<type>(b);                                                             \
   }
 MOE_FLOAT_TYPES(MOE_MOVES)
 

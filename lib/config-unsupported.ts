@@ -21,11 +21,8 @@ const routeAlone: Table<ResolvedRouter> = {
   secondChoice: ({ secondChoice }) => secondChoice !== 'always' && secondChoice.type,
 };
 
-const overflow = (options: ResolvedCapacity): string | false =>
-  options.type !== 'dropless' && options.overflow !== 'drop' && options.overflow;
-
 const planAlone: Table<ResolvedCapacity> = {
-  overflow,
+  overflow: (options) => options.type !== 'dropless' && options.overflow !== 'drop' && options.overflow,
   priority: (options) => options.type !== 'dropless' && options.priority === 'random' && 'random',
 };
 
@@ -42,7 +39,7 @@ const cudaRouter: Table<ResolvedRouter> = {
 };
 
 const cudaCapacity: Table<ResolvedCapacity> = {
-  overflow,
+  overflow: (options) => options.type !== 'dropless' && options.overflow === 'next-choice' && 'next-choice',
 };
 
 const cudaLayer: Table<ResolvedConfig> = {

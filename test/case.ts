@@ -50,7 +50,7 @@ export function isCpuOnly({ config: { router = {}, losses = {}, capacity, gates 
     router.scoring === 'sigmoid' ||
     router.renormalizeAfterDrop === true ||
     typeof router.secondChoice === 'object' ||
-    (capacity !== undefined && capacity.type !== 'dropless' && (capacity.overflow ?? 'drop') !== 'drop') ||
+    (capacity !== undefined && capacity.type !== 'dropless' && capacity.overflow === 'next-choice') ||
     [router.noise, router.groups, router.selectionBias, router.allowedExperts].some((option) => option !== undefined) ||
     balance?.counts === 'unbiased' ||
     balance?.scope === 'device' ||

@@ -78,7 +78,6 @@ onEachDevice((device) => {
       ['router.allowedExperts', { router: { allowedExperts: [[0]] } }],
       ['router.renormalizeAfterDrop', { router: { renormalizeAfterDrop: true } }],
       ["router.secondChoice 'random'", { router: { secondChoice: { type: 'random', threshold: 0.2 } } }],
-      ["capacity.overflow 'residual'", { capacity: { type: 'fixed', factor: 1, overflow: 'residual' } }],
       ["capacity.overflow 'next-choice'", { capacity: { type: 'fixed', factor: 1, overflow: 'next-choice' } }],
     ];
     for (const [name, config] of refused) {

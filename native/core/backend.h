@@ -94,8 +94,8 @@ class Backend {
   virtual void dispatch(const Dispatch&) = 0;
   virtual void combine(const Combine&) = 0;
   virtual void combineBackward(const CombineBackward&) = 0;
-  virtual void carry(const Carry&) { throw notOnThisDevice(); }
-  virtual void carryBackward(const CarryBackward&) { throw notOnThisDevice(); }
+  virtual void carry(const Carry&) = 0;
+  virtual void carryBackward(const CarryBackward&) = 0;
 
   virtual void expertsForward(const ExpertsForward&) = 0;
   virtual void expertsBackward(const ExpertsBackward&) = 0;

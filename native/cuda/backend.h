@@ -99,6 +99,8 @@ class CudaBackend final : public Backend {
   void dispatch(const Dispatch&) override;
   void combine(const Combine&) override;
   void combineBackward(const CombineBackward&) override;
+  void carry(const Carry&) override;
+  void carryBackward(const CarryBackward&) override;
   size_t workspaceBytes(const BuildPlan&) const override;
 
   // experts.cpp

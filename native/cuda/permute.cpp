@@ -131,4 +131,10 @@ void CudaBackend::combineBackward(const CombineBackward& b) {
   launch(typed("combineBackward", b.dtype), {warpBlocks(std::max(b.plan.T, b.plan.R))}, threads, 0, b);
 }
 
+void CudaBackend::carry(const Carry& c) { launch(typed("carry", c.dtype), {warpBlocks(c.T)}, threads, 0, c); }
+
+void CudaBackend::carryBackward(const CarryBackward& b) {
+  launch(typed("carryBackward", b.dtype), {warpBlocks(b.T)}, threads, 0, b);
+}
+
 }  // namespace moe::cuda
