@@ -2,7 +2,6 @@
 // caller's order, for as many slots as a target asks, for a buffer that experts share, and for other experts than the
 // one that is full. The queue is sorted; then whoever asks for a slot is ranked among those who ask for the same, and
 // all of a round are answered at once, as they would be one after the other.
-#include "../native/shared/math.h"
 #include "../native/shared/noise.h"
 #include "plan.cuh"
 #include "sort.cuh"
@@ -94,7 +93,7 @@ struct QueuePlanner : Planner {
     gridBarrier();
     if (!w.order) return w.queue;
     const uint32_t ranks = p.capacity.firstChoicesFirst ? p.K : 1;
-    Sorter sorter(w.queue, w.spare, w.counts, shared);
+    Sorter sorter({w.queue, w.spare, w.counts}, shared);
     sorter.sort(count(), 32 + bitsOf(w.groups * ranks - 1),
                 [&](uint32_t slot) { return uint64_t{groupOf(slot) * ranks + slot % ranks} << 32 | w.order[slot]; });
     return sorter.items;

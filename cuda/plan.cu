@@ -1,7 +1,7 @@
 // The plan of most layers in one launch: dropless, or with a number of slots that tokens queue for by position or
 // score. Other queues are in plan-queue.cu. Shapes and meanings are in native/shared/operations.h.
-#include "../native/shared/math.h"
 #include "plan.cuh"
+#include "sort.cuh"
 
 namespace moe {
 

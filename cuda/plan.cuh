@@ -161,13 +161,4 @@ struct Planner {
   }
 };
 
-/// Smaller for a larger score.
-__device__ inline uint32_t falling(float score) {
-  const uint32_t bits = floatBits(score + 0.0f);  // -0 becomes 0
-  return ~(bits & 0x80000000u ? ~bits : bits | 0x80000000u);
-}
-
-/// How many bits a number up to `largest` has.
-__device__ inline int bitsOf(int64_t largest) { return largest > 0 ? 64 - __clzll(largest) : 0; }
-
 }  // namespace moe

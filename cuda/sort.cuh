@@ -2,6 +2,7 @@
 // digit after those of the lower ones. Ranks are counted (rank.cuh), so that the order is the same in every run.
 #pragma once
 
+#include "../native/shared/math.h"
 #include "../native/shared/permute.h"
 #include "rank.cuh"
 
@@ -13,8 +14,8 @@ struct Sorter {
   Bins bins;                // of the digits
   int32_t* offsets;         // [sortDigits+1] shared
 
-  __device__ Sorter(uint32_t* items, uint32_t* spare, int32_t* counts, int32_t* shared)
-      : items(items), spare(spare), counts(counts), bins(sortDigits, shared), offsets(bins.end()) {}
+  __device__ Sorter(const SortSpace& space, int32_t* shared)
+      : items(space.items), spare(space.spare), counts(space.counts), bins(sortDigits, shared), offsets(bins.end()) {}
 
   /// Sorts the items by the lowest bits of keyOf(item). The grid has met since they were written, and meets again
   /// before this returns.
@@ -49,5 +50,14 @@ struct Sorter {
     }
   }
 };
+
+/// Smaller for a larger score.
+__device__ inline uint32_t falling(float score) {
+  const uint32_t bits = floatBits(score + 0.0f);  // -0 becomes 0
+  return ~(bits & 0x80000000u ? ~bits : bits | 0x80000000u);
+}
+
+/// How many bits a number up to `largest` has.
+__device__ inline int bitsOf(int64_t largest) { return largest > 0 ? 64 - __clzll(largest) : 0; }
 
 }  // namespace moe

@@ -101,7 +101,10 @@ const cases = testDevices().flatMap((device) =>
 );
 
 describe.each(cases)('$title', ({ open, kind, dtype }) => {
-  const configs: [string, Partial<MoEConfig>][] = [['plain', {}]];
+  const configs: [string, Partial<MoEConfig>][] = [
+    ['plain', {}],
+    ['a random queue', { capacity: { type: 'fixed', factor: 0.6, priority: 'random', groupSize: 5, buffer: 0.1 } }],
+  ];
   if (kind === 'cpu')
     configs.push([
       'noise, dropout and a random queue',

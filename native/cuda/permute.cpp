@@ -5,17 +5,13 @@
 
 #include "backend.h"
 #include "carver.h"
+#include "plan-grid.h"
 
 namespace moe::cuda {
 
 namespace {
 
 constexpr unsigned threads = 256, warpsPerBlock = threads / 32;
-
-struct PlanGrid {
-  unsigned blocks, threads;
-  size_t sharedBytes;
-};
 
 /// Whether this is for buildQueuedPlan: buildPlan knows the rest.
 bool needsQueue(const BuildPlan& p) {
@@ -25,18 +21,8 @@ bool needsQueue(const BuildPlan& p) {
   return c.slots >= 0 && (c.groupSize > 0 || c.buffer > 0 || c.dynamic || ordered);
 }
 
-/// For `items` that the grid counts in so many bins, by at most so many warps in a block. Every warp has counts of all
-/// bins in shared memory: with many of them there are fewer warps.
-PlanGrid planGrid(int64_t items, int64_t bins, int64_t mostWarps, const Properties& properties) {
-  constexpr int64_t mostCounts = 8192, itemsPerThread = 8;
-  const auto warps = static_cast<unsigned>(std::clamp<int64_t>(mostCounts / bins, 8, mostWarps));
-  const int64_t perBlock = warps * 32 * itemsPerThread;
-  const int64_t blocks = std::clamp<int64_t>((items + perBlock - 1) / perBlock, 1, properties.multiprocessors);
-  return {static_cast<unsigned>(blocks), warps * 32, ((warps + 3) * static_cast<size_t>(bins) + 1) * sizeof(int32_t)};
-}
-
 PlanGrid planGrid(const BuildPlan& p, const Properties& properties) {
-  if (needsQueue(p)) return planGrid(p.T * p.K, std::max(p.E, sortDigits), 16, properties);
+  if (needsQueue(p)) return sortGrid(p.T * p.K, p.E, properties);
   return planGrid(p.T * p.K, p.E, 32, properties);
 }
 

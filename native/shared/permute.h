@@ -13,7 +13,14 @@ struct SlotCut {
 };
 
 constexpr int cutDigitBits = 8, cutDigits = 1 << cutDigitBits;
+/// Of a sort (cuda/sort.cuh).
 constexpr int sortDigitBits = 8, sortDigits = 1 << sortDigitBits;
+
+struct SortSpace {
+  uint32_t* items = nullptr;  // [n]
+  uint32_t* spare = nullptr;  // [n]
+  int32_t* counts = nullptr;  // [blocks,sortDigits]
+};
 
 /// Of buildPlan.
 struct PlanWorkspace {
