@@ -21,11 +21,8 @@ const routeAlone: Table<ResolvedRouter> = {
   secondChoice: ({ secondChoice }) => secondChoice !== 'always' && secondChoice.type,
 };
 
-const overflow = (options: ResolvedCapacity): string | false =>
-  options.type !== 'dropless' && options.overflow !== 'drop' && options.overflow;
-
 const planAlone: Table<ResolvedCapacity> = {
-  overflow,
+  overflow: (options) => options.type !== 'dropless' && options.overflow !== 'drop' && options.overflow,
   priority: (options) => options.type !== 'dropless' && options.priority === 'random' && 'random',
 };
 
@@ -36,14 +33,8 @@ const cudaRouter: Table<ResolvedRouter> = {
 };
 
 const cudaCapacity: Table<ResolvedCapacity> = {
-  overflow,
-  type: ({ type }) => type === 'dynamic' && type,
-  priority: (options) => options.type !== 'dropless' && options.priority === 'random' && 'random',
-  buffer: (options) => options.type === 'fixed' && options.buffer > 0,
-  groupSize: (options) => options.type === 'fixed' && options.groupSize !== undefined,
+  overflow: (options) => options.type !== 'dropless' && options.overflow === 'next-choice' && 'next-choice',
 };
-
-const cudaForward = new Set(['priorities']);
 
 function reject<Options>(name: string, table: Table<Options>, options: Options, where = ''): void {
   for (const [option, asked] of Object.entries(table)) {
@@ -71,10 +62,4 @@ export function rejectUnsupportedOn(device: DeviceKind, name: string, config: Re
   if (device !== 'cuda') return;
   reject(`${name}.router`, cudaRouter, config.router, onCuda);
   reject(`${name}.capacity`, cudaCapacity, config.capacity, onCuda);
-}
-
-/** Throws for an option of a forward call, given with a well-formed value, that asks for what is missing. */
-export function rejectUnsupportedForward(option: string, value: unknown, device: DeviceKind): void {
-  if (device === 'cuda' && cudaForward.has(option) && value !== undefined)
-    throw unsupported(`options.${option}${onCuda}`);
 }

@@ -113,7 +113,7 @@ describe.skipIf(!onSoftGpu)('a training step', () => {
     const { step } = makeTraining(device, dtype);
     const numbers = Int32Array.from({ length: tokens }, (_, t) => (t * t) % vocabulary);
     using indices = device.tensor(numbers, [tokens]);
-    using targets = device.tensor(numbers.toReversed(), [tokens]);
+    using targets = device.tensor(numbers.slice().reverse(), [tokens]);
     const losses: Tensor[] = [];
     using graph = device.graph(() => {
       losses.push(step(indices, targets));
@@ -125,7 +125,7 @@ describe.skipIf(!onSoftGpu)('a training step', () => {
     for (let i = 0; i < 3; i++) graph.replay();
     const after = (await losses.at(-1)!.data())[0]!;
     const calls = trace().slice(begin);
-    const last = calls.findLastIndex(({ call }) => call === 'cuGraphLaunch');
+    const last = calls.map(({ call }) => call).lastIndexOf('cuGraphLaunch');
     const within = calls.slice(0, last + 1);
     // Whether what the step reads is good is found on the GPU too, by a kernel before it.
     expect(within.filter(({ kind }) => kind === 'launching').map(({ call, kernel }) => kernel ?? call)).toEqual(

@@ -113,6 +113,7 @@ describe.each(cases)('$title', ({ open, kind, dtype }) => {
       'experts at random, some of them dropped',
       { router: { type: 'random', renormalizeAfterDrop: true }, capacity: { type: 'fixed', factor: 0.6 } },
     ],
+    ['a random queue', { capacity: { type: 'fixed', factor: 0.6, priority: 'random', groupSize: 5, buffer: 0.1 } }],
   ];
   if (kind === 'cpu')
     configs.push([

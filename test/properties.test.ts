@@ -115,7 +115,9 @@ function routerOptions(topK: number): fc.Arbitrary<NonNullable<LayerConfig['rout
     .map(present);
 }
 
-const capacityOptions: fc.Arbitrary<NonNullable<LayerConfig['capacity']>> = fc.oneof(
+type Capacity = NonNullable<LayerConfig['capacity']>;
+
+const plainCapacityOptions: fc.Arbitrary<Capacity> = fc.oneof(
   fc.constant({ type: 'dropless' as const }),
   fc
     .record({
@@ -137,12 +139,11 @@ const capacityOptions: fc.Arbitrary<NonNullable<LayerConfig['capacity']>> = fc.o
 
 const overflow = fc.constantFrom('drop' as const, 'next-choice' as const, 'residual' as const);
 
-/** What a CUDA device does not have yet. */
-const cpuCapacityOptions: fc.Arbitrary<NonNullable<LayerConfig['capacity']>> = fc.oneof(
-  capacityOptions,
+const capacityOptions: fc.Arbitrary<Capacity> = fc.oneof(
+  plainCapacityOptions,
   fc
     .record({
-      limit: capacityOptions.filter(({ type }) => type === 'fixed'),
+      limit: plainCapacityOptions.filter(({ type }) => type === 'fixed'),
       rest: fc
         .record({
           priority: maybe(fc.constantFrom('random' as const, 'score' as const)),
@@ -152,7 +153,7 @@ const cpuCapacityOptions: fc.Arbitrary<NonNullable<LayerConfig['capacity']>> = f
         })
         .map(present),
     })
-    .map(({ limit, rest }) => ({ ...limit, ...rest }) as NonNullable<LayerConfig['capacity']>),
+    .map(({ limit, rest }) => ({ ...limit, ...rest }) as Capacity),
   fc.record({
     type: fc.constant('dynamic' as const),
     targetDropRate: fc.constantFrom(0, 0.05, 0.3, 1),
@@ -161,6 +162,10 @@ const cpuCapacityOptions: fc.Arbitrary<NonNullable<LayerConfig['capacity']>> = f
     overflow,
   }),
 );
+
+/** What the CUDA backend has not yet. */
+const hasNextChoice = (capacity: Capacity): boolean =>
+  capacity.type !== 'dropless' && capacity.overflow === 'next-choice';
 
 const expertOptions: fc.Arbitrary<NonNullable<LayerConfig['experts']>> = fc
   .record({
@@ -212,7 +217,7 @@ const cases = (onCpu: boolean): fc.Arbitrary<Case> =>
         router: fc
           .tuple(routerOptions(topK), otherRouterOptions(size.numExperts, topK, onCpu))
           .chain(([some, others]) => typed({ ...some, ...others })),
-        capacity: onCpu ? cpuCapacityOptions : capacityOptions,
+        capacity: onCpu ? capacityOptions : capacityOptions.filter((capacity) => !hasNextChoice(capacity)),
         experts: expertOptions,
         losses: lossOptions,
         rest: fc
