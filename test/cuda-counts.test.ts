@@ -158,7 +158,9 @@ describe.skipIf(!compiles)(compiles ? 'machine code' : 'machine code (skipped: n
       });
       expect(status, stderr).toBe(0);
       const found = [
-        ...(stdout + stderr).matchAll(/entry function '(\w+)'[^']*?(\d+) bytes spill stores[^']*?Used (\d+) reg/gs),
+        ...(stdout + stderr).matchAll(
+          /entry function '(\w+)' for '\w+'[^']*?(\d+) bytes spill stores[^']*?Used (\d+) reg/gs,
+        ),
       ];
       const kernels = found.filter(([, kernel]) => products.some((product) => kernel!.startsWith(product)));
       expect(kernels.length).toBeGreaterThanOrEqual(3);

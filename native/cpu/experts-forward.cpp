@@ -11,7 +11,8 @@ namespace moe::cpu {
 namespace {
 
 /// One chunk of tokens: x [panels][words of H][L] and a [panels][words of F][L], tokens in the lanes, so that the
-/// product of up is the operand of down; and the tokens' weights when these multiply x.
+/// product of up is the operand of down; of few tokens rows (packTokens). And the tokens' weights when these multiply
+/// x.
 template <class Word>
 struct ChunkBuffers {
   Word *x, *a;
@@ -20,7 +21,7 @@ struct ChunkBuffers {
 
 struct ForwardBuffers {
   WeightBuffers weights;
-  float* up;       // [panels][rowBlock][L] of up before it is rounded to pairs, or null
+  float* up;       // [panels][rowBlock][L] of up where it is no operand as it stands
   float* factors;  // [rowBlock][L] of dropout, or null
 };
 
@@ -33,7 +34,7 @@ class Forward {
   Forward(const ExpertsForward& p, const Math& math) : p_(p), math_(math), gemm_(math.gemm) {}
 
   void pack(const TokenChunk& chunk, const Chunk& buffers) const {
-    math_.packTransposed(elements<T>(p_.input), p_.H, p_.plan.rowToken + chunk.row, chunk.count, p_.H, buffers.x);
+    packTokens(math_, chunk, elements<T>(p_.input), p_.H, p_.plan.rowToken + chunk.row, p_.H, buffers.x);
     if (!p_.inputWeights) return;
     const int64_t lanes = roundUp(chunk.count, gemm_.lanes);
     for (int64_t i = 0; i < lanes; ++i)
@@ -47,7 +48,7 @@ class Forward {
     float* gate = own.weights.stage;
     for (int64_t f = from; f < to; f += rowBlock) {
       const int64_t rows = std::min(rowBlock, to - f);
-      const auto [a, aPanel] = upBlock(buffers, f, own);
+      const auto [a, aPanel] = upBlock(chunk, buffers, f, own);
       project(chunk, buffers, f, rows, {p_.up, p_.upBias, p_.savedUp}, own.weights, a, aPanel);
       if (gated) project(chunk, buffers, f, rows, {p_.gate, p_.gateBias, p_.savedGate}, own.weights, gate, stagePanel);
       for (int64_t panel = 0; panel * L < chunk.count; ++panel) {
@@ -58,7 +59,9 @@ class Forward {
         if (own.factors)
           dropTokens(gemm_, p_.dropout, dropoutBlock(chunk.expert, p_.F, static_cast<int>(f)), rows,
                      p_.plan.rowToken + chunk.row + panel * L, tokens, own.factors, block);
-        if constexpr (Math::pairs)
+        if (chunk.few())
+          math_.unpackFew(block, chunk.count, rows, buffers.a + math_.words(f), p_.F);
+        else if constexpr (Math::pairs)
           math_.dot.roundToPairs(block, rows, buffers.a + (panel * math_.words(p_.F) + math_.words(f)) * L);
       }
     }
@@ -74,7 +77,7 @@ class Forward {
 
   ForwardBuffers carveOwn(Carver& carver, int64_t lanes) const {
     return {carveWeightBuffers<Math>(carver, lanes, std::max(p_.H, p_.F)),
-            Math::pairs ? carver.take(rowBlock * lanes) : nullptr,
+            carver.take(rowBlock * (Math::pairs ? lanes : gemm_.lanes)),
             p_.dropout.threshold > 0 ? carver.take(rowBlock * gemm_.lanes) : nullptr};
   }
 
@@ -92,11 +95,11 @@ class Forward {
   };
 
   /// Where float32 panels of up's features from f on are made, and their distance.
-  std::pair<float*, int64_t> upBlock(const Chunk& buffers, int64_t f, const ForwardBuffers& own) const {
-    if constexpr (Math::pairs)
-      return {own.up, rowBlock * gemm_.lanes};
-    else
-      return {buffers.a + f * gemm_.lanes, p_.F * gemm_.lanes};
+  std::pair<float*, int64_t> upBlock(const TokenChunk& chunk, const Chunk& buffers, int64_t f,
+                                     const ForwardBuffers& own) const {
+    if constexpr (!Math::pairs)
+      if (!chunk.few()) return {buffers.a + f * gemm_.lanes, p_.F * gemm_.lanes};
+    return {own.up, rowBlock * gemm_.lanes};
   }
 
   /// out panels = features [f, f + rows) of a projection, kept for backward.

@@ -49,7 +49,7 @@ void forward(const GroupedGemmForward& p, const Math& math, ThreadPool& pool, Sc
     const int64_t size = std::min(batch, count - first);
     pool.parallelFor(size, [&](int64_t i, int) {
       const TokenChunk& chunk = chunks[first + i];
-      math.packTransposed(input + chunk.row * in, in, nullptr, chunk.count, in, packed + i * words * lanes);
+      packTokens(math, chunk, input + chunk.row * in, in, nullptr, in, packed + i * words * lanes);
     });
     pool.parallelFor(size * pieces, [&](int64_t item, int worker) {
       const TokenChunk& chunk = chunks[first + item / pieces];

@@ -87,6 +87,7 @@ void multiplyWeight(const Math& math, const TokenChunk& chunk, const typename Ma
   const int64_t lanes = math.gemm.lanes, block = Math::widens ? widenRows : rows;
   float wideBias[rowBlock];
   if (bias) math.gemm.template of<T>().widen(bias, rows, wideBias);
+  if (chunk.few()) return math.multiplyFew(weight, rows, depth, x, chunk.count, bias ? wideBias : nullptr, out);
   Product<typename Math::Word> product{};
   product.columns = chunk.count;
   product.depth = math.words(depth);

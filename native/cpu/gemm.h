@@ -12,6 +12,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <cstring>
 #include <initializer_list>
 #include <type_traits>
 #include <vector>
@@ -58,6 +59,19 @@ struct Widened {
     gemm.of<T>().packPanels(input, stride, index, count, columns, out, panel);
   }
 
+  /// x [count][depth]: rows side by side.
+  void packFew(const T* input, int64_t stride, const int32_t* index, int count, int64_t depth, float* x) const {
+    for (int i = 0; i < count; ++i) gemm.of<T>().widen(input + (index ? index[i] : i) * stride, depth, x + i * depth);
+  }
+  void multiplyFew(const T* weight, int64_t rows, int64_t depth, const float* x, int tokens, const float* bias,
+                   float* out) const {
+    gemm.of<T>().multiplyFew(weight, rows, depth, x, tokens, bias, out);
+  }
+  /// Rows x [count][stride], features [0, depth), of a float32 panel [depth][lanes].
+  void unpackFew(const float* panel, int count, int64_t depth, float* x, int64_t stride) const {
+    gemm.float32.unpackTransposed(panel, depth * gemm.lanes, count, depth, x, stride);
+  }
+
   /// n elements of rows as a left operand; `wide` has room for them where they are widened.
   const float* rows(const T* from, int64_t n, float* wide) const {
     if constexpr (widens) {
@@ -92,6 +106,19 @@ struct Paired {
     dot.pairRows(input, stride, index, count, columns, out, panel);
   }
 
+  void packFew(const BFloat16* input, int64_t stride, const int32_t* index, int count, int64_t depth,
+               BFloat16Pair* x) const {
+    for (int i = 0; i < count; ++i)
+      std::memcpy(x + i * depth / 2, input + (index ? index[i] : i) * stride, depth * sizeof(BFloat16));
+  }
+  void multiplyFew(const BFloat16* weight, int64_t rows, int64_t depth, const BFloat16Pair* x, int tokens,
+                   const float* bias, float* out) const {
+    dot.multiplyFew(Paired::rows(weight), rows, depth / 2, x, tokens, bias, out);
+  }
+  void unpackFew(const float* panel, int count, int64_t depth, BFloat16Pair* x, int64_t stride) const {
+    gemm.bfloat16.unpackTransposed(panel, depth * gemm.lanes, count, depth, reinterpret_cast<BFloat16*>(x), stride);
+  }
+
   static const BFloat16Pair* rows(const BFloat16* from, int64_t = 0, float* = nullptr) {
     return reinterpret_cast<const BFloat16Pair*>(from);
   }
@@ -122,6 +149,8 @@ struct TokenChunk {
   int expert;
   int64_t row;
   int count;
+
+  bool few() const { return count <= fewTokens; }
 };
 
 /// Chunks of at most `maximum` rows, a multiple of lanes, as even as whole panels allow.
@@ -172,8 +201,19 @@ WeightBuffers carveWeightBuffers(Carver& carver, int64_t maximumLanes, int64_t m
   return {carver.take(rowBlock * maximumLanes), Math::widens ? carver.take(widenRows * maximumDepth) : nullptr};
 }
 
-/// out panels [rows][lanes] at distance outPanel = weight [rows, depth] · x + bias, at most rowBlock rows; x panels of
-/// [words of depth][lanes] tokens.
+/// The tokens of a chunk, row(i) = input + (index ? index[i] : i)·stride, as the operand x of a product with weights:
+/// panels of [words of depth][lanes], or of few tokens rows [words of depth].
+template <class Math>
+void packTokens(const Math& math, const TokenChunk& chunk, const typename Math::Element* input, int64_t stride,
+                const int32_t* index, int64_t depth, typename Math::Word* x) {
+  if (chunk.few())
+    math.packFew(input, stride, index, chunk.count, depth, x);
+  else
+    math.packTransposed(input, stride, index, chunk.count, depth, x);
+}
+
+/// out panels [rows][lanes] at distance outPanel = weight [rows, depth] · x + bias, at most rowBlock rows; x as of
+/// packTokens().
 template <class Math>
 void multiplyWeight(const Math& math, const TokenChunk& chunk, const typename Math::Word* x, int64_t depth,
                     const typename Math::Element* weight, const typename Math::Element* bias, int64_t rows,

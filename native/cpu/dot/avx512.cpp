@@ -1,6 +1,7 @@
 // AVX512_BF16.
 #include <immintrin.h>
 
+#include "../simd/gemm-few.h"
 #include "../simd/gemm-pack.h"
 #include "../simd/gemm-product.h"
 #include "dot.h"
@@ -93,6 +94,7 @@ constinit const DotKernels dotKernels_avx512 = {
     packWords<BFloat16Pair, BFloat16Pair>,
     pairRows,
     roundToPairs,
+    multiplyFew<BFloat16Pair, BFloat16Pair>,
     round,
 };
 

@@ -33,6 +33,10 @@ struct DotKernels {
   /// The same of the rows [rows][lanes] of one float32 panel, rounded to nearest even; subnormals become 0.
   void (*roundToPairs)(const float* panel, int64_t rows, BFloat16Pair* out);
 
+  /// As PackKernels::multiplyFew; depth counts words.
+  void (*multiplyFew)(const BFloat16Pair* weight, int64_t rows, int64_t depth, const BFloat16Pair* x, int tokens,
+                      const float* bias, float* out);
+
   /// The rows [rows][lanes] of one float32 panel, rounded likewise: [rows][lanes/2].
   void (*round)(const float* panel, int64_t rows, BFloat16Pair* out);
 };

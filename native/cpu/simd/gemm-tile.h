@@ -52,6 +52,9 @@ inline __attribute__((always_inline)) void pin(Vec& v) {
 /// A word in every lane, and sum += left·right.
 inline __attribute__((always_inline)) float spread(const float* word) { return *word; }
 inline __attribute__((always_inline)) void multiplyAdd(Vec& sum, float left, Vec right) { sum += left * right; }
+#if !defined(__AVX512BF16__)
+inline __attribute__((always_inline)) void multiplyAdd(Vec& sum, Vec left, Vec right) { sum += left * right; }
+#endif
 
 #if defined(__AVX512BF16__)
 inline __attribute__((always_inline)) Vec spread(const BFloat16Pair* word) {

@@ -4,6 +4,7 @@
 
 #include "../../shared/activation.h"
 #include "../../shared/noise.h"
+#include "gemm-few.h"
 #include "gemm-pack.h"
 #include "gemm-product.h"
 #include "tables.h"
@@ -54,7 +55,9 @@ void packPanels(const T* input, int64_t stride, const int32_t* index, int64_t co
 }
 
 template <class T>
-constexpr PackKernels<T> packKernels = {packWords<float, T>, unpackTransposed<T>, packPanels<T>, widen<T>, round<T>};
+constexpr PackKernels<T> packKernels = {
+    packWords<float, T>, unpackTransposed<T>, packPanels<T>, multiplyFew<T, float>, widen<T>, round<T>,
+};
 
 // ------------------------------------------------------------------------------------------------ activation
 

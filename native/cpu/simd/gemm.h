@@ -49,6 +49,9 @@ struct Product {
 
 using GemmProduct = Product<float>;
 
+/// Up to so many tokens it takes less to multiply them by whole vectors of a row of weights than to put them in lanes.
+constexpr int fewTokens = 8;
+
 /// Between rows of T (float, BFloat16 or Float16) and panels, which are float32 whatever T is: elements are widened on
 /// the way there, and rounded once on the way back.
 template <class T>
@@ -62,6 +65,11 @@ struct PackKernels {
   /// out panels, row r of each copied from row(r)[0, columns); `panel` is their distance.
   void (*packPanels)(const T* input, int64_t stride, const int32_t* index, int64_t count, int64_t columns, float* out,
                      int64_t panel);
+
+  /// out[r·lanes + t] = ⟨weight row r, x row t⟩ + bias[r] for tokens x [tokens][depth], at most fewTokens; bias null:
+  /// 0. The other lanes of their vectors are 0. Reads the weights once and in order.
+  void (*multiplyFew)(const T* weight, int64_t rows, int64_t depth, const float* x, int tokens, const float* bias,
+                      float* out);
 
   void (*widen)(const T* from, int64_t n, float* to);
   void (*round)(const float* from, int64_t n, T* to);
