@@ -4,7 +4,6 @@ import { checkInteger, checkNumber, checkOptions, describe, invalid, maxSize, or
 import { type MoEConfig, type ResolvedConfig, resolveConfig } from './config.js';
 import type { ResolvedCapacity } from './config-capacity.js';
 import { activationOf } from './config-experts.js';
-import type { ResolvedRouter } from './config-router.js';
 import { MoEError } from './errors.js';
 import { addNoise, placedRows, type Sources } from './grow-values.js';
 import { MoELayer } from './moe-layer.js';
@@ -234,7 +233,7 @@ export function expandExperts(
   const config = layer.config as ResolvedConfig;
   const E = config.numExperts;
   checkInteger('numExperts', numExperts, E + 1, maxSize);
-  checkExpandable(config.router, numExperts);
+  checkExpandable(config, numExperts);
 
   const sources = sourcesOf(E, numExperts, config.router.groups?.count ?? 1);
   const bySelection = keptBackBySelection(config);
@@ -277,9 +276,15 @@ export function expandExperts(
   return grown;
 }
 
-function checkExpandable({ type, groups }: ResolvedRouter, numExperts: number): void {
+function checkExpandable({ router: { type, groups }, capacity }: ResolvedConfig, numExperts: number): void {
   if (type === 'hash' || type === 'random' || type === 'sinkhorn')
     throw invalid('layer.config.router.type', 'a router that chooses by its scores', type);
+  if (capacity.type !== 'dropless' && capacity.overflow === 'next-choice')
+    throw invalid(
+      'layer.config.capacity.overflow',
+      "'drop' or 'residual': the copies would be the next choices",
+      capacity.overflow,
+    );
   if (groups && numExperts % groups.count !== 0)
     throw invalid('numExperts', `a multiple of router.groups.count (${groups.count})`, numExperts);
 }

@@ -418,6 +418,9 @@ onEachDevice((device) => {
         ...base,
         router: { groups: { count: 2, keep: 1, score: 'max' } },
       });
+      const capacity = { type: 'fixed', factor: 1, overflow: 'next-choice' } as const;
+      using overflowing = new MoELayer(device(), { ...base, capacity });
+      expect(message(() => expandExperts(overflowing, 8))).toMatch(/^layer\.config\.capacity\.overflow: .*'residual'/);
       expect(message(() => expandExperts(grouped, 7))).toMatch(
         /^numExperts: .*multiple of router\.groups\.count \(2\)/,
       );
