@@ -76,7 +76,8 @@ export function upcycle(
         addNoise(layer.device, parameter, values, { noise, seed });
         parameter.value.write(values);
       } else if (name.startsWith('router.') && name.endsWith('.weight')) {
-        startRouter(parameter, granularity, constant && (!ofInput || K === 1) ? 1 : nearlyUniform);
+        const uniform = nearlyUniform * Math.min(1, router.temperature);
+        startRouter(parameter, granularity, constant && (!ofInput || K === 1) ? 1 : uniform);
       } else if (name === 'shared.down') {
         parameter.value.write(new Float32Array(parameter.value.size));
       }
@@ -127,6 +128,9 @@ function checkGranularity(config: ResolvedConfig, granularity: number, networks:
   const { topK, numExperts, router } = config;
   if (router.type === 'expert-choice')
     throw invalid('config.router.type', 'a router that gives every token K experts', router.type);
+  if (granularity > 1 && (router.type === 'hash' || router.type === 'random'))
+    throw invalid('options.granularity', `1 with a router that draws experts ('${router.type}')`, granularity);
+  if (router.weightScale === 0) throw invalid('config.router.weightScale', 'another number, to be made up for', 0);
   if (router.allowedExperts && (granularity > 1 || !weightsAtUniform(config).constant))
     throw invalid('config.router.allowedExperts', 'none, with granularity or without router.renormalize', 'lists');
   const whole = (name: string, count: number): void => {

@@ -15,7 +15,7 @@ import {
   upcycle,
 } from '../lib/index.js';
 import { expectClose, expectSame } from './compare.js';
-import { onEachDevice } from './devices.js';
+import { onEachDevice, openFirst } from './devices.js';
 import { failure } from './failure.js';
 import { integers, normals } from './random.js';
 import { type Activation, ffnForward, isGated } from './reference-experts.js';
@@ -82,6 +82,7 @@ onEachDevice((device) => {
       ['K = E', { topK: 6 }, 1],
       ['not renormalised', {}, 1],
       ['an L2 norm', { router: { renormalize: { p: 2 } } }, 1],
+      ['a low temperature', { router: { temperature: 1e-3 } }, 1],
       ['weights of the input', { router: { applyWeightTo: 'input', renormalize: true } }, 1],
       ['weights of the input, K = 1', { topK: 1, router: { applyWeightTo: 'input', renormalize: true } }, 1],
       ['with a shared expert', { router: { renormalize: true }, experts: { shared: { ffnSize: 5 } } }, 1],
@@ -192,6 +193,11 @@ onEachDevice((device) => {
       expect(message({ router: { allowedExperts: [[0, 1], [2]] } })).toMatch(/^config\.router\.allowedExperts/);
       expect(message({}, { noise: -1 })).toMatch(/^options\.noise/);
       expect(message({}, {}, { ...one, up: [1] })).toMatch(/^dense\.up: expected a tensor, got \[1\]/);
+      expect(message({ router: { weightScale: 0 } })).toMatch(/^config\.router\.weightScale: .*got 0$/);
+      if (device().kind === 'cpu')
+        expect(message({ ffnSize: D / 2, router: { type: 'hash' } }, { granularity: 2 })).toMatch(
+          /^options\.granularity: expected 1 .*'hash'.*got 2$/,
+        );
       one.down.dispose();
       expect(message({})).toMatch(/^dense\.down: the tensor has been disposed/);
     });
@@ -442,7 +448,8 @@ onEachDevice((device) => {
 
     /** Bytes that are there after a step, and the most there were in its backward. */
     const step = async (frozen: RegExp | undefined) => {
-      const open = device();
+      // Of its own: on the other one the garbage collector may free what earlier tests forgot.
+      using open = openFirst();
       const before = open.memory().allocated;
       using layer = new MoELayer(open, config);
       const sizes = { frozen: 0, trained: 0 };
