@@ -224,6 +224,11 @@ onEachDevice((device) => {
       ['sigmoid, groups and a selection bias', { numExperts: 6, router: sigmoid }, 10],
       ['a selection bias over a softmax', { router: { selectionBias: { rate: 0.1 } } }, 6],
       [
+        'a selection bias over many, renormalised',
+        { numExperts: 12, topK: 4, router: { renormalize: true, selectionBias: { rate: 0.1 } } },
+        19,
+      ],
+      [
         'token types',
         {
           router: {
@@ -372,10 +377,12 @@ onEachDevice((device) => {
       using grown = expandExperts(layer, 6);
       grown.updateSelectionBias();
       const biasOf = (gate: number) => grown.parameters().get(`router.${gate}.selectionBias`)!.value.data();
-      expect(await biasOf(0)).toEqual(new Float32Array(6));
+      expect(await biasOf(0)).toEqual(Float32Array.of(0, 0, 0, 0, -2, -2));
       const counts = [...assigned, 0, 0];
       const mean = (T * base.topK) / 6;
-      expect(await biasOf(1)).toEqual(Float32Array.from(counts, (count) => 0.1 * Math.sign(mean - count)));
+      expect(await biasOf(1)).toEqual(
+        Float32Array.from(counts, (count, e) => Math.fround(0.1) * Math.sign(mean - count) - (e < 4 ? 0 : 2)),
+      );
     });
 
     it('keeps copies out of the sum of tokens that may use fewer experts than K', async () => {
@@ -427,6 +434,11 @@ onEachDevice((device) => {
       const capacity = { type: 'fixed', factor: 1, overflow: 'next-choice' } as const;
       using overflowing = new MoELayer(device(), { ...base, capacity });
       expect(message(() => expandExperts(overflowing, 8))).toMatch(/^layer\.config\.capacity\.overflow: .*'residual'/);
+      using single = new MoELayer(device(), {
+        ...base,
+        router: { groups: { count: 4, keep: 2, score: 'top2-sum' } },
+      });
+      expect(message(() => expandExperts(single, 8))).toMatch(/^layer\.config\.router\.groups\.score: .*'max'/);
       expect(message(() => expandExperts(grouped, 7))).toMatch(
         /^numExperts: .*multiple of router\.groups\.count \(2\)/,
       );
