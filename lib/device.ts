@@ -257,7 +257,8 @@ export class Device implements Disposable {
    * replay(). What is fixed by the recording: shapes, the parameters that are trainable, the options of each call. What is
    * not: the learning rate and the other numbers of an optimizer, step counts, the temperature that layer.setTemperature()
    * set (on CUDA a change of it is ERR_UNSUPPORTED), and the draws of noise and dropout, which go on from replay to replay.
-   * Of other devices nothing is recorded. Passes and tensors that the step makes and does not dispose hold, and stats() reads, what the
+   * Of other devices nothing is recorded. On a GPU a poisoned tensor from outside poisons all that the step writes, on the CPU
+   * what depends on it. Passes and tensors that the step makes and does not dispose hold, and stats() reads, what the
    * last replay has left in them; before the first one reading them is ERR_STALE_PASS.
    *
    * ERR_INVALID_ARGUMENT when `step` brings data to the device, reads, makes layers, parameters or optimizers, or returns a

@@ -4,7 +4,6 @@ import { checkInteger, checkNumber, checkOptions, describe, invalid, maxSize, or
 import { type MoEConfig, type ResolvedConfig, resolveConfig } from './config.js';
 import type { ResolvedCapacity } from './config-capacity.js';
 import { activationOf } from './config-experts.js';
-import type { ResolvedRouter } from './config-router.js';
 import { MoEError } from './errors.js';
 import { addNoise, placedRows, type Sources } from './grow-values.js';
 import { MoELayer } from './moe-layer.js';
@@ -77,7 +76,8 @@ export function upcycle(
         addNoise(layer.device, parameter, values, { noise, seed });
         parameter.value.write(values);
       } else if (name.startsWith('router.') && name.endsWith('.weight')) {
-        startRouter(parameter, granularity, constant && (!ofInput || K === 1) ? 1 : nearlyUniform);
+        const uniform = nearlyUniform * Math.min(1, router.temperature);
+        startRouter(parameter, granularity, constant && (!ofInput || K === 1) ? 1 : uniform);
       } else if (name === 'shared.down') {
         parameter.value.write(new Float32Array(parameter.value.size));
       }
@@ -128,6 +128,9 @@ function checkGranularity(config: ResolvedConfig, granularity: number, networks:
   const { topK, numExperts, router } = config;
   if (router.type === 'expert-choice')
     throw invalid('config.router.type', 'a router that gives every token K experts', router.type);
+  if (granularity > 1 && (router.type === 'hash' || router.type === 'random'))
+    throw invalid('options.granularity', `1 with a router that draws experts ('${router.type}')`, granularity);
+  if (router.weightScale === 0) throw invalid('config.router.weightScale', 'another number, to be made up for', 0);
   if (router.allowedExperts && (granularity > 1 || !weightsAtUniform(config).constant))
     throw invalid('config.router.allowedExperts', 'none, with granularity or without router.renormalize', 'lists');
   const whole = (name: string, count: number): void => {
@@ -204,12 +207,13 @@ const closed = -20;
 /**
  * A layer of `numExperts` experts that computes the same function: those of `layer`, and copies of them in turn that no
  * token chooses yet, so that training goes on as it would have. What keeps them back is a bias: the selection bias, 2 below
- * the lowest, where the router has one, its weights do not depend on the other experts' scores and every token type may use
- * K experts; else 'router.bias', 20 times the temperature below the original's, added and not trainable where the router had
- * none. They take part as it rises: by updateSelectionBias(), or as you write it, at once or step by step.
+ * the lowest, where the router has one; and 'router.bias', 20 times the temperature below the original's, added and not
+ * trainable where the router had none, except where a selection bias on sigmoids does without. They take part as these rise:
+ * by updateSelectionBias(), or as you write them, at once or step by step. Token types with fewer than K experts get no
+ * copies.
  *
- * New experts come after the old ones, in each group of router.groups. Fixed and dynamic capacities get a factor that leaves
- * the slots per expert what they were. The layer's seed, count of forwards, temperature and which parameters are trainable
+ * New experts come after the old ones, in each group of router.groups, so that a random queue and dropout draw anew for those
+ * that move. Fixed and dynamic capacities get a factor that leaves the slots per expert what they were. The layer's seed, count of forwards, temperature and which parameters are trainable
  * go over; gradients do not; `layer` stays as it is.
  *
  * noise: the standard deviation of what is added to the copies' matrices, over the root mean square of each. Default 0.
@@ -234,7 +238,7 @@ export function expandExperts(
   const config = layer.config as ResolvedConfig;
   const E = config.numExperts;
   checkInteger('numExperts', numExperts, E + 1, maxSize);
-  checkExpandable(config.router, numExperts);
+  checkExpandable(config, numExperts);
 
   const sources = sourcesOf(E, numExperts, config.router.groups?.count ?? 1);
   const bySelection = keptBackBySelection(config);
@@ -252,7 +256,7 @@ export function expandExperts(
         addNoise(layer.device, parameter, values, { noise, seed: state.seed, rows: sources.isNew });
       if (name.endsWith('.bias') && !bySelection)
         for (let e = 0; e < numExperts; e++) if (sources.isNew[e]) values[e]! += closed * state.temperature;
-      if (name.endsWith('.selectionBias') && bySelection) holdBack(values, sources.isNew);
+      if (name.endsWith('.selectionBias')) holdBack(values, sources.isNew);
       parameter.value.write(values);
       if (name !== 'router.selectionBias') parameter.trainable = old?.trainable ?? false;
       if (old) replaced.set(old, parameter);
@@ -277,9 +281,18 @@ export function expandExperts(
   return grown;
 }
 
-function checkExpandable({ type, groups }: ResolvedRouter, numExperts: number): void {
+function checkExpandable({ router, capacity, numExperts: before }: ResolvedConfig, numExperts: number): void {
+  const { type, groups } = router;
   if (type === 'hash' || type === 'random' || type === 'sinkhorn')
     throw invalid('layer.config.router.type', 'a router that chooses by its scores', type);
+  if (capacity.type !== 'dropless' && capacity.overflow === 'next-choice')
+    throw invalid(
+      'layer.config.capacity.overflow',
+      "'drop' or 'residual': the copies would be the next choices",
+      capacity.overflow,
+    );
+  if (groups?.score === 'top2-sum' && groups.count === before)
+    throw invalid('layer.config.router.groups.score', "'max' for groups of one expert", groups.score);
   if (groups && numExperts % groups.count !== 0)
     throw invalid('numExperts', `a multiple of router.groups.count (${groups.count})`, numExperts);
 }
@@ -294,15 +307,9 @@ function sourcesOf(before: number, after: number, groups: number): Sources {
   };
 }
 
-/**
- * The selection bias alone does where the other experts' scores are in no weight; and where no token has choices left over,
- * which it would not keep from the copies.
- */
-function keptBackBySelection({ topK, router }: ResolvedConfig): boolean {
-  const { selectionBias, selectBy, scoring, renormalize, allowedExperts } = router;
-  if (!selectionBias || selectBy === 'logits') return false;
-  if (allowedExperts?.some((experts) => new Set(experts).size < topK)) return false;
-  return scoring === 'sigmoid' || (renormalize !== false && renormalize.p === 1);
+/** The selection bias alone does where the scores of the others stay what they are, and are between 0 and 1. */
+function keptBackBySelection({ router: { selectionBias, selectBy, scoring } }: ResolvedConfig): boolean {
+  return selectionBias !== undefined && selectBy === 'scores' && scoring === 'sigmoid';
 }
 
 /** Below every other by more than scores, from 0 to 1, can make up for. */
@@ -312,10 +319,12 @@ function holdBack(bias: Float32Array, isNew: readonly boolean[]): void {
 }
 
 function expandedConfig(config: ResolvedConfig, numExperts: number, sources: Sources, bySelection: boolean): MoEConfig {
-  const { router, capacity } = config;
-  const lists = router.allowedExperts?.map((experts) =>
-    [...sources.of.keys()].filter((e) => experts.includes(sources.of[e]!)),
-  );
+  const { router, capacity, topK } = config;
+  // Choices that are left over would go to copies, however far these are kept back.
+  const lists = router.allowedExperts?.map((experts) => {
+    const enough = new Set(experts).size >= topK;
+    return [...sources.of.keys()].filter((e) => experts.includes(sources.of[e]!) && (enough || !sources.isNew[e]));
+  });
   return {
     ...config,
     numExperts,

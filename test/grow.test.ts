@@ -15,7 +15,7 @@ import {
   upcycle,
 } from '../lib/index.js';
 import { expectClose, expectSame } from './compare.js';
-import { onEachDevice } from './devices.js';
+import { onEachDevice, openFirst } from './devices.js';
 import { failure } from './failure.js';
 import { integers, normals } from './random.js';
 import { type Activation, ffnForward, isGated } from './reference-experts.js';
@@ -82,6 +82,7 @@ onEachDevice((device) => {
       ['K = E', { topK: 6 }, 1],
       ['not renormalised', {}, 1],
       ['an L2 norm', { router: { renormalize: { p: 2 } } }, 1],
+      ['a low temperature', { router: { temperature: 1e-3 } }, 1],
       ['weights of the input', { router: { applyWeightTo: 'input', renormalize: true } }, 1],
       ['weights of the input, K = 1', { topK: 1, router: { applyWeightTo: 'input', renormalize: true } }, 1],
       ['with a shared expert', { router: { renormalize: true }, experts: { shared: { ffnSize: 5 } } }, 1],
@@ -192,6 +193,11 @@ onEachDevice((device) => {
       expect(message({ router: { allowedExperts: [[0, 1], [2]] } })).toMatch(/^config\.router\.allowedExperts/);
       expect(message({}, { noise: -1 })).toMatch(/^options\.noise/);
       expect(message({}, {}, { ...one, up: [1] })).toMatch(/^dense\.up: expected a tensor, got \[1\]/);
+      expect(message({ router: { weightScale: 0 } })).toMatch(/^config\.router\.weightScale: .*got 0$/);
+      if (device().kind === 'cpu')
+        expect(message({ ffnSize: D / 2, router: { type: 'hash' } }, { granularity: 2 })).toMatch(
+          /^options\.granularity: expected 1 .*'hash'.*got 2$/,
+        );
       one.down.dispose();
       expect(message({})).toMatch(/^dense\.down: the tensor has been disposed/);
     });
@@ -215,6 +221,11 @@ onEachDevice((device) => {
       ['a capacity', { capacity: { type: 'fixed', factor: 0.75, priority: 'score' } }, 6],
       ['sigmoid, groups and a selection bias', { numExperts: 6, router: sigmoid }, 10],
       ['a selection bias over a softmax', { router: { selectionBias: { rate: 0.1 } } }, 6],
+      [
+        'a selection bias over many, renormalised',
+        { numExperts: 12, topK: 4, router: { renormalize: true, selectionBias: { rate: 0.1 } } },
+        19,
+      ],
       [
         'token types',
         {
@@ -366,10 +377,12 @@ onEachDevice((device) => {
       using grown = expandExperts(layer, 6);
       grown.updateSelectionBias();
       const biasOf = (gate: number) => grown.parameters().get(`router.${gate}.selectionBias`)!.value.data();
-      expect(await biasOf(0)).toEqual(new Float32Array(6));
+      expect(await biasOf(0)).toEqual(Float32Array.of(0, 0, 0, 0, -2, -2));
       const counts = [...assigned, 0, 0];
       const mean = (T * base.topK) / 6;
-      expect(await biasOf(1)).toEqual(Float32Array.from(counts, (count) => 0.1 * Math.sign(mean - count)));
+      expect(await biasOf(1)).toEqual(
+        Float32Array.from(counts, (count, e) => Math.fround(0.1) * Math.sign(mean - count) - (e < 4 ? 0 : 2)),
+      );
     });
 
     it('keeps copies out of the sum of tokens that may use fewer experts than K', async () => {
@@ -417,6 +430,14 @@ onEachDevice((device) => {
         ...base,
         router: { groups: { count: 2, keep: 1, score: 'max' } },
       });
+      const capacity = { type: 'fixed', factor: 1, overflow: 'next-choice' } as const;
+      using overflowing = new MoELayer(device(), { ...base, capacity });
+      expect(message(() => expandExperts(overflowing, 8))).toMatch(/^layer\.config\.capacity\.overflow: .*'residual'/);
+      using single = new MoELayer(device(), {
+        ...base,
+        router: { groups: { count: 4, keep: 2, score: 'top2-sum' } },
+      });
+      expect(message(() => expandExperts(single, 8))).toMatch(/^layer\.config\.router\.groups\.score: .*'max'/);
       expect(message(() => expandExperts(grouped, 7))).toMatch(
         /^numExperts: .*multiple of router\.groups\.count \(2\)/,
       );
@@ -438,7 +459,8 @@ onEachDevice((device) => {
 
     /** Bytes that are there after a step, and the most there were in its backward. */
     const step = async (frozen: RegExp | undefined) => {
-      const open = device();
+      // Of its own: on the other one the garbage collector may free what earlier tests forgot.
+      using open = openFirst();
       const before = open.memory().allocated;
       using layer = new MoELayer(open, config);
       const sizes = { frozen: 0, trained: 0 };

@@ -110,24 +110,25 @@ const float* TokenScores::compared(const float* selectionBias) {
 }
 
 const float* TokenScores::shifted(const float* shifts) {
-  for (int e = 0; e < E_; ++e)
-    compared_[e] = allowed_ && !allowed_[e] ? -INFINITY : noisy()[e] / noisyDivisor() + shifts[e];
+  const float divisor = noisyDivisor();
+  for (int e = 0; e < E_; ++e) compared_[e] = allowed_ && !allowed_[e] ? -INFINITY : noisy()[e] / divisor + shifts[e];
   return compared_.data();
 }
 
 void TokenScores::probabilitiesBackward(const float* gradP, float* gradLogits) const {
   const float* P = probabilities_.data();
+  const float temperature = router_.temperatureNow();
   const int64_t top = std::max_element(open_, open_ + E_) - open_;
   if (isSoftmax()) {
-    row_.softmaxBackward(P, gradP, gradP[top], 1.0f / router_.temperatureNow(), E_, gradLogits, true);
+    row_.softmaxBackward(P, gradP, gradP[top], 1.0f / temperature, E_, gradLogits, true);
     return;
   }
   if (sigmoidSum_ <= 0) return;
   double mean = 0;
   for (int e = 0; e < E_; ++e) mean += static_cast<double>(P[e]) * (gradP[e] - gradP[top]);
-  const float shift = gradP[top] + static_cast<float>(mean), scale = 1.0f / (sigmoidSum_ * router_.temperatureNow());
+  const float shift = gradP[top] + static_cast<float>(mean), scale = 1.0f / (sigmoidSum_ * temperature);
   for (int e = 0; e < E_; ++e)
-    if (P[e] > 0) gradLogits[e] += scale * (gradP[e] - shift) * sigmoidSlope(open_[e] / router_.temperatureNow());
+    if (P[e] > 0) gradLogits[e] += scale * (gradP[e] - shift) * sigmoidSlope(open_[e] / temperature);
 }
 
 void TokenScores::scoresBackward(const int32_t* indices, const double* gradScores, int K, float* gradNoisy) {

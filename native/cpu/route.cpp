@@ -306,6 +306,7 @@ void CpuBackend::routeBackward(const RouteBackward& b) {
   const StageTimer timer(*this, "routeBackward");
   const int E = b.E;
   const RouterOptions& router = b.router;
+  const float temperature = router.temperatureNow();
   const LossOptions& losses = b.losses;
   const bool cleanSoftmax = losses.importanceOn && losses.importanceFrom == ImportanceFrom::Softmax;
   const bool overSelected = router.selectBy == SelectBy::Logits && router.scoring == Scoring::Softmax;
@@ -367,7 +368,7 @@ void CpuBackend::routeBackward(const RouteBackward& b) {
         own.load.backward(slopes.load(), gradLogits, gradNoisy, gradDeviations);
       }
       if (!scoresAreP || losses.loadOn)
-        for (int e = 0; e < E; ++e) gradLogits[e] += gradNoisy[e] / router.temperatureNow();
+        for (int e = 0; e < E; ++e) gradLogits[e] += gradNoisy[e] / temperature;
       if (b.gradNoiseLogits) {
         if (b.noise.drawn) drawLogitNoise(router, b.noise, t, E, own.noise.data());
         for (int e = 0; e < E; ++e) {
