@@ -85,7 +85,7 @@ class Backend {
 
   virtual void routeForward(const RouteForward&) = 0;
   virtual void routeBackward(const RouteBackward&) = 0;
-  virtual void settleWeights(const SettleWeights&) { throw notOnThisDevice(); }
+  virtual void settleWeights(const SettleWeights&) = 0;
   virtual void countAssignments(const CountAssignments&) = 0;
   virtual void selectionBiasStep(const SelectionBiasStep&) = 0;
 
