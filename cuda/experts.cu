@@ -252,7 +252,7 @@ __device__ void downBackward(const ExpertsBackward& p, const ExpertsBackwardSpac
   const LeftReader<Tile, Major::K> left;
   const RightReader<Tile, Major::MN> right;
 
-  if (p.gradWeights) clearElements(p.gradWeights, 0, p.plan.T * p.plan.K);
+  if (p.gradWeights) clearElements(p.gradWeights, 0, p.plan.slots);
   const RowTiles<Tile> tiles(p.plan.expertOffsets, p.plan.R, p.plan.E, walk, columnTiles);
   for (int index = blockIdx.x; index < tiles.count(); index += gridDim.x) {
     const RowTile tile = tiles[index];

@@ -5,7 +5,6 @@ import { checkBoolean, checkInteger, checkNumber, checkOptions, invalid } from '
 import { checkGroups, checkLoad, checkLossOf, type ResolvedConfig } from './config.js';
 import { checkCoefficient } from './config-experts.js';
 import { drawsExperts } from './config-router.js';
-import { rejectUnsupportedForward } from './config-unsupported.js';
 import type { DeviceContext } from './context.js';
 import { checkShaped, type Tensor } from './tensor.js';
 
@@ -118,7 +117,6 @@ export function forwardCall(
         break;
       case 'noise':
         call.noise = checkShaped('options.noise', option, context, 'float32', [tokens, config.numExperts], '[T,E]');
-        rejectUnsupportedForward(name, option, context.device.kind);
         break;
       case 'priorities':
         call.priorities = checkShaped(
@@ -129,7 +127,6 @@ export function forwardCall(
           [tokens, call.topK ?? config.topK],
           '[T,K]',
         );
-        rejectUnsupportedForward(name, option, context.device.kind);
         break;
       case 'tokenTypes':
         call.tokenTypes = checkShaped('options.tokenTypes', option, context, 'int32', perToken, '[T]');

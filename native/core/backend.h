@@ -90,12 +90,12 @@ class Backend {
   virtual void selectionBiasStep(const SelectionBiasStep&) = 0;
 
   virtual void buildPlan(const BuildPlan&) = 0;
-  virtual void buildExpertPlan(const BuildExpertPlan&) { throw notOnThisDevice(); }
+  virtual void buildExpertPlan(const BuildExpertPlan&) = 0;
   virtual void dispatch(const Dispatch&) = 0;
   virtual void combine(const Combine&) = 0;
   virtual void combineBackward(const CombineBackward&) = 0;
-  virtual void carry(const Carry&) { throw notOnThisDevice(); }
-  virtual void carryBackward(const CarryBackward&) { throw notOnThisDevice(); }
+  virtual void carry(const Carry&) = 0;
+  virtual void carryBackward(const CarryBackward&) = 0;
 
   virtual void expertsForward(const ExpertsForward&) = 0;
   virtual void expertsBackward(const ExpertsBackward&) = 0;
@@ -118,6 +118,7 @@ class Backend {
   virtual size_t workspaceBytes(const RouteForward&) const { return 0; }
   virtual size_t workspaceBytes(const RouteBackward&) const { return 0; }
   virtual size_t workspaceBytes(const BuildPlan&) const { return 0; }
+  virtual size_t workspaceBytes(const BuildExpertPlan&) const { return 0; }
   virtual size_t workspaceBytes(const ExpertsForward&) const { return 0; }
   virtual size_t workspaceBytes(const ExpertsBackward&) const { return 0; }
   virtual size_t workspaceBytes(const GroupedGemmForward&) const { return 0; }
@@ -127,10 +128,6 @@ class Backend {
   virtual size_t workspaceBytes(const RmsNormBackward&) const { return 0; }
   virtual size_t workspaceBytes(const CrossEntropyForward&) const { return 0; }
   virtual size_t workspaceBytes(const AdamWStep&) const { return 0; }
-
- private:
-  /// What needs these operations is refused by name where options are checked, so that they are never asked for.
-  static Error notOnThisDevice() { return {ErrorCode::Internal, "this device does not have the operation"}; }
 };
 
 }  // namespace moe

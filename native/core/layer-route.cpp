@@ -125,8 +125,8 @@ void MoEPass::queueRoute(const ForwardCall& call) {
                      .load = loss.load,
                      .values = statistics_.values->floats()};
   BuildPlan plan = buildPlan(call, compared);
-  const BuildExpertPlan expertPlan = buildExpertPlan();
-  const TensorPtr workspace = device.workspace(route, plan);
+  BuildExpertPlan expertPlan = buildExpertPlan();
+  const TensorPtr workspace = device.workspace(route, plan, expertPlan);
   Operands operands;
   reads(operands, {input_, mask_, lossMask_, tokenTypes_, call.tokenIds, call.routingIndices, call.routingWeights,
                    call.logits, call.noise, call.priorities, layer_->allowedExperts});

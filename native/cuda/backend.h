@@ -95,7 +95,13 @@ class CudaBackend final : public Backend {
   void dispatch(const Dispatch&) override;
   void combine(const Combine&) override;
   void combineBackward(const CombineBackward&) override;
+  void carry(const Carry&) override;
+  void carryBackward(const CarryBackward&) override;
   size_t workspaceBytes(const BuildPlan&) const override;
+
+  // expert-choice.cpp
+  void buildExpertPlan(const BuildExpertPlan&) override;
+  size_t workspaceBytes(const BuildExpertPlan&) const override;
 
   // experts.cpp
   void expertsForward(const ExpertsForward&) override;
@@ -164,6 +170,12 @@ class CudaBackend final : public Backend {
 
   /// Blocks of that many threads for so many items: enough to fill the device, the rest is looped over.
   unsigned blocksFor(int64_t items, unsigned threads) const;
+
+  // expert-choice.cpp
+  /// Part of routeForward() where experts choose: writes their indices and weights from `compared`, in so many bytes of
+  /// f.workspace.
+  void chooseTokens(const RouteForward& f);
+  size_t chooseTokensBytes(const RouteForward& f) const;
 
   // experts.cpp
   void rowProduct(const GroupedGemmForward&, bool clearTail);

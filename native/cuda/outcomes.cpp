@@ -25,6 +25,8 @@ Failure describe(const std::string& operation, FaultWord word, FaultValue value,
       return wrong("routing.indices of token " + at + " must be experts in " + range);
     case Fault::PlanIndex:
       return wrong("indices of token " + at + " must be experts in " + range + " or -1");
+    case Fault::Priority:
+      return Failure(ErrorCode::NonFinite, operation + ": priorities of token " + at + " must be numbers, got NaN", {});
     case Fault::EmbeddingIndex:
       return wrong("indices[" + at + "] must be in " + range);
     case Fault::TargetIndex:

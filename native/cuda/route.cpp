@@ -72,7 +72,8 @@ struct BackwardMemory {
 
 size_t CudaBackend::workspaceBytes(const RouteForward& f) const {
   if (f.givenWeights) return 0;
-  return ForwardMemory{}.carve(nullptr, RoutePieces::of(f.losses, f.T), f);
+  const size_t bytes = ForwardMemory{}.carve(nullptr, RoutePieces::of(f.losses, f.T), f);
+  return f.expertSlots > 0 ? std::max(bytes, chooseTokensBytes(f)) : bytes;
 }
 
 void CudaBackend::routeForward(const RouteForward& f) {
@@ -106,6 +107,7 @@ void CudaBackend::routeForward(const RouteForward& f) {
   const float* shifts = memory.sinkhorn.shifts;
   launch("routeGeneral", {blocks(pieces.count())}, threads, 0, f, pieces, memory.sums, memory.rows, shifts);
   launch("routeGeneralLosses", scopes, threads, lossBytes, f, pieces, memory.sums);
+  if (f.expertSlots > 0) chooseTokens(f);
 }
 
 // ------------------------------------------------------------------------------------------------ backward

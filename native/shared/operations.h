@@ -231,6 +231,8 @@ struct BuildExpertPlan {
   int32_t* assigned;       // [E]
   int32_t* keptCounts;     // [E]
   int32_t* totals;         // [PlanTotal::count]; a token that nobody chose counts as dropped
+
+  void* workspace;
 };
 
 /// Layout of BuildPlan::totals. A token is one with at least one assignment; slots per expert and group, -1: no limit.

@@ -1,4 +1,4 @@
-// The grid of buildPlan on CUDA and what its passes leave for each other.
+// What the passes of the planners on CUDA leave for each other.
 #pragma once
 
 #include "operations.h"
@@ -13,7 +13,16 @@ struct SlotCut {
 };
 
 constexpr int cutDigitBits = 8, cutDigits = 1 << cutDigitBits;
+/// Of a sort (cuda/sort.cuh).
+constexpr int sortDigitBits = 8, sortDigits = 1 << sortDigitBits;
 
+struct SortSpace {
+  uint32_t* items = nullptr;  // [n]
+  uint32_t* spare = nullptr;  // [n]
+  int32_t* counts = nullptr;  // [blocks,sortDigits]
+};
+
+/// Of buildPlan.
 struct PlanWorkspace {
   int32_t* counts = nullptr;  // [blocks,E] assignments by token
 
@@ -27,6 +36,29 @@ struct PlanWorkspace {
   uint32_t* tokenScore = nullptr;  // [T] of the token's best choice: smaller means better
   int32_t* digits = nullptr;       // [E,cutDigits] assignments by the next digit of their key
   SlotCut* cuts = nullptr;         // [E]
+};
+
+/// Of buildQueuedPlan. Its queue is a list of [T,K] indices, a group of tokens after the other.
+struct QueueWorkspace {
+  int64_t groupSize = 0, groups = 0;  // of tokens; at least one
+
+  int32_t* assignedCounts = nullptr;  // [blocks,E] assignments by token
+  int32_t* queuedCounts = nullptr;    // [blocks,E] those that queue; null when all do
+
+  // Null without a number of slots.
+  int32_t* keptCounts = nullptr;  // [blocks,E] those that get a slot
+  int32_t* counts = nullptr;      // [blocks,max(E,sortDigits)] of a pass over the queue
+  uint32_t* queue = nullptr;      // [T,K]
+  uint32_t* spare = nullptr;      // [T,K] where the sort moves the queue; null by position, which needs none
+  uint32_t* order = nullptr;      // [T,K] by assignment: the smaller queues earlier; likewise
+  int32_t* rank = nullptr;        // [T,K] by place in the queue: how many before it ask for the same
+  int32_t* asking = nullptr;      // [T,K] the last expert that the assignment has asked for a slot; -1: none
+  int32_t* actual = nullptr;      // [T,K] the expert that gives one; -1: none so far
+  int32_t* first = nullptr;       // [groups,E] the lowest rank
+  int32_t* asked = nullptr;       // [groups,E] how many have asked in this round
+  int32_t* taken = nullptr;       // [groups,E] slots given in the rounds before
+  int32_t* waiting = nullptr;     // [E+3] how many are left without a slot after each round
+  int32_t* place = nullptr;       // [T,K] by assignment: its place in the queue; null without next choices
 };
 
 }  // namespace moe

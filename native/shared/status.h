@@ -15,7 +15,15 @@ using FaultWord = unsigned long long;
 constexpr FaultWord noFault = ~FaultWord{0};
 
 /// What kernels can find, what is told first of several first. The message of each is in native/cuda/outcomes.cpp.
-enum class Fault : uint32_t { TokenType, RoutingIndex, NonFiniteLogits, PlanIndex, EmbeddingIndex, TargetIndex };
+enum class Fault : uint32_t {
+  TokenType,
+  RoutingIndex,
+  NonFiniteLogits,
+  PlanIndex,
+  Priority,
+  EmbeddingIndex,
+  TargetIndex
+};
 
 MOE_HD constexpr FaultWord faultWord(uint32_t operation, Fault fault, int64_t index) {
   return FaultWord{operation & 0x7fffffu} << 40 | FaultWord{static_cast<uint32_t>(fault)} << 34 |
