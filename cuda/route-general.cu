@@ -155,9 +155,9 @@ __device__ inline void addTile(const RouteForward& f, const RouteSums& sums, int
 
 /// A block for each piece.
 extern "C" __global__ void __launch_bounds__(routeThreads, 1)
-    routeTokens(const __grid_constant__ RouteForward f, const __grid_constant__ RoutePieces pieces,
-                const __grid_constant__ RouteSums sums, const __grid_constant__ RouteRows rows,
-                const float* const shifts, const __grid_constant__ Guard guard) {
+    routeGeneral(const __grid_constant__ RouteForward f, const __grid_constant__ RoutePieces pieces,
+                 const __grid_constant__ RouteSums sums, const __grid_constant__ RouteRows rows,
+                 const float* const shifts, const __grid_constant__ Guard guard) {
   if (!enter(guard)) return;
   __shared__ RoutedToken tile[tileTokens];
   const int64_t piece = blockIdx.x, begin = pieces.begin(piece), end = pieces.end(piece);

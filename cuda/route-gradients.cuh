@@ -26,7 +26,8 @@ struct WeightSlopes {
   }
 
   __device__ double operator()(double gradWeight, float score) const {
-    const float slope = power == 0 ? 1.0f : moe::power(static_cast<float>(score / norm), power);
+    float slope = 1;
+    if (power != 0) slope = score > 0 ? moe::power(static_cast<float>(score / norm), power) : 0.0f;
     return scale * (gradWeight - projection * slope);
   }
 };

@@ -2,10 +2,8 @@
 // those that equal their default ask for nothing and pass.
 
 import { unsupported } from './checks.js';
-import type { ResolvedConfig } from './config.js';
 import type { ResolvedCapacity } from './config-capacity.js';
 import type { ResolvedRouter } from './config-router.js';
-import type { DeviceKind } from './device.js';
 
 /** Option → what the resolved options ask of it that is missing, as the message shows it; undefined: nothing. */
 type Table<Options> = Record<string, (options: Options) => string | boolean | undefined>;
@@ -26,40 +24,19 @@ const planAlone: Table<ResolvedCapacity> = {
   priority: (options) => options.type !== 'dropless' && options.priority === 'random' && 'random',
 };
 
-/** What the CUDA backend has not yet. */
-const cudaRouter: Table<ResolvedRouter> = {
-  type: ({ type }) => type === 'expert-choice' && type,
-  secondChoice: ({ secondChoice }) => secondChoice !== 'always' && secondChoice.type,
-};
-
-const cudaCapacity: Table<ResolvedCapacity> = {
-  overflow: (options) => options.type !== 'dropless' && options.overflow === 'next-choice' && 'next-choice',
-};
-
-function reject<Options>(name: string, table: Table<Options>, options: Options, where = ''): void {
+function reject<Options>(name: string, table: Table<Options>, options: Options): void {
   for (const [option, asked] of Object.entries(table)) {
     const value = asked(options);
-    if (value) throw unsupported(`${name}.${option}${typeof value === 'string' ? ` '${value}'` : ''}${where}`);
+    if (value) throw unsupported(`${name}.${option}${typeof value === 'string' ? ` '${value}'` : ''} outside a layer`);
   }
 }
 
-const onCuda = ' on CUDA';
-
 /** Of a route by itself. */
-export function rejectUnsupportedRouter(name: string, options: ResolvedRouter, device: DeviceKind): void {
-  reject(name, routeAlone, options, ' outside a layer');
-  if (device === 'cuda') reject(name, cudaRouter, options, onCuda);
+export function rejectUnsupportedRouter(name: string, options: ResolvedRouter): void {
+  reject(name, routeAlone, options);
 }
 
 /** Of a plan by itself. */
-export function rejectUnsupportedCapacity(name: string, options: ResolvedCapacity, device: DeviceKind): void {
-  reject(name, planAlone, options, ' outside a layer');
-  if (device === 'cuda') reject(name, cudaCapacity, options, onCuda);
-}
-
-/** What a layer asks of the device that it is made on. */
-export function rejectUnsupportedOn(device: DeviceKind, name: string, config: ResolvedConfig): void {
-  if (device !== 'cuda') return;
-  reject(`${name}.router`, cudaRouter, config.router, onCuda);
-  reject(`${name}.capacity`, cudaCapacity, config.capacity, onCuda);
+export function rejectUnsupportedCapacity(name: string, options: ResolvedCapacity): void {
+  reject(name, planAlone, options);
 }

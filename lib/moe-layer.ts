@@ -13,7 +13,6 @@ import { deepFreeze, type MoEConfig, nativeConfig, type ResolvedConfig, resolveC
 import { activationOf } from './config-experts.js';
 import { type ForwardOptions, forwardCall } from './config-forward.js';
 import { drawsExperts } from './config-router.js';
-import { rejectUnsupportedOn } from './config-unsupported.js';
 import { contextOf, type DeviceContext } from './context.js';
 import type { Device } from './device.js';
 import type { FloatDType } from './host-data.js';
@@ -97,15 +96,11 @@ export class MoELayer implements Module {
   #config: ResolvedConfig;
   #temperature: number;
 
-  /**
-   * ERR_INVALID_ARGUMENT for a configuration that makes no sense, ERR_UNSUPPORTED for an option that this version does
-   * not have yet, ERR_OUT_OF_MEMORY when the parameters do not fit.
-   */
+  /** ERR_INVALID_ARGUMENT for a configuration that makes no sense, ERR_OUT_OF_MEMORY when the parameters do not fit. */
   constructor(device: Device, config: MoEConfig) {
     this.#context = contextOf(device);
     this.device = device;
     this.#config = resolveConfig(config);
-    rejectUnsupportedOn(device.kind, 'config', this.#config);
     this.#temperature = this.#config.router.temperature;
     this.#parameters = new ParameterSet(this.#context, 'MoELayer', this.#config.seed, parametersOf(this.#config));
     const handles = [...this.#parameters.map.keys()].map((name) => [name, this.#parameters.handle(name)] as const);

@@ -48,7 +48,7 @@ export function route(
   const { topK, ...rest } = checkOptions('config', config, routeOptions);
   const options = resolveRouter('config', rest, numExperts);
   if (options.bias) throw invalid('config.bias', 'false: a route by itself takes no bias', true);
-  rejectUnsupportedRouter('config', options, context.device.kind);
+  rejectUnsupportedRouter('config', options);
   const shape = {
     tokens,
     hiddenSize,
@@ -141,7 +141,7 @@ export function plan(indices: Tensor, weights: Tensor, numExperts: number, capac
   checkSize('indices.shape[1]', topK);
   const gates = checkShaped('weights', weights, context, 'float32', indices.shape, '[T,K]');
   const limit = resolveCapacity('capacity', capacity);
-  rejectUnsupportedCapacity('capacity', limit, context.device.kind);
+  rejectUnsupportedCapacity('capacity', limit);
   const shape = { tokens, topK, numExperts: checkSize('numExperts', numExperts) };
   return new DispatchPlan(context, native.opsPlan(choices, gates, shape, nativeCapacity(limit)), shape);
 }

@@ -40,12 +40,3 @@ export function odd(name: string, { config, tokens = 12, ...rest }: Options = {}
 }
 
 export const ALL_LOSSES = { loadBalance: 0.5, importance: 0.3, z: 0.1 };
-
-/** What the CUDA backend refuses by name, for now. */
-export function isCpuOnly({ config: { router = {}, capacity } }: Case): boolean {
-  return (
-    router.type === 'expert-choice' ||
-    typeof router.secondChoice === 'object' ||
-    (capacity !== undefined && capacity.type !== 'dropless' && capacity.overflow === 'next-choice')
-  );
-}

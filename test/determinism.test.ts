@@ -6,7 +6,6 @@
 import { createHash } from 'node:crypto';
 import { describe, expect, it } from 'vitest';
 import { AdamW } from '../lib/index.js';
-import { isCpuOnly } from './case.js';
 import type { Case } from './cases.js';
 import { type TestDevice, testDevices } from './devices.js';
 import { suiteDTypes } from './extent.js';
@@ -128,8 +127,7 @@ function differences(a: Record<string, string>, b: Record<string, string>): stri
 
 describe.each(testDevices())('$name', ({ kind, open }) => {
   const threads = kind === 'cpu' ? [1, 1, 2, 2, 7, 7] : [1, 1];
-  const runs = RUNS.filter((testCase) => kind === 'cpu' || !isCpuOnly(testCase));
-  it.each(suiteDTypes.flatMap((dtype) => runs.map((testCase) => [dtype, testCase.name, testCase] as const)))(
+  it.each(suiteDTypes.flatMap((dtype) => RUNS.map((testCase) => [dtype, testCase.name, testCase] as const)))(
     '%s: %s',
     async (dtype, _, testCase) => {
       const bits: Record<string, string>[] = [];

@@ -101,7 +101,7 @@ const cases = testDevices().flatMap((device) =>
   suiteDTypes.map((dtype) => ({ ...device, title: `${device.name} ${dtype}`, dtype })),
 );
 
-describe.each(cases)('$title', ({ open, kind, dtype }) => {
+describe.each(cases)('$title', ({ open, dtype }) => {
   const configs: [string, Partial<MoEConfig>][] = [
     ['plain', {}],
     [
@@ -115,16 +115,6 @@ describe.each(cases)('$title', ({ open, kind, dtype }) => {
     ],
     ['a random queue', { capacity: { type: 'fixed', factor: 0.6, priority: 'random', groupSize: 5, buffer: 0.1 } }],
   ];
-  if (kind === 'cpu')
-    configs.push([
-      'noise, dropout and a random queue',
-      {
-        router: { noise: { type: 'gaussian', std: 0.5 } },
-        capacity: { type: 'fixed', factor: 0.6, priority: 'random' },
-        experts: { dropout: 0.25 },
-      },
-    ]);
-
   it.each(configs)('replays give the bits of steps that are called: %s', async (_name, config) => {
     using eagerDevice = open();
     using device = open();

@@ -70,8 +70,8 @@ function groups(numExperts: number, topK: number): fc.Arbitrary<Router['groups']
     .map(({ size, score }) => ({ ...size, score }));
 }
 
-/** A second choice at random is what the CUDA backend has not yet. */
-function otherRouterOptions(numExperts: number, topK: number, onCpu: boolean): fc.Arbitrary<Partial<Router>> {
+/** What a plain top-K of a softmax has not. */
+function otherRouterOptions(numExperts: number, topK: number): fc.Arbitrary<Partial<Router>> {
   return fc
     .record({
       scoring: maybe(fc.constantFrom('softmax' as const, 'sigmoid' as const)),
@@ -80,9 +80,7 @@ function otherRouterOptions(numExperts: number, topK: number, onCpu: boolean): f
       selectionBias: maybe(fc.constant({ rate: 0.01 })),
       allowedExperts: maybe(allowedExperts(numExperts)),
       renormalizeAfterDrop: topK > 1 ? maybe(fc.boolean()) : fc.constant(undefined),
-      secondChoice: maybe(
-        onCpu ? fc.constantFrom({ type: 'random' as const, threshold: 0.3 }, 'always' as const) : fc.constant('always'),
-      ),
+      secondChoice: maybe(fc.constantFrom({ type: 'random' as const, threshold: 0.3 }, 'always' as const)),
     })
     .map(present);
 }
@@ -163,10 +161,6 @@ const capacityOptions: fc.Arbitrary<Capacity> = fc.oneof(
   }),
 );
 
-/** What the CUDA backend has not yet. */
-const hasNextChoice = (capacity: Capacity): boolean =>
-  capacity.type !== 'dropless' && capacity.overflow === 'next-choice';
-
 const expertOptions: fc.Arbitrary<NonNullable<LayerConfig['experts']>> = fc
   .record({
     activation: maybe(
@@ -210,35 +204,34 @@ const distribution = fc.constantFrom(
   'skewed' as const,
 );
 
-const cases = (onCpu: boolean): fc.Arbitrary<Case> =>
-  sizes.chain(({ size: { tokens, ...size }, topK }) =>
-    fc
-      .record({
-        router: fc
-          .tuple(routerOptions(topK), otherRouterOptions(size.numExperts, topK, onCpu))
-          .chain(([some, others]) => typed({ ...some, ...others })),
-        capacity: onCpu ? capacityOptions : capacityOptions.filter((capacity) => !hasNextChoice(capacity)),
-        experts: expertOptions,
-        losses: lossOptions,
-        rest: fc
-          .record({
-            distribution: maybe(distribution),
-            mask: maybe(fc.constantFrom('scattered' as const, 'second-half' as const)),
-            lossMask: maybe(fc.constant('scattered' as const)),
-            routing: fc.oneof(
-              { weight: 4, arbitrary: fc.constant(undefined) },
-              { weight: 1, arbitrary: fc.constantFrom('replay' as const, 'weights' as const) },
-            ),
-            ownLogits: maybe(fc.constant(true)),
-            lossScale: maybe(fc.constantFrom(0, 1, 4)),
-          })
-          // The caller gives weights or logits, not both.
-          .map(({ ownLogits, ...options }) => ({ ...options, ownLogits: options.routing ? undefined : ownLogits }))
-          .map(present),
-      })
-      .map(({ rest, ...options }) => ({ name: 'random', tokens, config: { ...size, topK, ...options }, ...rest }))
-      .map(withoutLogits),
-  );
+const cases: fc.Arbitrary<Case> = sizes.chain(({ size: { tokens, ...size }, topK }) =>
+  fc
+    .record({
+      router: fc
+        .tuple(routerOptions(topK), otherRouterOptions(size.numExperts, topK))
+        .chain(([some, others]) => typed({ ...some, ...others })),
+      capacity: capacityOptions,
+      experts: expertOptions,
+      losses: lossOptions,
+      rest: fc
+        .record({
+          distribution: maybe(distribution),
+          mask: maybe(fc.constantFrom('scattered' as const, 'second-half' as const)),
+          lossMask: maybe(fc.constant('scattered' as const)),
+          routing: fc.oneof(
+            { weight: 4, arbitrary: fc.constant(undefined) },
+            { weight: 1, arbitrary: fc.constantFrom('replay' as const, 'weights' as const) },
+          ),
+          ownLogits: maybe(fc.constant(true)),
+          lossScale: maybe(fc.constantFrom(0, 1, 4)),
+        })
+        // The caller gives weights or logits, not both.
+        .map(({ ownLogits, ...options }) => ({ ...options, ownLogits: options.routing ? undefined : ownLogits }))
+        .map(present),
+    })
+    .map(({ rest, ...options }) => ({ name: 'random', tokens, config: { ...size, topK, ...options }, ...rest }))
+    .map(withoutLogits),
+);
 
 /** Routers that draw have none, also not the caller's. */
 function withoutLogits({ ownLogits, ...rest }: Case): Case {
@@ -385,7 +378,7 @@ onEachDevice((device) => {
   it(
     'random configurations agree with the reference',
     async () => {
-      const property = fc.asyncProperty(cases(device().kind === 'cpu'), seeds, async (testCase, seed) => {
+      const property = fc.asyncProperty(cases, seeds, async (testCase, seed) => {
         const problem = makeProblem(testCase, seed);
         using layer = makeLayer(device(), testCase, problem);
         const observed = await observe(layer, testCase, problem);

@@ -85,7 +85,7 @@ class Backend {
 
   virtual void routeForward(const RouteForward&) = 0;
   virtual void routeBackward(const RouteBackward&) = 0;
-  virtual void settleWeights(const SettleWeights&) { throw notOnThisDevice(); }
+  virtual void settleWeights(const SettleWeights&) = 0;
   virtual void countAssignments(const CountAssignments&) = 0;
   virtual void selectionBiasStep(const SelectionBiasStep&) = 0;
 
@@ -128,10 +128,6 @@ class Backend {
   virtual size_t workspaceBytes(const RmsNormBackward&) const { return 0; }
   virtual size_t workspaceBytes(const CrossEntropyForward&) const { return 0; }
   virtual size_t workspaceBytes(const AdamWStep&) const { return 0; }
-
- private:
-  /// What needs these operations is refused by name where options are checked, so that they are never asked for.
-  static Error notOnThisDevice() { return {ErrorCode::Internal, "this device does not have the operation"}; }
 };
 
 }  // namespace moe

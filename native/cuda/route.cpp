@@ -11,7 +11,8 @@ namespace moe::cuda {
 namespace {
 
 constexpr unsigned threads = 256;
-constexpr int inputTokens = 16;  // of a tile of gradInput
+constexpr int inputTokens = 16;     // of a tile of gradInput
+constexpr int plainExperts = 1024;  // up to which the plain backward has its rows in shared memory
 
 unsigned blocks(int64_t count) { return static_cast<unsigned>(count); }
 
@@ -28,7 +29,8 @@ bool isPlain(const RouteForward& f) {
 }
 
 bool isPlain(const RouteBackward& b) {
-  return isPlain(b.router, b.losses, b.noise, b.allowed) && !b.noisy && !b.noiseLogits && !b.used && !b.kept;
+  return b.E <= plainExperts && isPlain(b.router, b.losses, b.noise, b.allowed) && !b.noisy && !b.noiseLogits &&
+         !b.used && !b.kept;
 }
 
 /// Whether the Sinkhorn router has to balance anything.
@@ -70,7 +72,8 @@ struct BackwardMemory {
 
 size_t CudaBackend::workspaceBytes(const RouteForward& f) const {
   if (f.givenWeights) return 0;
-  return ForwardMemory{}.carve(nullptr, RoutePieces::of(f.losses, f.T), f);
+  const size_t bytes = ForwardMemory{}.carve(nullptr, RoutePieces::of(f.losses, f.T), f);
+  return f.expertSlots > 0 ? std::max(bytes, chooseTokensBytes(f)) : bytes;
 }
 
 void CudaBackend::routeForward(const RouteForward& f) {
@@ -102,8 +105,9 @@ void CudaBackend::routeForward(const RouteForward& f) {
     launchTogether("routeSinkhorn", together, threads, f.E * sizeof(double), f, all, memory.sinkhorn);
   }
   const float* shifts = memory.sinkhorn.shifts;
-  launch("routeTokens", {blocks(pieces.count())}, threads, 0, f, pieces, memory.sums, memory.rows, shifts);
+  launch("routeGeneral", {blocks(pieces.count())}, threads, 0, f, pieces, memory.sums, memory.rows, shifts);
   launch("routeGeneralLosses", scopes, threads, lossBytes, f, pieces, memory.sums);
+  if (f.expertSlots > 0) chooseTokens(f);
 }
 
 // ------------------------------------------------------------------------------------------------ backward
