@@ -156,13 +156,13 @@ onEachDevice((device) => {
     const indicesOf = (values: number[], shape: number[]) => device().tensor(Int32Array.from(values), shape);
     const routed = (
       routing: (indices: Tensor) => { indices: Tensor; weights?: Tensor },
-      { input = 0.5, first = 0 },
+      { input = 0.5, first = 0, ...options }: { input?: number; first?: number; priorities?: Tensor },
     ) => {
       const layer = new MoELayer(device(), config);
       const chosen = Array.from({ length: tokens * 2 }, (_, i) => i % 5);
       [chosen[8], chosen[9], chosen[13], chosen[20]] = [-2147483648, 99, 5, first];
       const x = device().tensor(new Float32Array(tokens * config.hiddenSize).fill(input), [tokens, config.hiddenSize]);
-      return layer.forward(x, { routing: routing(indicesOf(chosen, [tokens, 2])) }).output;
+      return layer.forward(x, { routing: routing(indicesOf(chosen, [tokens, 2])), ...options }).output;
     };
     const weights = () => device().zeros([tokens, 2]);
 
@@ -201,8 +201,24 @@ onEachDevice((device) => {
         'routing.indices of token 4 must be experts in [0, 5), got -2147483648',
       ],
       [
+        'MoELayer, rather than priorities that are no numbers',
+        () => {
+          const priorities = device().tensor(new Float32Array(tokens * 2).fill(Number.NaN), [tokens, 2]);
+          return routed((indices) => ({ indices, weights: weights() }), { priorities });
+        },
+        'routing.indices of token 4 must be experts in [0, 5), got -2147483648',
+      ],
+      [
         'ops.plan',
         () => ops.plan(indicesOf([0, 2, 1, -1, 9, 3, 7, 0], [4, 2]), device().zeros([4, 2]), 3).offsets,
+        'indices of token 2 must be experts in [0, 3) or -1, got 9',
+      ],
+      [
+        'ops.plan of groups of tokens',
+        () => {
+          const capacity = { type: 'fixed', slots: 1, groupSize: 2 } as const;
+          return ops.plan(indicesOf([0, 2, 1, -1, 9, 3, 7, 0], [4, 2]), device().zeros([4, 2]), 3, capacity).offsets;
+        },
         'indices of token 2 must be experts in [0, 3) or -1, got 9',
       ],
     ])('are told by place and value: %s', async (_, made, message) => {

@@ -52,6 +52,10 @@ const SHAPES: [string, Shape][] = [
   ['many rows', { T: 301, H: 33, E: 5, K: 2 }],
   ['many rows, even widths', { T: 301, H: 34, E: 5, K: 2, out: 20 }],
   ['fixed capacity', { T: 50, H: 17, E: 7, K: 2, capacity: { type: 'fixed', factor: 0.7 } }],
+  [
+    'groups of tokens that share a buffer',
+    { T: 50, H: 17, E: 7, K: 2, capacity: { type: 'fixed', slots: 2, groupSize: 12, buffer: 0.1 } },
+  ],
   ['capacity by score', { T: 50, H: 17, E: 7, K: 2, capacity: { type: 'fixed', slots: 5, priority: 'score' } }],
 ];
 
