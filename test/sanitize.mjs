@@ -7,18 +7,13 @@
 // A fault that the software GPU finds fails the run, as a sanitizer's does.
 // Node and the software GPU are not instrumented: leaks, and races inside them, are not looked for.
 import { spawnSync } from 'node:child_process';
-import { cpSync, existsSync, mkdirSync, mkdtempSync, rmSync, symlinkSync } from 'node:fs';
-import { createRequire } from 'node:module';
+import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { dirname, join } from 'node:path';
-import { fileURLToPath } from 'node:url';
+import { join } from 'node:path';
+import { answerOf, buildCopy, copySources, inPackage, root } from './copy.mjs';
 import { build, buildFolder, cudaTool } from './softgpu/build.mjs';
 import { faultsInFolder } from './softgpu/faults.mjs';
 import { fileOf, ofNativeCode } from './suites.mjs';
-
-const require = createRequire(import.meta.url);
-const root = fileURLToPath(new URL('..', import.meta.url));
-const inPackage = (name, file) => join(require.resolve(`${name}/package.json`), '..', file);
 
 const sanitizers = {
   address: {
@@ -41,58 +36,11 @@ const sanitizers = {
   },
 };
 
-const sources = [
-  'CMakeLists.txt',
-  'package.json',
-  'tsconfig.json',
-  'tsconfig.build.json',
-  'vitest.config.ts',
-  'native',
-  'cuda',
-  'lib',
-  'test',
-];
-
-function must(command, words, options) {
-  const done = spawnSync(command, words, { stdio: 'inherit', ...options });
-  if (done.error) throw done.error;
-  if (done.status !== 0) process.exit(done.status ?? 1);
-  return done.stdout;
-}
-
-const answerOf = (command, words) =>
-  must(command, words, { cwd: root, encoding: 'utf8', stdio: ['ignore', 'pipe', 'inherit'] });
-
-/** The sources in a folder of their own; unchanged files keep their times, so that only what changed is built again. */
-function copySources(folder) {
-  mkdirSync(folder, { recursive: true });
-  const files = answerOf('git', ['ls-files', '--cached', '--others', '--exclude-standard', '-z', ...sources]);
-  for (const file of files.split('\0').filter((name) => name && existsSync(join(root, name)))) {
-    mkdirSync(dirname(join(folder, file)), { recursive: true });
-    cpSync(join(root, file), join(folder, file), { preserveTimestamps: true });
-  }
-  rmSync(join(folder, 'node_modules'), { force: true });
-  symlinkSync(join(root, 'node_modules'), join(folder, 'node_modules'));
-}
-
-function buildCopy(folder, instrument, cuda) {
-  const cmake = (command, ...words) =>
-    must(process.execPath, [inPackage('cmake-js', 'bin/cmake-js'), command, '--directory', folder, ...words]);
-  cmake(
-    'configure',
-    `--CDSWITCHYARD_SANITIZE=${instrument}`,
-    `--CDSWITCHYARD_CUDA=${cuda ? 'AUTO' : 'OFF'}`,
-    '--CDSWITCHYARD_CUDA_ARCHITECTURES=ptx',
-  );
-  cmake('build');
-  must(process.execPath, [inPackage('typescript', 'bin/tsc'), '-p', 'tsconfig.build.json'], { cwd: folder });
-}
-
 function run(name, words) {
   const { instrument, library, cuda, options } = sanitizers[name];
   const folder = join(root, 'build', `sanitize-${name}`);
   copySources(folder);
-  buildCopy(folder, instrument, cuda);
+  buildCopy(folder, { sanitize: instrument, cuda });
   const find = (file) => answerOf('g++', [`-print-file-name=${file}`]).trim();
   // libstdc++ beside it: otherwise an exception thrown by the addon is not seen as one.
   const env = { ...process.env, ...options, LD_PRELOAD: `${find(library)} ${find('libstdc++.so.6')}` };
