@@ -36,7 +36,7 @@ __device__ inline void tokenBackward(const RouteBackward& b, int64_t t, const Sl
   const auto gradScore = [&](int k) { return weights(gradWeight(k), scores[k]); };
 
   Softmax softmax;
-  softmaxOf(logits, E, router.temperature, softmax);
+  softmaxOf(logits, E, router.temperatureNow(), softmax);
   for (int e = lane(); e < E; e += warpSize_) gradP[e] = losses.loadBalanceOn && inLosses ? slopes.balance[e] : 0.0f;
   __syncwarp();
   // A caller's routing may name an expert twice, so each lane adds to experts of its own.
@@ -58,14 +58,14 @@ __device__ inline void tokenBackward(const RouteBackward& b, int64_t t, const Sl
       topLogit = otherLogit;
     }
   }
-  const float shift = gradP[top], inverse = 1.0f / router.temperature;
+  const float shift = gradP[top], inverse = 1.0f / router.temperatureNow();
   float mean = 0;
   for (int e = lane(); e < E; e += warpSize_) mean += softmax(logits[e]) * (gradP[e] - shift);
   mean = warpSum(mean);
 
   // By the softmax without temperature: importance and z.
   Softmax clean = softmax;
-  if (inLosses && (cleanSoftmax || losses.zOn) && router.temperature != 1) softmaxOf(logits, E, 1, clean);
+  if (inLosses && (cleanSoftmax || losses.zOn) && router.temperatureNow() != 1) softmaxOf(logits, E, 1, clean);
   float cleanMean = 0, cleanShift = 0;
   const bool byClean = inLosses && cleanSoftmax;
   if (byClean) {
@@ -84,7 +84,7 @@ __device__ inline void tokenBackward(const RouteBackward& b, int64_t t, const Sl
   if (router.selectBy == SelectBy::Scores) return;
 
   __syncwarp();
-  softmaxOfSelectedBackward(scores, indices, K, gradScore, router.temperature, gradLogits);
+  softmaxOfSelectedBackward(scores, indices, K, gradScore, router.temperatureNow(), gradLogits);
 }
 
 /// A block for each piece. Dynamic shared memory: the slopes, float [2,E], and float [warps,E].

@@ -173,7 +173,7 @@ __device__ inline void loadBackward(const RouteBackward& b, const TokenScores& t
     const LoadChance chance = LoadChance::of(b.router, b.losses.loadThreshold, token, ranks, noiseLogits, e);
     if (chance.threshold < 0) continue;
     const double slope = slopes(e) * chance.slope();
-    gradLogits[e] += static_cast<float>(slope / b.router.temperature);
+    gradLogits[e] += static_cast<float>(slope / b.router.temperatureNow());
     if (gradDeviations) gradDeviations[e] = static_cast<float>(-slope * chance.distance);
     if (chance.threshold == ranks.last.expert)
       byLast += slope;
@@ -199,7 +199,7 @@ __device__ inline void tokenBackward(const RouteBackward& b, int64_t t, const Sl
   // Without noise a softmax over all experts serves weights and losses at once.
   const bool scoresAreP = router.scoring == Scoring::Softmax && !overSelected && !b.noisy;
   const bool gates = losses.importanceOn && !cleanSoftmax && inLosses;
-  const float inverse = 1.0f / router.temperature;
+  const float inverse = 1.0f / router.temperatureNow();
   const float* noiseLogits = rowOf(b.noiseLogits, t, E);
   float* gradLogits = b.gradLogits + t * E;
   float* gradNoiseLogits = b.gradNoiseLogits ? b.gradNoiseLogits + t * E : nullptr;

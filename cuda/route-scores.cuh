@@ -81,11 +81,11 @@ struct TokenScores {
   __device__ bool set(const RouterOptions& router, int E, const float* logits, const int32_t* allowed,
                       const float* noisyLogits) {
     const bool isSoftmax = router.scoring == Scoring::Softmax;
-    open = {logits, allowed, router.temperature, isSoftmax, 0, 1};
+    open = {logits, allowed, router.temperatureNow(), isSoftmax, 0, 1};
     noisy = noisyLogits ? Distribution{noisyLogits, allowed, 1.0f, isSoftmax, 0, 1} : open;
     bool finite = true;
     for (int e = lane(); e < E; e += warpSize_) {
-      finite = finite && fabsf(isSoftmax ? logits[e] / router.temperature : logits[e]) < INFINITY;
+      finite = finite && fabsf(isSoftmax ? logits[e] / router.temperatureNow() : logits[e]) < INFINITY;
       finite = finite && (!noisyLogits || !open.isOpen(e) || fabsf(noisyLogits[e]) < INFINITY);
     }
     if (!__all_sync(wholeWarp, finite)) return false;
@@ -147,9 +147,10 @@ __device__ inline void addNoise(const RouteForward& f, int64_t t, const int32_t*
       if (allowed && !allowed[e])
         noisy[e] = -INFINITY;
       else if (router.noise == NoiseType::Gumbel)
-        noisy[e] = (logits[e] + noise) / router.temperature;
+        noisy[e] = (logits[e] + noise) / router.temperatureNow();
       else
-        noisy[e] = logits[e] / router.temperature + noise * (f.givenNoise ? 1.0f : deviationAt(router, noiseLogits, e));
+        noisy[e] =
+            logits[e] / router.temperatureNow() + noise * (f.givenNoise ? 1.0f : deviationAt(router, noiseLogits, e));
     }
   }
   __syncwarp();
@@ -193,8 +194,8 @@ struct LoadChance {
     if (beaten.expert < 0) return {-1, 0, 1};
     const double threshold = static_cast<double>(beaten.value) / token.noisy.divisor;
     const double deviation = deviationAt(router, noiseLogits, e);
-    return {beaten.expert, (static_cast<double>(token.open.logits[e]) / router.temperature - threshold) / deviation,
-            deviation};
+    return {beaten.expert,
+            (static_cast<double>(token.open.logits[e]) / router.temperatureNow() - threshold) / deviation, deviation};
   }
 
   __device__ float value() const {

@@ -15,7 +15,7 @@ __device__ inline void setCosts(const RouteForward& f, int64_t t, float* costs) 
   const int32_t* allowed = counts ? allowedOf(f.allowed, t, f.E) : nullptr;
   if (counts && f.noisy) addNoise(f, t, allowed);
   const float* logits = (f.noisy ? f.noisy : f.logits) + t * f.E;
-  const float divisor = f.noisy ? 1.0f : f.router.temperature;
+  const float divisor = f.noisy ? 1.0f : f.router.temperatureNow();
   float highest = -INFINITY;
   for (int e = lane(); counts && e < f.E; e += warpSize_)
     if (!allowed || allowed[e]) highest = fmaxf(highest, logits[e]);

@@ -23,7 +23,7 @@ __device__ inline bool routeToken(const RouteForward& f, int64_t t, const float*
     fault = earlier(fault, faultWord(operation, Fault::RoutingIndex, t));
     return false;
   }
-  if (!softmaxOf(logits, f.E, f.router.temperature, softmax)) {
+  if (!softmaxOf(logits, f.E, f.router.temperatureNow(), softmax)) {
     fault = earlier(fault, faultWord(operation, Fault::NonFiniteLogits, t));
     return false;
   }
@@ -35,7 +35,7 @@ __device__ inline bool routeToken(const RouteForward& f, int64_t t, const float*
         });
   __syncwarp();
   if (f.router.selectBy == SelectBy::Logits)
-    softmaxOfSelected([&](int e) { return logits[e]; }, f.router.temperature, indices, f.K, scores);
+    softmaxOfSelected([&](int e) { return logits[e]; }, f.router.temperatureNow(), indices, f.K, scores);
   else
     for (int k = lane(); k < f.K; k += warpSize_) scores[k] = indices[k] >= 0 ? softmax(logits[indices[k]]) : 0.0f;
   __syncwarp();
@@ -105,7 +105,7 @@ __device__ void routePiece(const RouteForward& f, const RoutePieces& pieces, con
   extern __shared__ float keptLogits[];
   const bool keeps = f.E <= RoutePieces::keptExperts;
   const bool cleanSoftmax = f.losses.importanceOn && f.losses.importanceFrom == ImportanceFrom::Softmax;
-  const bool tempered = f.router.temperature != 1 && (cleanSoftmax || f.losses.zOn);
+  const bool tempered = f.router.temperatureNow() != 1 && (cleanSoftmax || f.losses.zOn);
   const int64_t piece = blockIdx.x, begin = pieces.begin(piece), end = pieces.end(piece);
   if (piece == 0 && threadIdx.x == 0) *sums.finished = 0;
   FaultWord fault = noFault;

@@ -256,7 +256,7 @@ export class Device implements Disposable {
    * that calling `step` again would give. They work on the tensors that the step used: write new data into those before
    * replay(). What is fixed by the recording: shapes, the parameters that are trainable, the options of each call. What is
    * not: the learning rate and the other numbers of an optimizer, step counts, the temperature that layer.setTemperature()
-   * set (on CUDA a change of it is ERR_UNSUPPORTED), and the draws of noise and dropout, which go on from replay to replay.
+   * set, and the draws of noise and dropout, which go on from replay to replay.
    * Of other devices nothing is recorded. On a GPU a poisoned tensor from outside poisons all that the step writes, on the CPU
    * what depends on it. Passes and tensors that the step makes and does not dispose hold, and stats() reads, what the
    * last replay has left in them; before the first one reading them is ERR_STALE_PASS.

@@ -8,7 +8,7 @@ import {
   native,
   type TensorHandle,
 } from './binding.js';
-import { checkNumber, checkOptions, invalid, orDefault, unsupported } from './checks.js';
+import { checkNumber, checkOptions, invalid, orDefault } from './checks.js';
 import { deepFreeze, type MoEConfig, nativeConfig, type ResolvedConfig, resolveConfig } from './config.js';
 import { activationOf } from './config-experts.js';
 import { type ForwardOptions, forwardCall } from './config-forward.js';
@@ -141,7 +141,6 @@ export class MoELayer implements Module {
     const handle = checkTensor('input', input, context, this.#config.dtype);
     const tokens = checkRows('input', input, this.#config.hiddenSize, 'hiddenSize');
     const call = forwardCall(context, this.#config, tokens, options);
-    if (call.temperature === undefined && this.device.kind === 'cuda') this.#keepTemperature(context);
     const { losses } = this.#config;
     const router = call.routingWeights === undefined && !drawsExperts(this.#config.router.type);
     return new MoEPass(context, native.layerForward(this.#handle, handle, call), {
@@ -164,18 +163,6 @@ export class MoELayer implements Module {
     this.#parameters.open('setTemperature()');
     this.#temperature = checkNumber('value', value, { above: 0 });
     native.layerSetTemperature(this.#handle, this.#temperature);
-  }
-
-  /** The kernels of a recorded step have its temperature in them. */
-  #keepTemperature(context: DeviceContext): void {
-    const recorded = this.#temperature;
-    context.beforeReplay(() => {
-      if (this.#temperature !== recorded)
-        throw unsupported(
-          `a temperature that changes between replays (${recorded} when recorded, now ${this.#temperature}) on CUDA`,
-          'Record the step again.',
-        );
-    });
   }
 
   /**
