@@ -16,15 +16,17 @@ float multiplyAdd(int64_t rounds) {
   const auto x = (__m512bh)_mm512_set1_epi32(0x3f803f80);  // 1, 1
   const auto y = (__m512bh)_mm512_set1_epi32(0x38003800);  // 2^-15 twice: no sum overflows
   __m512 sums[chains];
-  for (__m512& sum : sums) sum = _mm512_setzero_ps();
+#pragma GCC unroll 24
+  for (int chain = 0; chain < chains; ++chain) sums[chain] = _mm512_setzero_ps();
   for (int64_t i = 0; i < rounds; ++i)
 #pragma GCC unroll 24
-    for (__m512& sum : sums) {
-      sum = _mm512_dpbf16_ps(sum, x, y);
-      asm("" : "+v"(sum));  // keeps it in its register
+    for (int chain = 0; chain < chains; ++chain) {
+      sums[chain] = _mm512_dpbf16_ps(sums[chain], x, y);
+      asm("" : "+v"(sums[chain]));  // keeps it in its register
     }
   float total = 0;
-  for (const __m512& sum : sums) total += MOE_ISA::sum((Vec)sum);
+#pragma GCC unroll 24
+  for (int chain = 0; chain < chains; ++chain) total += MOE_ISA::sum((Vec)sums[chain]);
   return total;
 }
 
