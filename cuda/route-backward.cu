@@ -101,15 +101,9 @@ extern "C" __global__ void __launch_bounds__(routeThreads, 2)
   clearCounters(sums);
 
   if (losses.loadBalanceOn) {
-    double filled = 0;
-    for (int64_t scope = threadIdx.x; scope < pieces.scopes; scope += routeThreads) filled += b.lossTokens[scope] > 0;
-    filled = blockSum(filled, scratch);
-    __syncthreads();
-    const int64_t scope = pieces.scopeOf(piece);
-    const double n = b.lossTokens[scope], perToken = losses.counts == LossCounts::FirstChoice ? 1 : b.K;
-    const double factor = n > 0 ? losses.loadBalance * E / (n * n * perToken * filled) : 0.0;
-    for (int e = threadIdx.x; e < E; e += routeThreads)
-      balance[e] = static_cast<float>(factor * b.lossCounts[scope * E + e]);
+    const double factor = loadBalanceFactor(b, pieces, piece, E, scratch);
+    const float* counts = b.lossCounts + pieces.scopeOf(piece) * E;
+    for (int e = threadIdx.x; e < E; e += routeThreads) balance[e] = static_cast<float>(factor * counts[e]);
   }
   if (losses.importanceOn) {
     const Variation v = variationOf(b.importance, E, scratch);

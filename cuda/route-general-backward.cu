@@ -35,15 +35,9 @@ struct Slopes {
     const LossOptions& losses = b.losses;
     Slopes slopes{};
     if (losses.loadBalanceOn) {
-      double filled = 0;
-      for (int64_t scope = threadIdx.x; scope < pieces.scopes; scope += routeThreads) filled += b.lossTokens[scope] > 0;
-      filled = blockSum(filled, scratch);
-      __syncthreads();
-      const int64_t scope = pieces.scopeOf(piece);
-      const double n = b.lossTokens[scope], perToken = losses.counts == LossCounts::FirstChoice ? 1 : b.K;
       const int parts = losses.expertGroups > 0 ? losses.expertGroups : b.E;
-      slopes.balanceFactor = n > 0 ? losses.loadBalance * parts / (n * n * perToken * filled) : 0.0;
-      slopes.counts = b.lossCounts + scope * b.E;
+      slopes.balanceFactor = loadBalanceFactor(b, pieces, piece, parts, scratch);
+      slopes.counts = b.lossCounts + pieces.scopeOf(piece) * b.E;
     }
     if (losses.importanceOn) slopes.importance = VariationSlope::of(b.importance, b.E, losses.importance, scratch);
     if (losses.loadOn) slopes.load = VariationSlope::of(b.load, b.E, losses.load, scratch);

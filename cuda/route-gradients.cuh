@@ -50,4 +50,17 @@ __device__ inline void softmaxOfSelectedBackward(const float* scores, const int3
       gradLogits[indices[k]] += static_cast<float>(scores[k] * (gradScore(k) - shift - mean) / divisor);
 }
 
+/// The slope of the load-balance loss by P_e is this times the counts of a piece's scope, over `parts` experts or
+/// groups of them. By a whole block.
+__device__ inline double loadBalanceFactor(const RouteBackward& b, const RoutePieces& pieces, int64_t piece, int parts,
+                                           double* scratch) {
+  double filled = 0;
+  for (int64_t scope = threadIdx.x; scope < pieces.scopes; scope += routeThreads) filled += b.lossTokens[scope] > 0;
+  filled = blockSum(filled, scratch);
+  __syncthreads();
+  const double n = b.lossTokens[pieces.scopeOf(piece)];
+  const double perToken = b.losses.counts == LossCounts::FirstChoice ? 1 : b.K;
+  return n > 0 ? b.losses.loadBalance * parts / (n * n * perToken * filled) : 0.0;
+}
+
 }  // namespace moe
