@@ -316,31 +316,48 @@ void run(const ExpertsBackward& p, const Math& math, ThreadPool& pool, Scratch& 
     if (offsets[e] == offsets[e + 1]) backward.clear(e);
   });
 
-  const std::vector<Wave> all = waves({p.plan.E, p.plan.R, offsets}, backward.waveRows());
-  int64_t largest = 0;
-  for (const Wave& wave : all) largest = std::max(largest, wave.rows);
+  const RowGroups groups{p.plan.E, p.plan.R, offsets};
+  const Shares shares = shareGroups(groups, pool.threads());
+  const int64_t maximum = backward.waveRows(), experts = static_cast<int64_t>(shares.whole.size());
+  std::vector<std::vector<Wave>> whole;  // of every expert that is taken whole
+  int64_t largestWhole = 0, largestShared = 0;
+  for (const int& expert : shares.whole) {
+    whole.push_back(waves(groups, {&expert, 1}, maximum));
+    largestWhole = std::max(largestWhole, whole.back().front().rows);
+  }
+  const std::vector<Wave> cut = waves(groups, shares.cut, maximum);
+  for (const Wave& wave : cut) largestShared = std::max(largestShared, wave.rows);
+
   WaveBuffers<typename Math::Word> shared;
+  std::vector<WaveBuffers<typename Math::Word>> ownWave(pool.threads());
   std::vector<WorkerBuffers<typename Math::Word>> own(pool.threads());
   scratch.layOut([&](Carver& carver) {
-    shared = backward.carveShared(carver, largest);
-    for (auto& buffers : own) buffers = backward.carveWorker(carver, largest);
+    shared = backward.carveShared(carver, largestShared);
+    for (auto& buffers : ownWave) buffers = backward.carveShared(carver, largestWhole);
+    for (auto& buffers : own) buffers = backward.carveWorker(carver, std::max(largestWhole, largestShared));
   });
 
-  for (const Wave& wave : all) {
-    const int64_t parts = static_cast<int64_t>(wave.parts.size());
-    const int64_t featureBlocks = backward.featureBlocks(), lastBlocks = backward.inputBlocks() + 1;
-    pool.parallelFor(parts * gatherSlices,
-                     [&](int64_t i, int) { backward.gather(wave.parts[i / gatherSlices], shared, i % gatherSlices); });
-    pool.parallelFor(parts * featureBlocks, [&](int64_t i, int worker) {
-      backward.features(wave, wave.parts[i / featureBlocks], shared, own[worker], i % featureBlocks);
-    });
-    pool.parallelFor(parts * lastBlocks, [&](int64_t i, int worker) {
-      const Part& part = wave.parts[i / lastBlocks];
-      const int64_t block = i % lastBlocks;
-      if (block == lastBlocks - 1) return backward.finish(wave, part, shared, own[worker]);
-      backward.inputs(part, shared, own[worker], block);
-    });
-  }
+  const int64_t featureBlocks = backward.featureBlocks(), lastBlocks = backward.inputBlocks() + 1;
+  // A wave's three passes, of one of their items.
+  const auto item = [&](const Wave& wave, const auto& buffers, size_t pass, int64_t i, int worker) {
+    if (pass == 0) return backward.gather(wave.parts[i / gatherSlices], buffers, i % gatherSlices);
+    if (pass == 1)
+      return backward.features(wave, wave.parts[i / featureBlocks], buffers, own[worker], i % featureBlocks);
+    const Part& part = wave.parts[i / lastBlocks];
+    const int64_t block = i % lastBlocks;
+    if (block == lastBlocks - 1) return backward.finish(wave, part, buffers, own[worker]);
+    backward.inputs(part, buffers, own[worker], block);
+  };
+  const int64_t itemsOf[] = {gatherSlices, featureBlocks, lastBlocks};  // of a part, in every pass
+  std::vector<int64_t> counts = {experts};
+  for (const Wave& wave : cut)
+    for (const int64_t items : itemsOf) counts.push_back(static_cast<int64_t>(wave.parts.size()) * items);
+  pool.parallelSteps(counts, [&](size_t step, int64_t i, int worker) {
+    if (step > 0) return item(cut[(step - 1) / 3], shared, (step - 1) % 3, i, worker);
+    for (const Wave& wave : whole[i])
+      for (size_t pass = 0; pass < 3; ++pass)
+        for (int64_t k = 0; k < itemsOf[pass]; ++k) item(wave, ownWave[worker], pass, k, worker);
+  });
 }
 
 }  // namespace

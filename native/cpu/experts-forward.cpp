@@ -127,11 +127,12 @@ class Forward {
 template <class Math>
 void run(const ExpertsForward& p, const Math& math, ThreadPool& pool, Scratch& scratch) {
   const int64_t L = math.gemm.lanes, lanes = chunkLanes(math.words(std::max(p.H, p.F)), L);
-  const std::vector<TokenChunk> chunks = tokenChunks({p.plan.E, p.plan.R, p.plan.expertOffsets}, lanes, L);
-  // Whole chunks by one worker each; the last ones are cut by features, so that all workers finish together.
-  const int64_t count = static_cast<int64_t>(chunks.size());
-  const int64_t split = pool.threads() > 1 ? std::min<int64_t>(count, 2 * pool.threads()) : 0;
-  const int64_t whole = count - split;
+  const RowGroups groups{p.plan.E, p.plan.R, p.plan.expertOffsets};
+  const Shares shares = shareGroups(groups, pool.threads());
+  // Of the experts that are cut, chunk by chunk, the last chunks are cut by features.
+  const std::vector<TokenChunk> chunks = tokenChunks(groups, shares.cut, lanes, L);
+  const int64_t count = static_cast<int64_t>(chunks.size()), split = std::min<int64_t>(count, 2 * pool.threads());
+  const int64_t experts = static_cast<int64_t>(shares.whole.size()), uncut = count - split;
 
   const int64_t pieces = 2 * pool.threads();
   const int64_t upPiece = roundUp(ceilDiv(p.F, pieces), rowBlock), upPieces = ceilDiv(p.F, upPiece);
@@ -146,22 +147,29 @@ void run(const ExpertsForward& p, const Math& math, ThreadPool& pool, Scratch& s
     for (ForwardBuffers& buffers : buffersOf) buffers = forward.carveOwn(carver, lanes);
   });
 
-  pool.parallelFor(split, [&](int64_t i, int) { forward.pack(chunks[whole + i], shared[i]); });
-  pool.parallelFor(whole + split * upPieces, [&](int64_t i, int worker) {
-    if (i < whole) {
-      forward.pack(chunks[i], own[worker]);
-      forward.up(chunks[i], own[worker], 0, p.F, buffersOf[worker]);
-      forward.down(chunks[i], own[worker], 0, p.H, buffersOf[worker].weights);
-    } else {
-      const int64_t chunk = (i - whole) / upPieces, from = (i - whole) % upPieces * upPiece;
-      forward.up(chunks[whole + chunk], shared[chunk], from, std::min<int64_t>(from + upPiece, p.F), buffersOf[worker]);
-    }
-  });
-  pool.parallelFor(split * downPieces, [&](int64_t i, int worker) {
-    const int64_t chunk = i / downPieces, from = i % downPieces * downPiece;
-    forward.down(chunks[whole + chunk], shared[chunk], from, std::min<int64_t>(from + downPiece, p.H),
-                 buffersOf[worker].weights);
-  });
+  const auto whole = [&](const TokenChunk& chunk, int worker) {
+    forward.pack(chunk, own[worker]);
+    forward.up(chunk, own[worker], 0, p.F, buffersOf[worker]);
+    forward.down(chunk, own[worker], 0, p.H, buffersOf[worker].weights);
+  };
+  pool.parallelSteps(
+      {experts + uncut, split, split * upPieces, split * downPieces}, [&](size_t step, int64_t i, int worker) {
+        if (step == 0) {
+          if (i >= experts) return whole(chunks[i - experts], worker);
+          const std::span<const int> expert(&shares.whole[i], 1);
+          for (const TokenChunk& chunk : tokenChunks(groups, expert, lanes, L)) whole(chunk, worker);
+          return;
+        }
+        const int64_t items = step == 1 ? 1 : step == 2 ? upPieces : downPieces;
+        const TokenChunk& chunk = chunks[uncut + i / items];
+        const auto& buffers = shared[i / items];
+        if (step == 1) return forward.pack(chunk, buffers);
+        const int64_t from = i % items * (step == 2 ? upPiece : downPiece);
+        if (step == 2)
+          forward.up(chunk, buffers, from, std::min<int64_t>(from + upPiece, p.F), buffersOf[worker]);
+        else
+          forward.down(chunk, buffers, from, std::min<int64_t>(from + downPiece, p.H), buffersOf[worker].weights);
+      });
 }
 
 }  // namespace

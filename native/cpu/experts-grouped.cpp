@@ -4,6 +4,7 @@
 //
 // in, out: the widths, inp, outp the same rounded up to whole panels; L lanes of a panel.
 #include <cstring>
+#include <numeric>
 
 #include "backend.h"
 #include "element.h"
@@ -14,6 +15,12 @@ namespace moe::cpu {
 namespace {
 
 RowGroups groupsOf(int64_t R, int E, const int32_t* offsets) { return {offsets ? E : 1, R, offsets}; }
+
+std::vector<int> allOf(const RowGroups& groups) {
+  std::vector<int> all(groups.count);
+  std::iota(all.begin(), all.end(), 0);
+  return all;
+}
 
 /// Rows past the last group's end.
 template <class T>
@@ -32,7 +39,7 @@ void forward(const GroupedGemmForward& p, const Math& math, ThreadPool& pool, Sc
   T* output = elements<T>(p.output);
   const RowGroups groups = groupsOf(p.R, p.E, p.expertOffsets);
   const int64_t in = p.in, out = p.out, words = math.words(in), lanes = chunkLanes(words, math.gemm.lanes);
-  const std::vector<TokenChunk> chunks = tokenChunks(groups, lanes, math.gemm.lanes);
+  const std::vector<TokenChunk> chunks = tokenChunks(groups, allOf(groups), lanes, math.gemm.lanes);
   const int64_t count = static_cast<int64_t>(chunks.size());
 
   // Chunks are taken in batches: a batch is packed once, then its outputs are cut finely enough for all workers.
@@ -155,7 +162,7 @@ void backward(const GroupedGemmBackward& p, const Math& math, ThreadPool& pool, 
   using Word = typename Math::Word;
   const RowGroups groups = groupsOf(p.R, p.E, p.expertOffsets);
   const Backward<Math> backward(p, math);
-  const std::vector<Wave> all = waves(groups, backward.waveRows());
+  const std::vector<Wave> all = waves(groups, allOf(groups), backward.waveRows());
   int64_t largest = 0;
   for (const Wave& wave : all) largest = std::max(largest, wave.rows);
 

@@ -39,10 +39,29 @@ void Scratch::release() {
 
 // ------------------------------------------------------------------------------------------------ division of the rows
 
-std::vector<TokenChunk> tokenChunks(const RowGroups& groups, int64_t maximum, int lanes) {
-  std::vector<TokenChunk> chunks;
+Shares shareGroups(const RowGroups& groups, int threads) {
+  std::vector<int> bySize;
+  int64_t rest = 0;
   for (int group = 0; group < groups.count; ++group) {
-    const int64_t begin = groups.begin(group), rows = groups.begin(group + 1) - begin;
+    if (groups.size(group) == 0) continue;
+    bySize.push_back(group);
+    rest += groups.size(group);
+  }
+  std::stable_sort(bySize.begin(), bySize.end(), [&](int a, int b) { return groups.size(a) > groups.size(b); });
+  Shares shares;
+  for (const int group : bySize) {
+    // More than a worker's part of what is left would keep the others waiting.
+    const bool whole = groups.size(group) * threads <= rest;
+    if (whole) rest -= groups.size(group);
+    (whole ? shares.whole : shares.cut).push_back(group);
+  }
+  return shares;
+}
+
+std::vector<TokenChunk> tokenChunks(const RowGroups& groups, std::span<const int> chosen, int64_t maximum, int lanes) {
+  std::vector<TokenChunk> chunks;
+  for (const int group : chosen) {
+    const int64_t begin = groups.begin(group), rows = groups.size(group);
     const int64_t panels = ceilDiv(rows, lanes);
     const int64_t pieces = ceilDiv(rows, maximum);
     for (int64_t piece = 0; piece < pieces; ++piece) {
@@ -54,24 +73,19 @@ std::vector<TokenChunk> tokenChunks(const RowGroups& groups, int64_t maximum, in
   return chunks;
 }
 
-std::vector<Wave> waves(const RowGroups& groups, int64_t maximum) {
+std::vector<Wave> waves(const RowGroups& groups, std::span<const int> chosen, int64_t maximum) {
   std::vector<Wave> waves;
-  int64_t room = 0;
-  for (int group = 0; group < groups.count; ++group) {
+  for (const int group : chosen) {
     const int64_t begin = groups.begin(group), end = groups.begin(group + 1);
-    for (int64_t row = begin; row < end;) {
-      const int64_t rest = end - row;
-      // A group that fits one wave is not cut.
-      if (room <= 0 || (rest > room && rest <= maximum)) {
-        waves.push_back({0, {}});
-        room = maximum;
-      }
+    if (begin == end) continue;
+    const int64_t size = roundUp(ceilDiv(end - begin, ceilDiv(end - begin, maximum)), 2);
+    for (int64_t row = begin; row < end; row += size) {
+      const int64_t rows = std::min(size, end - row), room = roundUp(rows, 2);
+      // The parts of a group add to the same gradients, one after the other.
+      if (row > begin || waves.empty() || waves.back().rows + room > maximum) waves.push_back({0, {}});
       Wave& wave = waves.back();
-      const int64_t rows = std::min(rest, room);
       wave.parts.push_back({group, row, rows, wave.rows, row == begin});
-      wave.rows += roundUp(rows, 2);
-      room -= roundUp(rows, 2);
-      row += rows;
+      wave.rows += room;
     }
   }
   return waves;

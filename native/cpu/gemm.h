@@ -14,6 +14,7 @@
 #include <cstdint>
 #include <cstring>
 #include <initializer_list>
+#include <span>
 #include <type_traits>
 #include <vector>
 
@@ -30,7 +31,7 @@ constexpr int64_t depthBlock = 256;  // words of the products whose right operan
 constexpr int64_t columnBlock = 64;  // features of one item of the backward; a multiple of every panel
 constexpr int64_t wideColumnBlock = 128;   // the same where the depth is blocked
 constexpr int64_t cacheFloats = 96 << 10;  // what a chunk's panels may take of an L2 cache
-constexpr int64_t waveFloats = 6 << 20;    // what the shared buffers of a backward may take
+constexpr int64_t waveFloats = 3 << 20;    // what the buffers of a wave of a backward may take: a share of an L3 cache
 
 constexpr int64_t ceilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 constexpr int64_t roundUp(int64_t a, int64_t b) { return ceilDiv(a, b) * b; }
@@ -142,7 +143,17 @@ struct RowGroups {
   const int32_t* offsets;  // [count+1] or null
 
   int64_t begin(int group) const { return offsets ? offsets[group] : group * rows; }
+  int64_t size(int group) const { return begin(group + 1) - begin(group); }
 };
+
+/// Who takes which groups. A group that is taken whole by one worker stays in the caches of its core: fetching what
+/// another core has written is several times slower than reading one's own. The others are cut into items that all
+/// workers take, after the whole ones, so that they finish together.
+struct Shares {
+  std::vector<int> whole, cut;  // groups with rows; whole: the largest first
+};
+
+Shares shareGroups(const RowGroups& groups, int threads);
 
 /// Neighbouring rows of one expert that sit in the vector lanes together.
 struct TokenChunk {
@@ -153,8 +164,9 @@ struct TokenChunk {
   bool few() const { return count <= fewTokens; }
 };
 
-/// Chunks of at most `maximum` rows, a multiple of lanes, as even as whole panels allow.
-std::vector<TokenChunk> tokenChunks(const RowGroups& groups, int64_t maximum, int lanes);
+/// The chunks of some of the groups, one after the other: at most `maximum` rows each, a multiple of lanes, as even as
+/// whole panels allow.
+std::vector<TokenChunk> tokenChunks(const RowGroups& groups, std::span<const int> chosen, int64_t maximum, int lanes);
 
 /// Rows per chunk so that panels of that depth stay in a cache.
 inline int64_t chunkLanes(int64_t depth, int lanes) {
@@ -169,13 +181,14 @@ struct Part {
   bool first;  // holds the first row of its expert
 };
 
-/// What the backward takes in one go: neighbouring rows, at most as many as its buffers hold.
+/// What the backward takes in one go: parts of different experts, at most as many rows as its buffers hold.
 struct Wave {
   int64_t rows;  // in its buffers: those of every part, made even
   std::vector<Part> parts;
 };
 
-std::vector<Wave> waves(const RowGroups& groups, int64_t maximum);
+/// The waves of some of the groups. How a group is cut into parts follows from its rows and `maximum` alone.
+std::vector<Wave> waves(const RowGroups& groups, std::span<const int> chosen, int64_t maximum);
 
 inline int64_t waveRows(int64_t floatsPerRow) {
   return std::clamp<int64_t>(waveFloats / floatsPerRow, depthBlock, 16 * depthBlock);

@@ -2,8 +2,6 @@
 
 #include <utility>
 
-#include "../core/wait.h"
-
 namespace moe::cpu {
 
 ThreadPool::ThreadPool(int threads) {

@@ -10,6 +10,8 @@
 #include <type_traits>
 #include <vector>
 
+#include "../core/wait.h"
+
 namespace moe::cpu {
 
 class ThreadPool {
@@ -50,8 +52,38 @@ class ThreadPool {
     });
   }
 
+  /// body(step, index, worker) for the indices [0, counts[step]) of every step, handed out in this order to whoever is
+  /// free. A step begins when the one before is done; nobody waits for step 0.
+  template <class Body>
+  void parallelSteps(const std::vector<int64_t>& counts, Body&& body) {
+    std::vector<std::atomic<int64_t>> left(counts.size());
+    int64_t count = 0;
+    for (size_t step = 0; step < counts.size(); ++step) {
+      left[step].store(counts[step], std::memory_order_relaxed);
+      count += counts[step];
+    }
+    parallelFor(count, [&](int64_t index, int worker) {
+      size_t step = 0;
+      for (; index >= counts[step]; ++step) index -= counts[step];
+      size_t before = step > 0 ? step - 1 : 0;
+      while (before > 0 && counts[before] == 0) --before;
+      if (before > 0)
+        for (int64_t n; (n = left[before].load(std::memory_order_acquire)) != 0;) waitWhileEqual(left[before], n);
+      const Finished finished{left[step]};
+      body(step, index, worker);
+    });
+  }
+
  private:
   using Entry = void (*)(void* context, int worker);
+
+  /// Of an item of a step, also when its body throws: others wait for it.
+  struct Finished {
+    std::atomic<int64_t>& left;
+    ~Finished() {
+      if (left.fetch_sub(1, std::memory_order_acq_rel) == 1) left.notify_all();
+    }
+  };
 
   void fork(Entry entry, void* context);
   void work(int worker);

@@ -69,7 +69,10 @@ template <Left left, class Word>
 void multiplyLeft(const Product<Word>& p) {
   const int64_t panels = (p.columns + lanes - 1) / lanes;
   if (p.rowsOutside) {
-    if (panels > 0) multiplyPanels<left>(p, 0, panels);
+    // A last panel of fewer vectors by itself: its tiles have more rows.
+    const int64_t whole = vectorsOf(p.columns - (panels - 1) * lanes) == shape.vectors ? panels : panels - 1;
+    if (whole > 0) multiplyPanels<left>(p, 0, whole);
+    if (whole < panels) multiplyPanels<left>(p, whole, panels);
   } else {
     for (int64_t panel = 0; panel < panels; ++panel) multiplyPanels<left>(p, panel, panel + 1);
   }

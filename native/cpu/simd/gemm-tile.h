@@ -148,7 +148,8 @@ void multiplyTile(const Tile<Word>& t) {
   int64_t rest = t.depth;
   if (left == Left::PanelRows)
     for (; rest >= aLanes; rest -= aLanes) {
-      steps<R, V, aStep, true>(acc, a, aLanes, b, 0);
+      // The next panel's part of these rows; that of the next rows after the last.
+      steps<R, V, aStep, true>(acc, a, aLanes, b, rest >= 2 * aLanes ? t.aPanel : 0);
 #pragma GCC unroll 12
       for (int r = 0; r < R; ++r) a[r] += t.aPanel;
     }
