@@ -25,11 +25,11 @@ import { Tensor } from './tensor.js';
 export type DeviceKind = 'cpu' | 'cuda';
 
 export interface DeviceOptions {
-  /** 'auto' (default): the CPU, until the CUDA backend is complete. */
+  /** 'auto' (default): CUDA where a driver, a GPU and kernels for it can be used, else the CPU. */
   kind?: DeviceKind | 'auto';
   /** CUDA ordinal; the CPU is 0. */
   index?: number;
-  /** CPU worker threads, 1 to 1024; default: the cores this process may use. Results never depend on it. */
+  /** CPU worker threads, 1 to 1024, of no meaning to a GPU; default: the cores this process may use. Results never depend on it. */
   threads?: number;
   /** The most bytes that the device's tensors may take; default: the machine's memory. Past it: ERR_OUT_OF_MEMORY. */
   memoryLimit?: number;
@@ -106,6 +106,8 @@ export function openDevice(options: DeviceKind | 'auto' | DeviceOptions = 'auto'
   checkInteger('options.threads', threads, 1, 1024);
   if (memoryLimit !== undefined) checkInteger('options.memoryLimit', memoryLimit, 1, Number.MAX_SAFE_INTEGER);
   if (kind === 'cuda') return openCuda(index, memoryLimit);
+  const gpu = kind === 'auto' ? usableCuda(index, memoryLimit) : undefined;
+  if (gpu) return gpu;
   if (index !== 0) throw invalid('options.index', '0, the only CPU device', index);
   const info = cpuDevice();
   const limit = memoryLimit ?? Number(info.details.memoryBytes);
@@ -130,6 +132,16 @@ function openCuda(index: number, memoryLimit: number | undefined): Device {
     throw error instanceof MoEError && error.code !== 'ERR_OUT_OF_MEMORY'
       ? unavailable(error.message, error.hint)
       : error;
+  }
+}
+
+function usableCuda(index: number, memoryLimit: number | undefined): Device | undefined {
+  try {
+    return openCuda(index, memoryLimit);
+  } catch (error) {
+    const without = error instanceof MoEError && ['ERR_DEVICE_UNAVAILABLE', 'ERR_OUT_OF_MEMORY'].includes(error.code);
+    if (without) return undefined;
+    throw error;
   }
 }
 

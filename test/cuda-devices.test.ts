@@ -21,12 +21,15 @@ const script = `
       return { name, code, message, hint };
     }
   };
-  console.log(JSON.stringify({ devices: listDevices(), opened: of(() => openDevice('cuda')) }));
+  const devices = listDevices();
+  const opened = of(() => openDevice('cuda'));
+  console.log(JSON.stringify({ devices, opened, byDefault: openDevice().kind }));
 `;
 
 interface Outcome {
   devices: DeviceInfo[];
   opened: '' | { name: string; code: string; message: string; hint: string };
+  byDefault: string;
 }
 
 describe.skipIf(!simulated)(simulated ? 'a CUDA device' : 'a CUDA device (skipped: needs the software GPU)', () => {
@@ -55,7 +58,9 @@ describe.skipIf(!simulated)(simulated ? 'a CUDA device' : 'a CUDA device (skippe
       cwd: join(scratch, project),
       env: { ...process.env, ...env },
     });
-    return JSON.parse(stdout);
+    const found: Outcome = JSON.parse(stdout);
+    expect(found.byDefault).toBe(found.opened === '' ? 'cuda' : 'cpu');
+    return found;
   }
 
   /** The CPU can be used all the same, and both ways of asking say the same of CUDA. */

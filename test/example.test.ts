@@ -9,8 +9,10 @@ import { ProgressDisplay } from '../examples/language-model/progress.js';
 import { type Outcome, root, run, succeed } from './command.js';
 import { lossesIn, readmeLoop } from './readme.js';
 
+// Nothing of the software GPU: by default the example and the loop train on a GPU where there is one.
+const env = { ...process.env, LD_LIBRARY_PATH: '' };
 const example = (args: string[], options?: Parameters<typeof run>[2]) =>
-  run(process.execPath, ['--import', 'tsx', 'examples/language-model/main.ts', ...args], options);
+  run(process.execPath, ['--import', 'tsx', 'examples/language-model/main.ts', ...args], { env, ...options });
 
 interface Result {
   validBitsPerByte: number;
@@ -137,7 +139,7 @@ describe('the README', () => {
     // Inside the package, so that 'switchyard' means this one.
     const file = join(root, 'build', 'readme-loop.ts');
     writeFileSync(file, readmeLoop());
-    const { stdout } = await succeed(process.execPath, ['--import', 'tsx', file]);
+    const { stdout } = await succeed(process.execPath, ['--import', 'tsx', file], { env });
     const losses = lossesIn(stdout);
     expect(losses).toHaveLength(6);
     expect(losses.at(-1)).toBeLessThan(0.6 * losses[0]!);
