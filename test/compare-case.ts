@@ -82,7 +82,10 @@ function observedTensors({ weights, logits, output, gradients }: Observed): Map<
   return tensors;
 }
 
-/** Inputs, weights and output gradient, each value moved by up to 2^-23 of itself. */
+/**
+ * Inputs, weights and output gradient, each value moved by up to 2^-23 of itself; and the gradients of the routing
+ * weights, which a softmax cancels where they are equal: where all that a token gets is its own input, say.
+ */
 function shaken(testCase: Case, problem: Problem, observed: Observed, seed: number): Map<string, Expected> {
   const next = uniforms(seed);
   const shake = (values: Float64Array): Float64Array => values.map((v) => v * (1 + (2 * next() - 1) * 2 ** -23));
@@ -93,7 +96,8 @@ function shaken(testCase: Case, problem: Problem, observed: Observed, seed: numb
   const parameters = Object.entries(referenceParameters(problem)).map(([name, v]) => [name, shake(v)] as const);
   const pass = forward(testCase.config, Object.fromEntries(parameters), call);
   const gradOutput = shake(Float64Array.from(problem.gradOutput));
-  return expectedTensors(testCase, pass, observed.gradients && backward(pass, gradOutput, testCase.lossScale ?? 1));
+  const gradients = observed.gradients && backward(pass, gradOutput, testCase.lossScale ?? 1, shake);
+  return expectedTensors(testCase, pass, gradients);
 }
 
 /** The largest movement of each tensor over a few shakes. */

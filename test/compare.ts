@@ -17,6 +17,9 @@ const ROUNDED_ZERO = 1e-12;
 /** A computation of many roundings may be this many times as far off as one rounding of its inputs makes it. */
 const NOISE_MARGIN = 20;
 
+/** The smallest normal float32: what is below it may be 0. */
+const SMALLEST = 2 ** -126;
+
 type Numbers = ArrayLike<number>;
 
 function largest(values: Numbers): number {
@@ -54,7 +57,8 @@ export function expectClose(
     return;
   }
   const max = largest(expected);
-  const allowed = (vanishing ? OF_MAXIMUM : OF_MAXIMUM * max) + NOISE_MARGIN * noise;
+  const unseen = NOISE_MARGIN * noise + SMALLEST;
+  const allowed = (vanishing ? OF_MAXIMUM : OF_MAXIMUM * max) + unseen;
   let worst = -1;
   let worstError = allowed;
   for (let i = 0; i < expected.length; i++) {
@@ -68,7 +72,7 @@ export function expectClose(
       `${label}: ${place} is ${actual[worst]}, not ${expected[worst]}; off by ${worstError}, allowed ${allowed}`,
     );
   }
-  if (!vanishing) expectRowsClose(label, actual, expected, width, max, NOISE_MARGIN * noise * Math.sqrt(width));
+  if (!vanishing) expectRowsClose(label, actual, expected, width, max, unseen * Math.sqrt(width));
 }
 
 function expectNormClose(label: string, actual: Numbers, expected: Numbers, ofNorm: number): void {

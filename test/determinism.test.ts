@@ -8,7 +8,7 @@ import { describe, expect, it } from 'vitest';
 import { AdamW } from '../lib/index.js';
 import type { Case } from './cases.js';
 import { type TestDevice, testDevices } from './devices.js';
-import { suiteDTypes } from './extent.js';
+import { repeatedDTypes } from './extent.js';
 import { makeProblem, type Problem } from './problem.js';
 import { makeLayer, readParameterGradients, runBackward, runForward } from './run-case.js';
 
@@ -127,7 +127,7 @@ function differences(a: Record<string, string>, b: Record<string, string>): stri
 
 describe.each(testDevices())('$name', ({ kind, open }) => {
   const threads = kind === 'cpu' ? [1, 1, 2, 2, 7, 7] : [1, 1];
-  it.each(suiteDTypes.flatMap((dtype) => RUNS.map((testCase) => [dtype, testCase.name, testCase] as const)))(
+  it.each(repeatedDTypes.flatMap((dtype) => RUNS.map((testCase) => [dtype, testCase.name, testCase] as const)))(
     '%s: %s',
     async (dtype, _, testCase) => {
       const bits: Record<string, string>[] = [];

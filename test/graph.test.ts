@@ -17,7 +17,7 @@ import {
   RMSNorm,
 } from '../lib/index.js';
 import { testDevices } from './devices.js';
-import { suiteDTypes } from './extent.js';
+import { repeatedDTypes } from './extent.js';
 import { normals } from './random.js';
 import type { FloatDType } from './rounding.js';
 
@@ -98,7 +98,7 @@ class Model {
 }
 
 const cases = testDevices().flatMap((device) =>
-  suiteDTypes.map((dtype) => ({ ...device, title: `${device.name} ${dtype}`, dtype })),
+  repeatedDTypes.map((dtype) => ({ ...device, title: `${device.name} ${dtype}`, dtype })),
 );
 
 describe.each(cases)('$title', ({ open, dtype }) => {

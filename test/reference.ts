@@ -277,8 +277,16 @@ function tokenOutput(pass: Forward, t: number): Vector {
 
 // ----------------------------------------------------------------------------------------------------------- backward
 
-/** Gradients of ⟨gradOutput, output⟩ + lossScale·Σ coefficient·loss. */
-export function backward(pass: Forward, gradOutput: Vector, lossScale = 1): Gradients {
+/**
+ * Gradients of ⟨gradOutput, output⟩ + lossScale·Σ coefficient·loss. `weightsGradient` is what a computation makes of the
+ * exact gradient of a token's weights [K] before the router takes it.
+ */
+export function backward(
+  pass: Forward,
+  gradOutput: Vector,
+  lossScale = 1,
+  weightsGradient = (g: Vector) => g,
+): Gradients {
   const { config, call, tokens } = pass;
   const { hiddenSize: H, numExperts: E } = config;
   const gradients: Gradients = { input: new Float64Array(tokens * H), parameters: {} };
@@ -293,7 +301,7 @@ export function backward(pass: Forward, gradOutput: Vector, lossScale = 1): Grad
   pass.live.forEach((isLive, t) => {
     if (!isLive) return;
     const dy = row(gradOutput, t, H);
-    const dWeights = expertsBackward(pass, gradients, t, dy);
+    const dWeights = weightsGradient(expertsBackward(pass, gradients, t, dy));
     sharedBackward(pass, gradients, t, dy);
     if (gradients.routingWeights) row(gradients.routingWeights, t, pass.topK).set(dWeights);
     else if (pass.logits) routeBackward(pass, gradients, t, dWeights, lossScale);
