@@ -29,7 +29,10 @@ export interface DeviceOptions {
   kind?: DeviceKind | 'auto';
   /** CUDA ordinal; the CPU is 0. */
   index?: number;
-  /** CPU worker threads, 1 to 1024, of no meaning to a GPU; default: the cores this process may use. Results never depend on it. */
+  /**
+   * CPU worker threads, 1 to 1024, of no meaning to a GPU; default: the cores this process may use. Results never
+   * depend on it.
+   */
   threads?: number;
   /** The most bytes that the device's tensors may take; default: the machine's memory. Past it: ERR_OUT_OF_MEMORY. */
   memoryLimit?: number;
