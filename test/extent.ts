@@ -13,5 +13,12 @@ export const shortened = !full && process.env.SOFTGPU_CC === '9.0';
 /** Those that a suite of every dtype runs in. */
 export const suiteDTypes: readonly FloatDType[] = shortened ? ['float32', 'bfloat16'] : FLOAT_DTYPES;
 
-/** Those of a suite about what happens again: of the kernels themselves the other suites tell. */
-export const repeatedDTypes: readonly FloatDType[] = shortened ? ['bfloat16'] : FLOAT_DTYPES;
+/**
+ * Those of a suite about what happens again: of the kernels themselves the other suites tell, and the two of 16 bits
+ * differ in conversions alone.
+ */
+export const repeatedDTypes: readonly FloatDType[] = shortened
+  ? ['bfloat16']
+  : onCuda && !full
+    ? ['float32', 'bfloat16']
+    : FLOAT_DTYPES;
