@@ -19,7 +19,7 @@ namespace {
 constexpr size_t smallAlignment = 256, hugePage = size_t{2} << 20;
 constexpr size_t bigBlock = 2 * hugePage;
 
-constexpr int64_t bytesPerPiece = 1 << 18, elementsPerPiece = 1 << 14;
+constexpr int64_t bytesPerPiece = 1 << 18;
 
 void copyBytes(ThreadPool& pool, void* to, const void* from, size_t bytes) {
   pool.parallelRanges(static_cast<int64_t>(bytes), bytesPerPiece, [&](int64_t begin, int64_t end, int) {

@@ -16,11 +16,7 @@
 
 namespace moe::cpu {
 
-namespace {
-
-constexpr int64_t rowsPerPiece = 32;
-
-}  // namespace
+namespace {}  // namespace
 
 // ------------------------------------------------------------------------------------------------ sigmoid gate
 

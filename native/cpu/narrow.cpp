@@ -6,7 +6,6 @@ namespace moe::cpu {
 
 namespace {
 
-constexpr int64_t tokensPerPiece = 64;
 constexpr int expertsPerPiece = 64;
 
 }  // namespace

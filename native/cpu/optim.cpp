@@ -13,8 +13,6 @@ namespace moe::cpu {
 
 namespace {
 
-constexpr int64_t elementsPerPiece = 1 << 14;
-
 struct Piece {
   int tensor;
   int64_t begin, n;

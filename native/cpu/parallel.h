@@ -14,6 +14,9 @@
 
 namespace moe::cpu {
 
+/// What a worker takes at once.
+inline constexpr int64_t tokensPerPiece = 64, rowsPerPiece = 32, elementsPerPiece = 1 << 14;
+
 class ThreadPool {
  public:
   explicit ThreadPool(int threads);

@@ -19,7 +19,7 @@ namespace moe::cpu {
 namespace {
 
 // Below this many tokens a plan costs less than waking the other threads.
-constexpr int64_t tokensPerPiece = 4096;
+constexpr int64_t rankedPerPiece = 4096;
 
 /// The caller's priorities must have an order.
 void throwIfNotNumbers(const BuildPlan& plan) {
@@ -50,14 +50,14 @@ class Changes final : public SlotsObserver {
   void rejected(int64_t t, int k, int32_t expert) override {
     if (experts_.empty()) experts_.assign(static_cast<size_t>(plan_.T) * plan_.K, asAsked);
     experts_[t * plan_.K + k] = -1;
-    --counts_[t / tokensPerPiece * plan_.E + expert];
-    --rows_[t / tokensPerPiece];
+    --counts_[t / rankedPerPiece * plan_.E + expert];
+    --rows_[t / rankedPerPiece];
   }
 
   void moved(int64_t t, int k, int32_t expert) override {
     experts_[t * plan_.K + k] = expert;
-    ++counts_[t / tokensPerPiece * plan_.E + expert];
-    ++rows_[t / tokensPerPiece];
+    ++counts_[t / rankedPerPiece * plan_.E + expert];
+    ++rows_[t / rankedPerPiece];
   }
 
   /// The expert that the choice gets; -1: none.
@@ -82,14 +82,14 @@ void CpuBackend::buildPlan(const BuildPlan& plan) {
   const int64_t T = plan.T;
   const int E = plan.E, K = plan.K;
   const Assignments assignments{plan};
-  const int64_t pieces = (T + tokensPerPiece - 1) / tokensPerPiece;
+  const int64_t pieces = (T + rankedPerPiece - 1) / rankedPerPiece;
 
   // Count the assignments of each expert, per piece of tokens so that the pieces can later write their rows at once.
   std::vector<int32_t> counts(static_cast<size_t>(pieces) * E);  // [pieces,E] kept assignments
   std::vector<int32_t> rows(pieces);                             // [pieces] their sum
   Lowest badIndex;
-  pool_.parallelRanges(T, tokensPerPiece, [&](int64_t begin, int64_t end, int) {
-    const int64_t piece = begin / tokensPerPiece;
+  pool_.parallelRanges(T, rankedPerPiece, [&](int64_t begin, int64_t end, int) {
+    const int64_t piece = begin / rankedPerPiece;
     for (int64_t t = begin; t < end; ++t)
       for (int k = 0; k < K; ++k) {
         const int32_t expert = assignments.expert(t, k);
@@ -137,8 +137,8 @@ void CpuBackend::buildPlan(const BuildPlan& plan) {
   for (int64_t piece = pieces; piece-- > 0;) rows[piece] = (row -= rows[piece]);
 
   std::vector<int32_t> tokens(pieces), lostTokens(pieces);
-  pool_.parallelRanges(T, tokensPerPiece, [&](int64_t begin, int64_t end, int) {
-    const int64_t piece = begin / tokensPerPiece;
+  pool_.parallelRanges(T, rankedPerPiece, [&](int64_t begin, int64_t end, int) {
+    const int64_t piece = begin / rankedPerPiece;
     int32_t* next = counts.data() + piece * E;
     int32_t list = rows[piece];
     for (int64_t t = begin; t < end; ++t) {
@@ -182,8 +182,6 @@ void CpuBackend::buildPlan(const BuildPlan& plan) {
 // ------------------------------------------------------------------------------------------------ moves
 
 namespace {
-
-constexpr int64_t rowsPerPiece = 32;
 
 /// rows [R,H] past the end of the plan = 0.
 template <class T>

@@ -11,8 +11,6 @@ namespace moe::cpu {
 
 namespace {
 
-constexpr int64_t tokensPerPiece = 64;
-
 /// Of S: mean, population variance, and cv² = variance / (mean² + 1e-10).
 struct Variation {
   double mean = 0, variance = 0, squared = 0;

@@ -12,8 +12,6 @@ namespace moe::cpu {
 
 namespace {
 
-constexpr int64_t tokensPerPiece = 64;
-
 void score(const SettleWeights& s, int64_t t, TokenScores& token, const int32_t* used, float* scores) {
   if (s.router.draws()) {
     for (int k = 0; k < s.K; ++k) scores[k] = used[k] < 0 ? 0.0f : 1.0f / static_cast<float>(s.K);

@@ -12,8 +12,6 @@ namespace moe::cpu {
 
 namespace {
 
-constexpr int64_t tokensPerPiece = 64;
-
 /// costs [E] = exp(logits - their maximum), which no factor of the token can tell from exp(logits); 0 where an expert
 /// is not allowed, and for a token whose logits are not finite, which the route reports.
 void setCosts(const RouteForward& f, int64_t t, float* costs) {

@@ -26,8 +26,6 @@ namespace moe::cpu {
 
 namespace {
 
-constexpr int64_t tokensPerPiece = 64;
-
 void clearToken(const RouteForward& f, int64_t t) {
   for (float* rows : {f.logits, f.noisy, f.noiseLogits})
     if (rows) std::fill_n(rows + t * f.E, f.E, 0.0f);

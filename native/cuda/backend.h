@@ -29,6 +29,9 @@ struct BiasGradients;
 
 namespace moe::cuda {
 
+/// Of a block, of kernels that need no other number.
+inline constexpr unsigned threads = 256;
+
 struct Dim {
   unsigned x = 1, y = 1, z = 1;
 };

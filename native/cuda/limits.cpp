@@ -9,8 +9,7 @@ namespace moe::cuda {
 
 namespace {
 
-constexpr double enough = 0.02;  // seconds that a measurement takes at least
-constexpr unsigned threads = 256;
+constexpr double enough = 0.02;           // seconds that a measurement takes at least
 constexpr int chains = 16, products = 8;  // of cuda/limits.cu
 
 /// Seconds that the stream takes for what `work` gives to it.

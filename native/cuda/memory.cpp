@@ -3,11 +3,7 @@
 
 namespace moe::cuda {
 
-namespace {
-
-constexpr unsigned threads = 256;
-
-}  // namespace
+namespace {}  // namespace
 
 void CudaBackend::copy(void* to, const void* from, size_t bytes) {
   if (bytes > 0) MOE_CUDA(cuMemcpyDtoDAsync_v2, address(to), address(from), bytes, stream_.get());

@@ -10,8 +10,6 @@ namespace moe::cuda {
 
 namespace {
 
-constexpr unsigned threads = 256;
-
 int64_t ceilDivide(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 unsigned blocksOf(int64_t items, int64_t perBlock) { return static_cast<unsigned>(ceilDivide(items, perBlock)); }

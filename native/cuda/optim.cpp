@@ -13,8 +13,6 @@ namespace moe::cuda {
 
 namespace {
 
-constexpr unsigned threads = 256;
-
 /// What the host fills: the beginning of the workspace, and a copy of it in host memory.
 struct Tables {
   AdamWScalars* scalars = nullptr;  // [1]

@@ -11,7 +11,7 @@ namespace moe::cuda {
 
 namespace {
 
-constexpr unsigned threads = 256, warpsPerBlock = threads / 32;
+constexpr unsigned warpsPerBlock = threads / 32;
 
 /// Whether this is for buildQueuedPlan: buildPlan knows the rest.
 bool needsQueue(const BuildPlan& p) {

@@ -10,7 +10,6 @@ namespace moe::cuda {
 
 namespace {
 
-constexpr unsigned threads = 256;
 constexpr int inputTokens = 16;     // of a tile of gradInput
 constexpr int plainExperts = 1024;  // up to which the plain backward has its rows in shared memory
 

@@ -52,8 +52,6 @@ CUresult allocatePinned(void** out, size_t bytes) {
   return CUDA_SUCCESS;
 }
 
-u64 addressOf(const void* p) { return reinterpret_cast<u64>(p); }
-
 }  // namespace
 
 SOFTGPU_API cuMemGetInfo(size_t* free, size_t* total) {

@@ -8,8 +8,6 @@ using namespace softgpu;
 
 namespace {
 
-u64 addressOf(const void* p) { return reinterpret_cast<u64>(p); }
-
 // A range that a copy reads or writes must be inside one live allocation.
 Allocation* rangeOrFault(const char* call, u64 address, u64 bytes) {
   if (bytes == 0) return nullptr;  // nothing to do, and no fault either

@@ -177,6 +177,8 @@ CUresult unloadModule(CUmodule module);
 CUresult findFunction(CUfunction* out, CUmodule module, const char* name);
 int deviceAttribute(CUdevice_attribute attribute);
 
+inline u64 addressOf(const void* p) { return reinterpret_cast<u64>(p); }
+
 }  // namespace softgpu
 
 #define SOFTGPU_API extern "C" __attribute__((visibility("default"))) CUresult CUDAAPI
