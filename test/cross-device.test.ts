@@ -1,7 +1,7 @@
 // A forward on one device, its backward on the other, both ways: each stage's backward on one device is fed what the other
 // device's forward has saved for it, and must give the gradients of a chain that never leaves its device.
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { type Device, MoELayer, openDevice, ops, type Tensor } from '../lib/index.js';
+import { type Device, type MoEConfig, MoELayer, openDevice, ops, type Tensor } from '../lib/index.js';
 import { expectClose, expectSame } from './compare.js';
 import { normals } from './random.js';
 import { FLOAT_DTYPES, type FloatDType } from './rounding.js';
@@ -124,5 +124,45 @@ describe.skipIf(!process.env.SWITCHYARD_TEST_CUDA)('what a forward saved on one 
     expectSame('indices', await here.indices.data(), await there.indices.data());
     compare(here.read, there.read);
     compare(here.routed, back.routed);
+  });
+
+  // Logits of 0 leave the choice of experts to the draws, as do features of 1, each an expert's logit, under jitter.
+  const tokens = 2000;
+  const drawn: Record<string, Partial<MoEConfig>> = {
+    'gaussian noise': { router: { noise: { type: 'gaussian', std: 1 } } },
+    'learned noise': { router: { noise: { type: 'learned' } } },
+    'gumbel noise': { router: { noise: { type: 'gumbel' } } },
+    jitter: { router: { noise: { type: 'jitter', epsilon: 0.5 } } },
+    'noise of balanced experts': { router: { type: 'sinkhorn', noise: { type: 'gaussian', std: 1 } } },
+    'noise of experts that choose': { router: { type: 'expert-choice', noise: { type: 'gumbel' } } },
+    'experts at random': { router: { type: 'random' } },
+    'experts by hash': { router: { type: 'hash' } },
+    'second choices': { router: { noise: { type: 'gumbel' }, secondChoice: { type: 'random', threshold: 0.4 } } },
+    'the order of a queue': {
+      router: { type: 'hash' },
+      capacity: { type: 'fixed', factor: 0.7, priority: 'random' },
+    },
+  };
+
+  it.each(Object.keys(drawn))('draws are the same on both: %s', async (name) => {
+    const config: MoEConfig = { hiddenSize: 16, ffnSize: 1, numExperts: 16, topK: 3, seed: 11, ...drawn[name] };
+    const run = async (device: Device) => {
+      using layer = new MoELayer(device, config);
+      const weight = layer.parameters().get('router.weight');
+      weight?.value.write(Float32Array.from({ length: 256 }, (_, i) => (name === 'jitter' && i % 17 === 0 ? 1 : 0)));
+      const ones = device.tensor(new Float32Array(tokens * 16).fill(1), [tokens, 16]);
+      const tokenIds = device.tensor(
+        Int32Array.from({ length: tokens }, (_, t) => 7 * t),
+        [tokens],
+      );
+      const hashed = config.router?.type === 'hash' ? { tokenIds } : {};
+      using pass = layer.forward(ones, { noiseStep: 5, ...hashed });
+      return { indices: await pass.routing.indices.data(), kept: await pass.routing.kept.data() };
+    };
+    const [onCpu, onCuda] = await Promise.all([run(devices.cpu), run(devices.cuda)]);
+    expectSame('indices', onCuda.indices, onCpu.indices);
+    expectSame('kept', onCuda.kept, onCpu.kept);
+    // Not by chance: nothing but the draws tells the tokens apart.
+    expect(new Set(onCpu.indices).size).toBeGreaterThanOrEqual(16);
   });
 });

@@ -14,6 +14,8 @@ const CAPACITIES: CapacityConfig[] = [
   { type: 'fixed', factor: 0.7, groupSize: 7, buffer: 0.2 },
   { type: 'fixed', factor: 0.7, priority: 'random', buffer: 0.1 },
   { type: 'fixed', factor: 0.7, priority: 'random', firstChoicesFirst: false, groupSize: 1500, overflow: 'residual' },
+  { type: 'fixed', factor: 0.8, overflow: 'next-choice' },
+  { type: 'fixed', factor: 0.6, priority: 'score', overflow: 'next-choice', groupSize: 1700, buffer: 0.1 },
   { type: 'dynamic', targetDropRate: 0.1, maxFactor: 3, priority: 'random' },
 ];
 
@@ -47,13 +49,15 @@ describe.skipIf(!process.env.SWITCHYARD_TEST_CUDA)('large plans are those of the
       mask: device.tensor(Int32Array.from(given.mask), [T]),
       ...(ownPriorities ? { priorities: device.tensor(given.priorities, [T, K]) } : {}),
     });
-    return { kept: await pass.routing.kept.data(), stats: await pass.stats() };
+    const { kept, actual } = pass.routing;
+    return { kept: await kept.data(), actual: await actual?.data(), stats: await pass.stats() };
   }
 
   const cases = CAPACITIES.flatMap((capacity) => [[capacity, false] as const, [capacity, true] as const]);
   it.each(cases)('%j, priorities of the caller: %j', async (capacity, ownPriorities) => {
     const [expected, actual] = await Promise.all(devices.map((device) => planOf(device, capacity, ownPriorities)));
     expectSame('kept', actual!.kept, expected!.kept);
+    if (expected!.actual) expectSame('actual', actual!.actual!, expected!.actual);
     expect(actual!.stats).toEqual(expected!.stats);
     expect(expected!.stats.droppedAssignments > 0).toBe(capacity.type !== 'dropless');
   });
