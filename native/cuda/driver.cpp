@@ -57,7 +57,7 @@ struct Search {
     MOE_FIND(cuEventDestroy_v2);
     MOE_FIND(cuEventRecord);
     MOE_FIND(cuEventSynchronize);
-    MOE_FIND(cuEventElapsedTime_v2);
+    MOE_FIND(cuEventElapsedTime);
     MOE_FIND(cuMemAlloc_v2);
     MOE_FIND(cuMemFree_v2);
     MOE_FIND(cuMemHostAlloc);

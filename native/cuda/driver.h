@@ -80,7 +80,8 @@ struct Driver {
   CUresult (*cuEventDestroy_v2)(CUevent);
   CUresult (*cuEventRecord)(CUevent, CUstream);
   CUresult (*cuEventSynchronize)(CUevent);
-  CUresult (*cuEventElapsedTime_v2)(float* milliseconds, CUevent from, CUevent to);
+  // Not _v2, which drivers before 12.8 have not.
+  CUresult (*cuEventElapsedTime)(float* milliseconds, CUevent from, CUevent to);
   CUresult (*cuMemAlloc_v2)(CUdeviceptr*, size_t bytes);
   CUresult (*cuMemFree_v2)(CUdeviceptr);
   CUresult (*cuMemHostAlloc)(void** host, size_t bytes, unsigned flags);

@@ -18,7 +18,7 @@ class Event {
   void synchronize() const { MOE_CUDA(cuEventSynchronize, event_); }
   double millisecondsSince(const Event& earlier) const {
     float milliseconds = 0;
-    MOE_CUDA(cuEventElapsedTime_v2, &milliseconds, earlier.event_, event_);
+    MOE_CUDA(cuEventElapsedTime, &milliseconds, earlier.event_, event_);
     return milliseconds;
   }
 

@@ -214,3 +214,9 @@ SOFTGPU_API cuEventElapsedTime(float* milliseconds, CUevent start, CUevent end) 
   *milliseconds = static_cast<float>(*end->time - *start->time);
   return CUDA_SUCCESS;
 }
+#ifdef cuEventElapsedTime
+// By its name before CUDA 12.8, under which every driver has it.
+#undef cuEventElapsedTime
+SOFTGPU_API cuEventElapsedTime(float* milliseconds, CUevent start, CUevent end)
+    __attribute__((alias("cuEventElapsedTime_v2")));
+#endif
