@@ -15,19 +15,27 @@ ThreadPool::ThreadPool(int threads) {
 
 ThreadPool::~ThreadPool() {
   stopping_.store(true, std::memory_order_relaxed);
-  generation_.fetch_add(1, std::memory_order_release);
-  generation_.notify_all();
+  calls_.fetch_add(1, std::memory_order_release);
+  calls_.notify_all();
   for (std::thread& worker : workers_) worker.join();
 }
 
 void ThreadPool::work(int worker) {
-  uint32_t seen = 0;
+  uint32_t answered = 0, joined = 0;
   for (;;) {
-    waitWhileEqual(generation_, seen);
-    ++seen;
+    waitWhileEqual(calls_, answered);
+    answered = calls_.load(std::memory_order_acquire);
     if (stopping_.load(std::memory_order_relaxed)) return;
-    runOne(worker);
-    if (running_.fetch_sub(1, std::memory_order_acq_rel) == 1) running_.notify_one();
+    uint64_t fork = fork_.load(std::memory_order_acquire);
+    // One that began before it was called has taken part in this fork already.
+    while ((fork & isOpen) && numberOf(fork) != joined) {
+      if (!fork_.compare_exchange_weak(fork, fork + oneJoined, std::memory_order_acq_rel)) continue;
+      joined = numberOf(fork);
+      runOne(worker);
+      fork = fork_.fetch_add(oneDone, std::memory_order_acq_rel) + oneDone;
+      if (doneIn(fork) == joinedIn(fork)) fork_.notify_one();
+      break;
+    }
   }
 }
 
@@ -40,16 +48,23 @@ void ThreadPool::runOne(int worker) {
   }
 }
 
-void ThreadPool::fork(Entry entry, void* context) {
+void ThreadPool::fork(Entry entry, void* context, bool everyone) {
   entry_ = entry;
   context_ = context;
-  if (!workers_.empty()) {
-    running_.store(static_cast<int32_t>(workers_.size()), std::memory_order_relaxed);
-    generation_.fetch_add(1, std::memory_order_release);
-    generation_.notify_all();
+  if (workers_.empty()) {
+    runOne(0);
+  } else {
+    const uint32_t number = numberOf(fork_.load(std::memory_order_relaxed)) + 1;
+    fork_.store(uint64_t{number} << 32 | isOpen, std::memory_order_release);
+    calls_.fetch_add(1, std::memory_order_release);
+    calls_.notify_all();
+    runOne(0);
+    uint64_t fork = fork_.load(std::memory_order_acquire);
+    for (; everyone && doneIn(fork) < workers_.size(); fork = fork_.load(std::memory_order_acquire))
+      waitWhileEqual(fork_, fork);
+    fork = fork_.fetch_and(~isOpen, std::memory_order_acq_rel) & ~isOpen;
+    for (; doneIn(fork) != joinedIn(fork); fork = fork_.load(std::memory_order_acquire)) waitWhileEqual(fork_, fork);
   }
-  runOne(0);
-  for (int32_t left; (left = running_.load(std::memory_order_acquire)) != 0;) waitWhileEqual(running_, left);
   if (failure_) std::rethrow_exception(std::exchange(failure_, nullptr));
 }
 

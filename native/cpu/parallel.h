@@ -29,8 +29,7 @@ class ThreadPool {
   /// body(worker) once on every thread, worker in [0, threads()). Rethrows the first exception after all have returned.
   template <class Body>
   void run(Body&& body) {
-    fork([](void* context, int worker) { (*static_cast<std::remove_reference_t<Body>*>(context))(worker); },
-         const_cast<void*>(static_cast<const void*>(&body)));
+    forkBody(body, true);
   }
 
   /// body(index, worker) for every index in [0, count), handed out in rising order to whoever is free.
@@ -41,9 +40,12 @@ class ThreadPool {
       return;
     }
     std::atomic<int64_t> next{0};
-    run([&](int worker) {
-      for (int64_t index; (index = next.fetch_add(1, std::memory_order_relaxed)) < count;) body(index, worker);
-    });
+    // Who comes when all is handed out is not waited for: on a busy machine that may be long.
+    forkBody(
+        [&](int worker) {
+          for (int64_t index; (index = next.fetch_add(1, std::memory_order_relaxed)) < count;) body(index, worker);
+        },
+        false);
   }
 
   /// body(begin, end, worker) over [0, count) in pieces of `grain`; the pieces do not depend on the number of threads.
@@ -88,15 +90,27 @@ class ThreadPool {
     }
   };
 
-  void fork(Entry entry, void* context);
+  template <class Body>
+  void forkBody(Body&& body, bool everyone) {
+    fork([](void* context, int worker) { (*static_cast<std::remove_reference_t<Body>*>(context))(worker); },
+         const_cast<void*>(static_cast<const void*>(&body)), everyone);
+  }
+  void fork(Entry entry, void* context, bool everyone);
   void work(int worker);
   void runOne(int worker);
+
+  // Of fork_: the number of the fork, whether one may still join, how many workers have joined, and how many of these
+  // are done.
+  static constexpr uint64_t oneDone = 1, oneJoined = 1 << 15, isOpen = 1 << 30;
+  static uint32_t numberOf(uint64_t fork) { return static_cast<uint32_t>(fork >> 32); }
+  static uint32_t joinedIn(uint64_t fork) { return fork >> 15 & 0x7fff; }
+  static uint32_t doneIn(uint64_t fork) { return fork & 0x7fff; }
 
   std::vector<std::thread> workers_;
   Entry entry_ = nullptr;
   void* context_ = nullptr;
-  std::atomic<uint32_t> generation_{0};  // a new value starts the workers
-  std::atomic<int32_t> running_{0};
+  std::atomic<uint64_t> fork_{0};
+  std::atomic<uint32_t> calls_{0};  // a new value wakes the workers
   std::atomic<bool> stopping_{false};
   std::mutex failureMutex_;
   std::exception_ptr failure_;
