@@ -104,6 +104,8 @@ CUresult launch(CallSite& site, CUfunction f, LaunchConfig config, CUstream hand
   config.kernel = f->kernel;
   config.maxResidentBlocks =
       kMultiprocessors * blocksPerMultiprocessor(*f, static_cast<u32>(config.block.count()), config.dynamicShared);
+  config.maxResidentWarps =
+      static_cast<u32>(deviceAttribute(CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_MULTIPROCESSOR)) / kWarpSize;
   SOFTGPU_TRY(check(*f, config));
   SOFTGPU_TRY(packParameters(*f->kernel, parameters, extra, config.parameters));
   std::lock_guard lock(d.mutex);

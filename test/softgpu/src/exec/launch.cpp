@@ -43,7 +43,7 @@ u32 specialValue(ptx::Special id, const Launch& launch, const Block& block, cons
     case Special::kWarpId:
       return w.index;
     case Special::kNwarpId:
-      return static_cast<u32>(block.warps.size());
+      return c.maxResidentWarps;
     case Special::kSmId:
       return (block.x + block.y * c.grid.x) % kMultiprocessors;
     case Special::kNsmId:

@@ -25,6 +25,7 @@ struct LaunchConfig {
   u32 dynamicShared = 0;
   bool cooperative = false;
   u32 maxResidentBlocks = 1;
+  u32 maxResidentWarps = 1;  // of a multiprocessor
   std::vector<u8> parameters;
   u64 id = 0;
 };
