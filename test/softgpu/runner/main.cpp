@@ -31,6 +31,7 @@ int usage() {
                "       softgpu-runner ptx 80|90            print the PTX of the cases, for ptxas\n"
                "       softgpu-runner coverage FILE…       forms without a case in PTX, fatbins or programs\n"
                "       softgpu-runner kernel NAME FILE     run and check a kernel\n"
+               "       softgpu-runner driver-ptx           the PTX of the next one\n"
                "       softgpu-runner driver               check streams, events, graphs and memory\n"
                "       softgpu-runner calls                one call of every kind, between two marks\n"
                "       softgpu-runner allocations          one allocation of every kind\n"
@@ -57,6 +58,10 @@ int main(int count, char** arguments) try {
   }
   if (words[0] == "fault-ptx" && words.size() == 2) {
     std::cout << runner::faultPtx(words[1]);
+    return 0;
+  }
+  if (words[0] == "driver-ptx") {
+    std::cout << runner::kDriverPtx;
     return 0;
   }
   if (words[0] == "coverage") {

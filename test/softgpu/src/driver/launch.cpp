@@ -34,10 +34,9 @@ CUresult check(const CUfunc_st& f, const LaunchConfig& c) {
     return invalid(f, CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES,
                    std::to_string(threads) + " threads in a block, bounds say " + std::to_string(f.kernel->maxThreads));
   }
-  if (f.kernel->dynamicSharedOffset + c.dynamicShared > static_cast<u32>(f.maxDynamicShared)) {
+  if (const u64 bytes = f.kernel->sharedBytes(c.dynamicShared); bytes > static_cast<u64>(f.maxDynamicShared)) {
     return invalid(f, CUDA_ERROR_INVALID_VALUE,
-                   std::to_string(f.kernel->dynamicSharedOffset + c.dynamicShared) +
-                       " bytes of shared memory, allowed " + std::to_string(f.maxDynamicShared));
+                   std::to_string(bytes) + " bytes of shared memory, allowed " + std::to_string(f.maxDynamicShared));
   }
   if (c.cooperative && c.grid.count() > c.maxResidentBlocks) {
     return invalid(f, CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE,

@@ -98,7 +98,7 @@ void startBlock(Launch& launch, Block& block, u64 number) {
   block.z = static_cast<u32>(number / c.grid.x / c.grid.y);
   block.liveThreads = threads;
   block.barriers.fill(Barrier{});
-  block.shared.reset(kernel.dynamicSharedOffset + c.dynamicShared, kernel.sharedGranularity, warps);
+  block.shared.reset(static_cast<u32>(kernel.sharedBytes(c.dynamicShared)), kernel.sharedGranularity, warps);
   const bool fresh = block.warps.empty();
   block.warps.resize(warps);
   block.registerBytes.resize(size_t{warps} * kernel.registerFileBytes + 64);
