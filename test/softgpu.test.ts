@@ -27,6 +27,15 @@ describe('conformance', () => {
       expect(report).toMatchObject({ status: 0, faults: [] });
     });
   }
+
+  test('a wrong result fails, and so does a section that is of another instruction', () => {
+    const report = run(['wrong-cases']);
+    expect(failures(report)).toEqual([
+      'FAIL mov.u32 %d, %lane; [9.7.9.3] lane 0: 0 0 0 gave 0, expected 1',
+      'FAIL mov.u32 %d, 1; [9.7.1.1] no instruction of the section that it cites',
+    ]);
+    expect(report.status).toBe(1);
+  });
 });
 
 // The kernels that are shipped, as the build has put them beside the addon.

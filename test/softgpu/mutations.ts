@@ -33,6 +33,7 @@ export const mutations: Record<string, Mutation[]> = {
       'uninitialised-shared',
       change('tile[threadIdx.x] = k', 'if (threadIdx.x != 9) tile[threadIdx.x] = k'),
     ],
+    ['a tile one word too small', 'out-of-bounds', change('tile[64]', 'tile[63]')],
     ['a shared index too large', 'out-of-bounds', change('(threadIdx.x + 1) % 64', 'threadIdx.x + 1')],
     ['a shared index of the wrong period', wrongAnswer, change('(threadIdx.x + 1) % 64', '(threadIdx.x + 1) % 63')],
     ['a misaligned pointer', 'misaligned', change('y[k] = sum', '*(float*)((char*)y + 4 * k + 1) = sum')],

@@ -164,9 +164,7 @@ std::string run(const Case& c, CUfunction f, unsigned threads) {
   return "";
 }
 
-}  // namespace
-
-std::string conformancePtx(unsigned capability) {
+std::string ptxOf(const std::vector<Case>& cases, unsigned capability) {
   std::string text = ".version 8.6\n.target sm_" + std::to_string(capability) + "\n";
   text +=
       ".address_size 64\n.global .align 8 .b8 pool[64];\n.global .align 32 .b8 heap[4096];\n"
@@ -178,25 +176,29 @@ std::string conformancePtx(unsigned capability) {
       ".func (.param .b64 r) same64(.param .b64 x)\n{\n.reg .b64 %v;\nld.param.b64 %v, [x];\nst.param.b64 [r], "
       "%v;\nret;\n}\n";
   size_t number = 0;
-  for (const Case& c : allCases(capability)) text += kernelOf(c, number++);
+  for (const Case& c : cases) text += kernelOf(c, number++);
   return text;
 }
 
-int runConformance() {
+unsigned presentedCapability() {
   CUdevice device = 0;
   int major = 0, minor = 0;
   CHECK(cuDeviceGet(&device, 0));
   CHECK(cuDeviceGetAttribute(&major, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, device));
   CHECK(cuDeviceGetAttribute(&minor, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR, device));
-  const unsigned capability = std::min(static_cast<unsigned>(10 * major + minor), kNewest);
-  const std::vector<Case> cases = allCases(capability);
-  const std::string ptx = conformancePtx(capability);
+  return std::min(static_cast<unsigned>(10 * major + minor), kNewest);
+}
+
+// How many failed.
+int runCases(const std::vector<Case>& cases, unsigned capability) {
+  const std::string ptx = ptxOf(cases, capability);
   const auto statements = statementsOf(ptx, cases);
   Module module(ptx);
-  int failed = checkRefusals();
+  int failed = 0;
   for (size_t k = 0; k < cases.size(); ++k) {
     const std::string name = cases[k].body.substr(0, cases[k].body.find('\n'));
     std::string problem;
+    bool isLast = false;
     const bool cited = std::any_of(statements[k].begin(), statements[k].end(),
                                    [&](const auto& s) { return isInSection(s, cases[k].section); });
     try {
@@ -205,13 +207,36 @@ int runConformance() {
       if (problem.empty() && !needsWholeWarp(cases[k])) problem = run(cases[k], function, kPartOfWarp);
       if (problem.empty() && !cited) problem = "no instruction of the section that it cites";
     } catch (const std::exception& e) {
-      std::printf("FAIL %s [%s] %s\n", name.c_str(), cases[k].section.c_str(), e.what());
+      problem = e.what();
       // A device error is for good: nothing after it could run.
-      return 1;
+      isLast = true;
     }
+    if (problem.empty()) continue;
+    std::printf("FAIL %s [%s] %s\n", name.c_str(), cases[k].section.c_str(), problem.c_str());
+    ++failed;
+    if (isLast) break;
   }
   std::printf("%zu cases, %d failed\n", cases.size(), failed);
-  return failed ? 1 : 0;
+  return failed;
+}
+
+}  // namespace
+
+std::string conformancePtx(unsigned capability) { return ptxOf(allCases(capability), capability); }
+
+int runConformance() {
+  const unsigned capability = presentedCapability();
+  const int taken = checkRefusals();
+  return runCases(allCases(capability), capability) + taken > 0 ? 1 : 0;
+}
+
+int runWrongCases() {
+  const auto one = [](Lane, unsigned) { return uint64_t{1}; };
+  const std::vector<Case> wrong = {
+      {"9.7.9.3", "mov.u32 %d, %lane;", "w", {{0}}, one},  // right in one lane only
+      {"9.7.1.1", "mov.u32 %d, 1;", "w", {{0}}, one},      // cites add
+  };
+  return runCases(wrong, presentedCapability()) > 0 ? 1 : 0;
 }
 
 std::vector<UncoveredForm> uncoveredForms(const std::string& contents) {

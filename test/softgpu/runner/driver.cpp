@@ -40,6 +40,14 @@ const char* const kDriverPtx = R"(.version 8.0
   ld.global.u64 %p, [%p]; ld.global.u32 %v, [%p]; st.global.u32 [%o], %v;
   ret;
 }
+// Every thread's vote is yes: out[thread] = whether all are.
+.visible .entry vote(.param .u64 out) {
+  .reg .b64 %o; .reg .b32 %t, %v; .reg .pred %p, %q;
+  ld.param.u64 %o, [out]; mov.u32 %t, %tid.x; mad.wide.u32 %o, %t, 4, %o;
+  setp.ge.u32 %p, %t, 0; bar.red.and.pred %q, 1, 64, %p;
+  selp.u32 %v, 1, 0, %q; st.global.u32 [%o], %v;
+  ret;
+}
 .visible .entry count(.param .u64 x) {
   .reg .b64 %x;
   ld.param.u64 %x, [x];

@@ -55,6 +55,7 @@ void checkMemory() {
   CHECK(cuMemAllocFromPoolAsync(&p, 64, pool, s));
   CHECK(cuMemsetD8Async(p, 1, 64, s));
   CHECK(cuMemFreeAsync(p, s));
+  expect("memory that a stream will free is freed once", cuMemFreeAsync(p, s) == CUDA_ERROR_INVALID_VALUE);
   CHECK(cuStreamSynchronize(s));
   expect("memory of a pool is freed in stream order", cuMemFree(p) == CUDA_ERROR_INVALID_VALUE);
 }
@@ -161,6 +162,12 @@ void checkLaunches(const Module& module) {
     std::vector<uint32_t> right(32, 1);
     right[31] = 2;
     expect("the lanes of one load may read several allocations", out.read() == right);
+  }
+  {
+    Buffer<uint32_t> out(48);
+    launch(module.function("vote"), {1, 48}, out.address());
+    expect("a barrier with a count takes the votes of the threads that a last warp has",
+           out.read() == std::vector<uint32_t>(48, 1));
   }
   constexpr unsigned kGrid[] = {2, 3, 4}, kBlock[] = {5, 2, 3}, kThreads = 2 * 3 * 4 * 5 * 2 * 3;
   Buffer<uint32_t> out(kThreads * 8);

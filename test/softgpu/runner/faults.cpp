@@ -21,7 +21,8 @@ struct FaultCase {
   long offset = 0;
   unsigned bytes = 0;
   unsigned threads = 64, grid = 1, sharedBytes = 0;
-  const char* also = "";  // a fault that comes with it
+  const char* also = "";   // a fault that comes with it
+  const char* order = "";  // the only order that finds it
 };
 
 const char* const kPrologue = R"(.version 8.0
@@ -65,6 +66,11 @@ const FaultCase kCases[] = {
     {"a shared write beyond the dynamic part", "out-of-bounds",
      "mov.u32 %t1, dynamic;\nmad.lo.u32 %t1, %id, 4, %t1;\nst.shared.u32 [%t1], %id;", "st.shared.u32 [%t1], %id", 32,
      0, "", 512 + 128, 4, 64, 1, 128},
+    {"a shared write behind the last static variable", "out-of-bounds",
+     ".shared .align 4 .b8 small[4];\nst.shared.u32 [small+4], %t0;", "st.shared.u32 [small+4], %t0", 0, 0, "", 516, 4},
+    {"a shared write between the static and the dynamic part", "out-of-bounds",
+     ".shared .align 4 .b8 small[4];\nmov.u32 %t1, dynamic;\nst.shared.u32 [%t1], %t0;\nst.shared.u32 [small+8], %t0;",
+     "st.shared.u32 [small+8], %t0", 0, 0, "", 520, 4, 1, 1, 128},
     {"a shared write by a generic address", "out-of-bounds",
      "mov.u64 %x0, tile;\ncvta.shared.u64 %x0, %x0;\nst.u32 [%x0+1024], %t0;", "st.u32 [%x0+1024], %t0", 0, 0, "", 1024,
      4},
@@ -176,10 +182,35 @@ const FaultCase kCases[] = {
      "[%a];",
      "ld.global.u32 %t2, [%a]", 0, 1, "a", 0, 4, 1, 2},
     {"a warp reads another one's word in global memory", "global-race",
-     "mad.wide.u32 %x0, %id, 4, %a;\nst.global.u32 [%x0], %t0;\nsetp.gt.u32 %p, %id, 31;\n@%p ld.global.u32 %t1, [%a];",
-     "@%p ld.global.u32 %t1, [%a]", 32, 0, "a", 0, 4},
+     "mad.wide.u32 %x0, %id, 4, %a;\nst.global.u32 [%x0], %t0;\nxor.b32 %t1, %id, 32;\nmad.wide.u32 %x0, %t1, 4, "
+     "%a;\nld.global.u32 %t2, [%x0];",
+     "ld.global.u32 %t2, [%x0]", 32, 0, "a", 0, 4},
     {"lanes write different words to one place in global memory", "global-race", "st.global.u32 [%a+4], %id;",
      "st.global.u32 [%a+4], %id", 1, 0, "a", 4, 4, 32},
+    {"an asynchronous copy from what another warp wrote", "global-race",
+     "mad.wide.u32 %x0, %id, 4, %a;\nst.global.u32 [%x0], %t0;\nxor.b32 %t1, %id, 32;\nmad.wide.u32 %x0, %t1, 4, "
+     "%a;\nshl.b32 %t1, %id, 2;\ncp.async.ca.shared.global [%t1], [%x0], 4;\ncp.async.wait_all;",
+     "cp.async.ca.shared.global [%t1], [%x0], 4", 32, 0, "a", 0, 4},
+    {"a warp writes what another one has read", "global-race",
+     // Only a block that runs its last warp first reads what was written.
+     "setp.lt.u32 %p, %id, 32;\nmad.wide.u32 %x0, %id, 4, %a;\n@%p ld.global.u32 %t1, [%x0+128];\n@!%p st.global.u32 "
+     "[%x0], %t0;",
+     "@%p ld.global.u32 %t1, [%x0+128]", 0, 0, "a", 128, 4, 64, 1, 0, "", "earliest"},
+    {"a read that no compare-and-swap follows", "global-race",
+     "setp.eq.u32 %p, %block, 1;\n@!%p atom.global.cas.b32 %t1, [%a], 0, 7;\n@%p ld.global.u32 %t2, [%a];",
+     "@%p ld.global.u32 %t2, [%a]", 0, 1, "a", 0, 4, 1, 2, 0, "", "latest"},
+    {"a read before the compare-and-swap of another address", "global-race",
+     "mad.wide.u32 %x0, %block, 4, %a;\nld.global.u32 %t1, [%x0];\nxor.b32 %t2, %block, 1;\nmad.wide.u32 %x0, %t2, 4, "
+     "%a;\natom.global.cas.b32 %t3, [%x0], 9, 7;",
+     "ld.global.u32 %t1, [%x0]", 0, 1, "a", 4, 4, 1, 2},
+    {"a read and a barrier before the compare-and-swap", "global-race",
+     "ld.global.u32 %t1, [%a];\nbar.sync 0;\natom.global.cas.b32 %t2, [%a], %t1, 7;", "ld.global.u32 %t1, [%a]", 0, 1,
+     "a", 0, 4, 1, 2},
+    {"a read on a way that leads past the compare-and-swap", "global-race",
+     "setp.eq.u32 %p, %id, 0;\n@!%p bra SWAP;\nld.global.u32 %t1, [%a];\nbra.uni DONE;\nSWAP:\natom.global.cas.b32 "
+     "%t2, "
+     "[%a], 0, 7;\nDONE:",
+     "ld.global.u32 %t1, [%a]", 0, 1, "a", 0, 4, 2, 2},
     {"a read-only load of what the launch writes", "global-race",
      "mad.wide.u32 %x0, %id, 4, %a;\nst.global.u32 [%x0], %t0;\nld.global.nc.u32 %t1, [%x0];",
      "ld.global.nc.u32 %t1, [%x0]", 0, 0, "a", 0, 4},
@@ -294,9 +325,10 @@ void listFaults() {
     std::printf(
         "{\"name\":%s,\"fault\":%s,\"kernel\":\"faulty\",\"statement\":%s,\"thread\":%u,\"block\":%u,\"base\":%s,"
         "\"offset\":"
-        "%ld,\"bytes\":%u%s}\n",
+        "%ld,\"bytes\":%u%s%s}\n",
         quoted(c.name).c_str(), quoted(c.fault).c_str(), quoted(c.statement).c_str(), c.thread, c.block,
-        quoted(c.base).c_str(), c.offset, c.bytes, *c.also ? (",\"also\":" + quoted(c.also)).c_str() : "");
+        quoted(c.base).c_str(), c.offset, c.bytes, *c.also ? (",\"also\":" + quoted(c.also)).c_str() : "",
+        *c.order ? (",\"order\":" + quoted(c.order)).c_str() : "");
   }
   for (const HostCase& c : hostCases()) {
     std::printf("{\"name\":%s,\"fault\":%s,\"kernel\":%s,\"base\":%s,\"offset\":%ld,\"bytes\":%u}\n",

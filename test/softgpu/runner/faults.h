@@ -7,7 +7,7 @@ namespace runner {
 
 // One JSON object per line and program: its name and what the report must say.
 void listFaults();
-// The PTX of a program's kernel; empty for programs that need none.
+// The PTX of a program's kernels.
 std::string faultPtx(const std::string& name);
 // Runs a program and prints where its buffers are. The status does not matter: the report does.
 void provoke(const std::string& name);

@@ -27,9 +27,11 @@ std::string contentsOf(const std::string& path) {
 
 int usage() {
   std::cerr << "usage: softgpu-runner conformance          run every conformance case\n"
+               "       softgpu-runner wrong-cases          run cases that must fail\n"
                "       softgpu-runner ptx 80|90            print the PTX of the cases, for ptxas\n"
                "       softgpu-runner coverage FILE…       forms without a case in PTX, fatbins or programs\n"
                "       softgpu-runner kernel NAME FILE     run and check a kernel\n"
+               "       softgpu-runner driver-ptx           the PTX of the next one\n"
                "       softgpu-runner driver               check streams, events, graphs and memory\n"
                "       softgpu-runner calls                one call of every kind, between two marks\n"
                "       softgpu-runner allocations          one allocation of every kind\n"
@@ -58,6 +60,10 @@ int main(int count, char** arguments) try {
     std::cout << runner::faultPtx(words[1]);
     return 0;
   }
+  if (words[0] == "driver-ptx") {
+    std::cout << runner::kDriverPtx;
+    return 0;
+  }
   if (words[0] == "coverage") {
     int missing = 0;
     for (size_t k = 1; k < words.size(); ++k) {
@@ -77,6 +83,7 @@ int main(int count, char** arguments) try {
   if (words[0] == "bench") setenv("SOFTGPU_REPORT", report.c_str(), 1);
   runner::Context context;
   if (words[0] == "conformance") return runner::runConformance();
+  if (words[0] == "wrong-cases") return runner::runWrongCases();
   if (words[0] == "driver") return runner::checkDriver();
   if (words[0] == "fault" && words.size() == 2) {
     runner::provoke(words[1]);

@@ -26,10 +26,11 @@ CUresult allocateOnStream(CUdeviceptr* out, size_t bytes, CUstream handle) {
   return allocate(out, bytes, MemoryKind::kDevice);
 }
 
-// The live allocation that starts at the address, of one of two kinds.
+// The live allocation of a kind that starts at the address, if no stream is to free it.
 Allocation* allocationAt(CUdeviceptr address, MemoryKind kind) {
+  std::lock_guard lock(device().mutex);
   Allocation* a = arena().find(address);
-  return a && a->live && a->base == address && a->kind == kind ? a : nullptr;
+  return a && a->live && !a->freeing && a->base == address && a->kind == kind ? a : nullptr;
 }
 
 // Freeing waits for the device, as the real calls do.
@@ -94,8 +95,10 @@ SOFTGPU_API cuMemFreeAsync(CUdeviceptr address, CUstream handle) {
   std::lock_guard lock(d.mutex);
   CUstream stream = d.resolve(handle);
   if (!stream) return CUDA_ERROR_INVALID_HANDLE;
-  if (!allocationAt(address, MemoryKind::kDevice)) return CUDA_ERROR_INVALID_VALUE;
+  Allocation* a = allocationAt(address, MemoryKind::kDevice);
+  if (!a) return CUDA_ERROR_INVALID_VALUE;
   if (stream->capture) return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
+  a->freeing = true;
   d.enqueue(stream, [address] { arena().free(address); });
   return CUDA_SUCCESS;
 }

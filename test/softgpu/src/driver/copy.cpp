@@ -23,6 +23,11 @@ Allocation* rangeOrFault(const char* call, u64 address, u64 bytes) {
   return nullptr;
 }
 
+// Host memory is the program's own, except where it is ours: what is pinned ends somewhere, too.
+bool hostRangeOrFault(const char* call, const void* p, u64 bytes) {
+  return !arena().owns(addressOf(p)) || rangeOrFault(call, addressOf(p), bytes) != nullptr;
+}
+
 // ---- What copies do when their time comes. Each works on rows; a plain copy is one row.
 
 struct Rows {
@@ -32,9 +37,10 @@ struct Rows {
 
 void copyToDevice(const char* call, u64 to, const void* from, Rows rows) {
   for (u64 k = 0; k < rows.count; ++k, to += rows.toPitch) {
+    const u8* row = static_cast<const u8*>(from) + k * rows.fromPitch;
     Allocation* a = rangeOrFault(call, to, rows.width);
-    if (!a) return;
-    std::memcpy(reinterpret_cast<void*>(to), static_cast<const u8*>(from) + k * rows.fromPitch, rows.width);
+    if (!a || !hostRangeOrFault(call, row, rows.width)) return;
+    std::memcpy(reinterpret_cast<void*>(to), row, rows.width);
     a->setRangeInitialised(to, rows.width);
   }
 }
@@ -42,8 +48,9 @@ void copyToDevice(const char* call, u64 to, const void* from, Rows rows) {
 void copyToHost(const char* call, void* to, u64 from, Rows rows) {
   bool reported = false;
   for (u64 k = 0; k < rows.count; ++k, from += rows.fromPitch) {
+    u8* row = static_cast<u8*>(to) + k * rows.toPitch;
     Allocation* a = rangeOrFault(call, from, rows.width);
-    if (!a) return;
+    if (!a || !hostRangeOrFault(call, row, rows.width)) return;
     if (!reported && !a->isRangeInitialised(from, rows.width)) {
       Fault fault{};
       fault.kind = FaultKind::kUninitialisedCopy;
@@ -53,7 +60,7 @@ void copyToHost(const char* call, void* to, u64 from, Rows rows) {
       reportFault(fault);
       reported = true;
     }
-    std::memcpy(static_cast<u8*>(to) + k * rows.toPitch, reinterpret_cast<const void*>(from), rows.width);
+    std::memcpy(row, reinterpret_cast<const void*>(from), rows.width);
   }
 }
 
@@ -112,9 +119,10 @@ std::vector<u8> staged(const void* from, Rows rows) {
   return bytes;
 }
 
-// Whether a host range of so many rows is pinned.
+// Whether a host range of so many rows is pinned; or was, or is beyond the end of what is, as the copy will find out.
 bool isPinned(const void* p, u64 pitch, Rows rows) {
-  return isKnown(addressOf(p), rows.count == 0 ? 0 : pitch * (rows.count - 1) + rows.width);
+  return arena().owns(addressOf(p)) ||
+         isKnown(addressOf(p), rows.count == 0 ? 0 : pitch * (rows.count - 1) + rows.width);
 }
 
 // Pageable memory is staged before the call returns: the real call may wait, so it counts as blocking. In a graph the
@@ -194,8 +202,11 @@ CUresult describe(const CUDA_MEMCPY2D* c, Copy2D& out) {
 void run(const Copy2D& c) {
   if (c.toHost && c.fromHost) {
     for (u64 k = 0; k < c.rows.count; ++k) {
-      std::memcpy(reinterpret_cast<void*>(c.to + k * c.rows.toPitch),
-                  reinterpret_cast<const void*>(c.from + k * c.rows.fromPitch), c.rows.width);
+      void* to = reinterpret_cast<void*>(c.to + k * c.rows.toPitch);
+      const void* from = reinterpret_cast<const void*>(c.from + k * c.rows.fromPitch);
+      if (!hostRangeOrFault("cuMemcpy2D", to, c.rows.width) || !hostRangeOrFault("cuMemcpy2D", from, c.rows.width))
+        return;
+      std::memcpy(to, from, c.rows.width);
     }
   } else if (c.toHost) {
     copyToHost("cuMemcpy2D", reinterpret_cast<void*>(c.to), c.from, c.rows);

@@ -14,8 +14,7 @@ using namespace softgpu;
 u32 softgpu::blocksPerMultiprocessor(const CUfunc_st& f, u32 threads, u64 dynamicShared) {
   const u32 warps = (threads + kWarpSize - 1) / kWarpSize;
   auto limit = [](CUdevice_attribute name) { return static_cast<u64>(deviceAttribute(name)); };
-  const u64 shared =
-      f.kernel->dynamicSharedOffset + dynamicShared + limit(CU_DEVICE_ATTRIBUTE_RESERVED_SHARED_MEMORY_PER_BLOCK);
+  const u64 shared = f.kernel->sharedBytes(dynamicShared) + limit(CU_DEVICE_ATTRIBUTE_RESERVED_SHARED_MEMORY_PER_BLOCK);
   const u64 byWarps = limit(CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_MULTIPROCESSOR) / kWarpSize / std::max(1u, warps);
   const u64 byShared = limit(CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_MULTIPROCESSOR) / std::max<u64>(1, shared);
   return static_cast<u32>(std::min({limit(CU_DEVICE_ATTRIBUTE_MAX_BLOCKS_PER_MULTIPROCESSOR), byWarps, byShared}));
@@ -60,11 +59,11 @@ CUresult getAttribute(int* value, CUfunction_attribute attribute, CUfunction f) 
 CUresult setAttribute(CUfunction f, CUfunction_attribute name, int value) {
   SOFTGPU_HANDLE(functions, f);
   if (name == CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES) {
-    const int total = value + static_cast<int>(f->kernel->dynamicSharedOffset);
+    const i64 total = i64{value} + f->kernel->dynamicSharedOffset;
     if (value < 0 || total > deviceAttribute(CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)) {
       return CUDA_ERROR_INVALID_VALUE;
     }
-    f->maxDynamicShared = total;
+    f->maxDynamicShared = static_cast<int>(total);
     return CUDA_SUCCESS;
   }
   if (name != CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT || value < -1 || value > 100) {

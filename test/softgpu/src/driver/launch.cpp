@@ -34,10 +34,9 @@ CUresult check(const CUfunc_st& f, const LaunchConfig& c) {
     return invalid(f, CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES,
                    std::to_string(threads) + " threads in a block, bounds say " + std::to_string(f.kernel->maxThreads));
   }
-  if (f.kernel->dynamicSharedOffset + c.dynamicShared > static_cast<u32>(f.maxDynamicShared)) {
+  if (const u64 bytes = f.kernel->sharedBytes(c.dynamicShared); bytes > static_cast<u64>(f.maxDynamicShared)) {
     return invalid(f, CUDA_ERROR_INVALID_VALUE,
-                   std::to_string(f.kernel->dynamicSharedOffset + c.dynamicShared) +
-                       " bytes of shared memory, allowed " + std::to_string(f.maxDynamicShared));
+                   std::to_string(bytes) + " bytes of shared memory, allowed " + std::to_string(f.maxDynamicShared));
   }
   if (c.cooperative && c.grid.count() > c.maxResidentBlocks) {
     return invalid(f, CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE,
@@ -104,6 +103,8 @@ CUresult launch(CallSite& site, CUfunction f, LaunchConfig config, CUstream hand
   config.kernel = f->kernel;
   config.maxResidentBlocks =
       kMultiprocessors * blocksPerMultiprocessor(*f, static_cast<u32>(config.block.count()), config.dynamicShared);
+  config.maxResidentWarps =
+      static_cast<u32>(deviceAttribute(CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_MULTIPROCESSOR)) / kWarpSize;
   SOFTGPU_TRY(check(*f, config));
   SOFTGPU_TRY(packParameters(*f->kernel, parameters, extra, config.parameters));
   std::lock_guard lock(d.mutex);

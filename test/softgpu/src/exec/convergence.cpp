@@ -106,7 +106,7 @@ bool WarpRunner::barrier(const Instruction& i) {
   if (b.arrived == 0) {
     b.expected = count;
     b.instruction = g.pc;
-    b.count = 0;
+    b.voters = b.count = 0;
     b.clock.fill(0);
     b.sequentialClock.fill(0);
   } else if (b.expected != count) {
@@ -127,6 +127,7 @@ bool WarpRunner::barrier(const Instruction& i) {
   w_.block->shared.arrive(w_.index, b.clock);
   if (w_.block->sequentialFences) raise(b.sequentialClock, w_.sequentialClock);
   if (i.immediate[0] == ptx::kBarrierReduce) {
+    b.voters += laneCount(g.lanes);
     b.count += laneCount((predicateOf(w_, i.slot[3]) ^ i.invert[0]) & g.lanes);
   }
   if (i.immediate[0] == ptx::kBarrierArrive) {
@@ -153,7 +154,7 @@ void WarpRunner::completeBarrier(u32 id) {
       const Instruction& i = code_[g.pc];
       if (i.execute) {
         warp.barrierCount = b.count;
-        warp.barrierThreads = b.arrived;
+        warp.barrierThreads = b.voters;
         i.execute(warp, i, g.lanes);
       }
       g.state = GroupState::kReady;

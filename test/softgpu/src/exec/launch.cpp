@@ -43,7 +43,7 @@ u32 specialValue(ptx::Special id, const Launch& launch, const Block& block, cons
     case Special::kWarpId:
       return w.index;
     case Special::kNwarpId:
-      return static_cast<u32>(block.warps.size());
+      return c.maxResidentWarps;
     case Special::kSmId:
       return (block.x + block.y * c.grid.x) % kMultiprocessors;
     case Special::kNsmId:
@@ -98,7 +98,7 @@ void startBlock(Launch& launch, Block& block, u64 number) {
   block.z = static_cast<u32>(number / c.grid.x / c.grid.y);
   block.liveThreads = threads;
   block.barriers.fill(Barrier{});
-  block.shared.reset(kernel.dynamicSharedOffset + c.dynamicShared, kernel.sharedGranularity, warps);
+  block.shared.reset(static_cast<u32>(kernel.sharedBytes(c.dynamicShared)), kernel.sharedGranularity, warps);
   const bool fresh = block.warps.empty();
   block.warps.resize(warps);
   block.registerBytes.resize(size_t{warps} * kernel.registerFileBytes + 64);

@@ -25,6 +25,7 @@ struct LaunchConfig {
   u32 dynamicShared = 0;
   bool cooperative = false;
   u32 maxResidentBlocks = 1;
+  u32 maxResidentWarps = 1;  // of a multiprocessor
   std::vector<u8> parameters;
   u64 id = 0;
 };
@@ -34,7 +35,8 @@ struct Barrier {
   u32 expected = 0;  // 0: all live threads
   Clock clock{}, sequentialClock{};
   u32 instruction = 0;  // of the first arrival
-  u32 count = 0;        // bar.red: threads with a true predicate
+  u32 voters = 0;       // bar.red: the threads that it takes a predicate of …
+  u32 count = 0;        // … and those where it is true
 };
 
 constexpr u32 kBarriers = 16;

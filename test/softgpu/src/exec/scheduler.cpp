@@ -20,6 +20,8 @@ BlockResult runBlock(Block& block) {
   for (Warp& w : block.warps) runners.emplace_back(w);
   std::vector<u32> order(block.warps.size());
   for (u32 k = 0; k < order.size(); ++k) order[k] = k;
+  // Like its blocks: what one warp writes and another one reads too early shows in one of the two orders.
+  if (options().order == Order::kEarliest) std::reverse(order.begin(), order.end());
   Launch& launch = *block.warps[0].launch;
   const u64 end = launch.counters.warpInstructions + kBlockTurn;
   while (block.liveThreads > 0) {

@@ -72,6 +72,7 @@ void copyAsync(Warp& w, const Instruction& i, LaneMask lanes) {
       if (!a->isRangeInitialised(from[l], given)) {
         w.report(i, l, FaultKind::kUninitialisedGlobal, from[l], given, "source of cp.async");
       }
+      checkGlobalRead(w, i, l, *a, from[l], given);
       reading |= 1u << l;
     }
     RacyWrite lanes;  // the bytes are not there yet: two copies to one place are a copy in flight twice

@@ -217,27 +217,6 @@ void dotProduct(Decoding& d) {
   }
 }
 
-// Two 16-bit operations at once.
-template <class T, class Op>
-Execute pairForm(Op) {
-  return binary<u32>([](u32 a, u32 b) {
-    const u32 low = static_cast<u16>(Op()(static_cast<T>(a), static_cast<T>(b)));
-    const u32 high = static_cast<u16>(Op()(static_cast<T>(a >> 16), static_cast<T>(b >> 16)));
-    return high << 16 | low;
-  });
-}
-template <class T>
-Execute pairFormOf(std::string_view op) {
-  if (op == "add") return pairForm<T>([](T a, T b) { return wrapAdd(a, b); });
-  if (op == "min") return pairForm<T>([](T a, T b) { return std::min(a, b); });
-  if (op == "max") return pairForm<T>([](T a, T b) { return std::max(a, b); });
-  return nullptr;
-}
-void pairs(Decoding& d, Type type) {
-  sameType(d, type, 2);
-  execute(d, type == Type::kU16x2 ? pairFormOf<u16>(d.opcode()) : pairFormOf<i16>(d.opcode()));
-}
-
 }  // namespace
 
 bool decodeInteger(Decoding& d) {
@@ -253,10 +232,6 @@ bool decodeInteger(Decoding& d) {
   const Type type = d.peekType();
   if (ptx::isFloat(type)) return false;
   d.takeType();
-  if (type == Type::kU16x2 || type == Type::kS16x2) {
-    pairs(d, type);
-    return true;
-  }
   if (op == "mul" || op == "mad") {
     multiply(d, type, op == "mad");
     return true;

@@ -77,6 +77,11 @@ void checkShared(Warp& w, const Instruction& i, u32 lane, u64 address, u32 bytes
   if (address > size || bytes > size - address) {
     w.abort(i, lane, FaultKind::kOutOfBounds, address, bytes, "shared memory of " + std::to_string(size) + " bytes");
   }
+  if (address < w.kernel->dynamicSharedOffset && address + bytes > w.kernel->staticShared) {
+    w.abort(i, lane, FaultKind::kOutOfBounds, address, bytes,
+            "between the " + std::to_string(w.kernel->staticShared) +
+                " bytes of static shared memory and the dynamic part");
+  }
   if (address & (bytes - 1)) w.abort(i, lane, FaultKind::kMisaligned, address, bytes, "shared access");
 }
 
@@ -101,7 +106,10 @@ std::string describe(const Warp& w, const GlobalRaces::Other& other) {
 
 u8 scopeOf(const Instruction& i) { return i.beginsSwap ? 2 : i.strong; }
 
+}  // namespace
+
 void checkGlobalRead(Warp& w, const Instruction& i, u32 lane, Allocation& a, u64 address, u32 bytes) {
+  if (a.writtenBy != w.launch->config.id) return;
   GlobalRaces& races = w.launch->races;
   if (i.nonCoherent && races.isWritten(a, address, bytes)) {
     w.report(i, lane, FaultKind::kGlobalRace, address, bytes, "reads by ld.global.nc what this launch writes");
@@ -110,8 +118,6 @@ void checkGlobalRead(Warp& w, const Instruction& i, u32 lane, Allocation& a, u64
              "reads what " + describe(w, other) + " wrote, without order");
   }
 }
-
-}  // namespace
 
 void reportRacyWrite(Warp& w, const Instruction& i, u32 lane, u64 address, u32 bytes, const RacyWrite& racy) {
   if (racy.lanes) {
@@ -128,7 +134,7 @@ u8* globalForRead(Warp& w, const Instruction& i, u32 lane, u64 address, u32 byte
   if (!a->isInitialised(address, bytes)) {
     w.report(i, lane, FaultKind::kUninitialisedGlobal, address, bytes, "");
   }
-  if (a->writtenBy == w.launch->config.id) checkGlobalRead(w, i, lane, *a, address, bytes);
+  checkGlobalRead(w, i, lane, *a, address, bytes);
   return reinterpret_cast<u8*>(address);
 }
 

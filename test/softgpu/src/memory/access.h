@@ -32,6 +32,8 @@ LaneMask takeSpace(u64* addresses, LaneMask& lanes, ptx::Space& space);
 u8* globalForRead(Warp& w, const ptx::Instruction& i, u32 lane, u64 address, u32 bytes);
 u8* globalForWrite(Warp& w, const ptx::Instruction& i, u32 lane, u64 address, u32 bytes, RacyWrite& racy,
                    bool reads = false);
+// Reports a read that races with an earlier write.
+void checkGlobalRead(Warp& w, const ptx::Instruction& i, u32 lane, Allocation& a, u64 address, u32 bytes);
 // `raceLane` is the lane the access counts for, or SharedMemory::kManyLanes.
 u8* sharedForRead(Warp& w, const ptx::Instruction& i, u32 lane, u64 address, u32 bytes, u32 raceLane);
 u8* sharedForWrite(Warp& w, const ptx::Instruction& i, u32 lane, u64 address, u32 bytes, RacyWrite& racy);

@@ -115,6 +115,11 @@ Allocation* Arena::find(u64 address) {
   return allocation->contains(address, 0) ? allocation : nullptr;
 }
 
+bool Arena::owns(u64 address) {
+  std::lock_guard lock(mutex_);
+  return address >= start_ && address < top_;
+}
+
 Allocation* Arena::findRange(u64 address, u64 bytes) {
   Allocation* allocation = find(address);
   return allocation && allocation->live && allocation->contains(address, bytes) ? allocation : nullptr;

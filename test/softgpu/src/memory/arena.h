@@ -33,6 +33,7 @@ struct Allocation {
   u64 base = 0;
   u64 size = 0;
   bool live = true;
+  bool freeing = false;  // by a stream, as soon as it comes to that
   MemoryKind kind = MemoryKind::kDevice;
   bool constant = false;  // a module's variable in the .const state space
   Bits initialised;       // one bit per byte
@@ -75,6 +76,8 @@ class Arena {
   bool free(u64 address);
   // The allocation, live or freed, whose range holds the address. Stays valid for ever.
   Allocation* find(u64 address);
+  // Whether the address is of the arena's own range, allocated or not.
+  bool owns(u64 address);
   // The live allocation that holds the whole range, or null.
   Allocation* findRange(u64 address, u64 bytes);
 

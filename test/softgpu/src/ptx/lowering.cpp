@@ -194,7 +194,7 @@ void Lowering::finish(const Function& entry) {
   for (auto& table : kernel_->branchTables) {
     for (u32& label : table) label = labelAt_[label];
   }
-  markSwapLoops(*kernel_);
+  markSwapLoops(*kernel_, uses_);
   markUndefinedReads(*kernel_, registers_, uses_, isa::undefinedRead);
   allocateRegisters(*kernel_, registers_, uses_);
 }

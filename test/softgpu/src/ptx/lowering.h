@@ -41,7 +41,7 @@ void allocateRegisters(Kernel& kernel, std::vector<VirtualRegister>& registers, 
 
 // The usual loop around atom.cas begins with a plain load of the same place. What others do there meanwhile is no race:
 // a stale value fails the comparison.
-void markSwapLoops(Kernel& kernel);
+void markSwapLoops(Kernel& kernel, const std::vector<SlotUse>& uses);
 
 // Makes `reporter` the first to execute each instruction that reads a register which nothing writes.
 void markUndefinedReads(Kernel& kernel, const std::vector<VirtualRegister>& registers, const std::vector<SlotUse>& uses,

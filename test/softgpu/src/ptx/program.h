@@ -135,12 +135,15 @@ struct Kernel {
   std::vector<SpecialSlot> specials;
   u32 registersPerThread = 0;  // after allocation, in 32-bit registers
   u32 staticShared = 0;
-  u32 dynamicSharedOffset = 0;
+  u32 dynamicSharedOffset = 0;  // aligned: what lies between the static part and it belongs to nobody
   u32 localBytes = 0;
   u32 maxThreads = 1024;
   u32 requiredThreads = 0;
   u32 sharedGranularity = 16;  // the smallest access to shared memory in bytes
   u32 globalGranularity = 16;  // the smallest write to global memory
+
+  // The size of a block's shared memory.
+  u64 sharedBytes(u64 dynamic) const { return dynamic ? dynamicSharedOffset + dynamic : staticShared; }
 };
 
 struct ModuleSymbol {
