@@ -125,7 +125,7 @@ bool WarpRunner::barrier(const Instruction& i) {
              "more threads arrive than barrier " + std::to_string(id) + " expects");
   }
   w_.block->shared.arrive(w_.index, b.clock);
-  if (w_.block->sequentialFences) raise(b.sequentialClock, w_.sequentialClock);
+  if (w_.block->sequentialFences) raise(b.sequentialClock, w_.fences.sequential);
   if (i.immediate[0] == ptx::kBarrierReduce) {
     b.count += laneCount((predicateOf(w_, i.slot[3]) ^ i.invert[0]) & g.lanes);
   }
@@ -162,7 +162,7 @@ void WarpRunner::completeBarrier(u32 id) {
     }
     if (!waited) continue;
     block.shared.leave(warp.index, b.clock);
-    if (block.sequentialFences) raise(warp.sequentialClock, b.sequentialClock);
+    if (block.sequentialFences) raise(warp.fences.sequential, b.sequentialClock);
   }
   b.arrived = 0;
 }

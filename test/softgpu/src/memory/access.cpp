@@ -246,11 +246,14 @@ void countShared(Warp& w, const u64* addresses, LaneMask lanes, u32 bytes) {
 }
 
 void fence(Warp& w, u8 scope, bool sequential) {
-  w.fenceScope = scope;
-  w.fenceClock = w.block->shared.fence(w.index);
-  if (!sequential || scope < 2) return;
+  w.fences.scope = std::max(w.fences.scope, scope);
+  const Clock clock = w.block->shared.fence(w.index);
+  raise(w.fences.any, clock);
+  if (scope < 2) return;
+  raise(w.fences.device, clock);
+  if (!sequential) return;
   w.block->sequentialFences = true;
-  raise(w.sequentialClock, w.fenceClock);
+  raise(w.fences.sequential, clock);
 }
 
 void strongRead(Warp& w, const Instruction& i, u64 address, bool global) {
@@ -259,12 +262,17 @@ void strongRead(Warp& w, const Instruction& i, u64 address, bool global) {
 }
 
 void strongWrite(Warp& w, const Instruction& i, u64 address, bool global) {
-  if (global && i.strong >= 2 && w.block->sequentialFences) w.launch->races.release(w, address, w.sequentialClock);
-  if (!i.releases && w.fenceScope == 0) return;
-  const Clock clock = i.releases ? w.block->shared.fence(w.index) : w.fenceClock;
-  const u8 scope = i.releases ? i.strong : std::min(w.fenceScope, i.strong);
-  w.block->shared.release(address, clock);
-  if (global && scope >= 2) w.launch->races.release(w, address, clock);
+  const bool ofDevice = global && i.strong >= 2;
+  if (ofDevice && w.block->sequentialFences) w.launch->races.release(w, address, w.fences.sequential);
+  if (i.releases) {
+    const Clock clock = w.block->shared.fence(w.index);
+    w.block->shared.release(address, clock);
+    if (ofDevice) w.launch->races.release(w, address, clock);
+    return;
+  }
+  if (w.fences.scope == 0) return;
+  w.block->shared.release(address, w.fences.any);
+  if (ofDevice && w.fences.scope >= 2) w.launch->races.release(w, address, w.fences.device);
 }
 
 }  // namespace softgpu
