@@ -14,6 +14,7 @@ void SharedMemory::reset(u32 bytes, u32 granularity, u32 warps) {
   state_.assign(bytes + 16, 0);
   cells_.assign((bytes >> shift_) + 16, Cell{});
   readers_.clear();
+  spareReaders_.clear();
   released_.clear();
   for (Clock& clock : known_) clock.fill(0);
   now_.fill(1);
@@ -59,8 +60,11 @@ bool SharedMemory::read(u32 warp, u8 lane, u32 address, u32 bytes, bool strong, 
 
 void SharedMemory::noteRead(Cell& cell, u32 warp, u8 lane, bool strong) {
   if (cell.readers) {
-    readers_[cell.readers - 1][warp] = now_[warp];
-    cell.readStrong &= strong;
+    Readers& r = readers_[cell.readers - 1];
+    const bool first = isOrdered(warp, r.clocks[warp], warp);
+    r.lanes[warp] = first || r.lanes[warp] == lane ? lane : kManyLanes;
+    r.strong[warp] = strong && (first || r.strong[warp]);
+    r.clocks[warp] = now_[warp];
   } else if (isOrdered(warp, cell.readClock, cell.readWarp)) {
     cell.readClock = now_[warp];
     cell.readWarp = static_cast<u8>(warp);
@@ -71,12 +75,20 @@ void SharedMemory::noteRead(Cell& cell, u32 warp, u8 lane, bool strong) {
     cell.readClock = now_[warp];
     cell.readStrong &= strong;
   } else {
-    Clock clock{};
-    clock[cell.readWarp] = cell.readClock;
-    clock[warp] = now_[warp];
-    readers_.push_back(clock);
-    cell.readers = static_cast<u32>(readers_.size());
-    cell.readStrong &= strong;
+    if (spareReaders_.empty()) {
+      readers_.emplace_back();
+      spareReaders_.push_back(static_cast<u32>(readers_.size()));
+    }
+    cell.readers = spareReaders_.back();
+    spareReaders_.pop_back();
+    Readers& r = readers_[cell.readers - 1];
+    r.clocks.fill(0);
+    r.clocks[cell.readWarp] = cell.readClock;
+    r.lanes[cell.readWarp] = cell.readLane;
+    r.strong[cell.readWarp] = cell.readStrong;
+    r.clocks[warp] = now_[warp];
+    r.lanes[warp] = lane;
+    r.strong[warp] = strong;
   }
 }
 
@@ -94,15 +106,16 @@ bool SharedMemory::write(u32 warp, u8 lane, u32 address, u32 bytes, bool strong,
     }
     overwrites |=
         cell.writeWarp == warp && cell.writeLane != lane && cell.writeSerial == serial && cell.writeClock == now_[warp];
-    bool readsMatter = !(strong && cell.readStrong);
     if (cell.readers) {
-      for (u32 w = 0; w < warps_ && readsMatter; ++w) {
-        if (w == warp || isOrdered(warp, readers_[cell.readers - 1][w], w)) continue;
+      const Readers& r = readers_[cell.readers - 1];
+      for (u32 w = 0; w < warps_; ++w) {
+        if (isReadOrdered(warp, lane, r.clocks[w], w, r.lanes[w]) || (strong && r.strong[w])) continue;
         race = true;
         other = w;
       }
-    } else if (readsMatter && !isOrdered(warp, cell.readClock, cell.readWarp) &&
-               !(cell.readWarp == warp && cell.readLane == lane)) {
+      spareReaders_.push_back(cell.readers);
+    } else if (!(strong && cell.readStrong) &&
+               !isReadOrdered(warp, lane, cell.readClock, cell.readWarp, cell.readLane)) {
       race = true;
       other = cell.readWarp;
     }

@@ -65,7 +65,17 @@ class SharedMemory {
     u16 writeSerial;
     u32 readers;  // index + 1 into readers_, when several warps read concurrently
   };
+  // The last reads of a cell by each warp.
+  struct Readers {
+    Clock clocks;  // 0: never
+    std::array<u8, kMaxWarps> lanes;
+    std::array<bool, kMaxWarps> strong;
+  };
   void noteRead(Cell& cell, u32 warp, u8 lane, bool strong);
+  // Whether a read happened before what the lane does now.
+  bool isReadOrdered(u32 warp, u8 lane, u32 clock, u32 by, u8 byLane) const {
+    return isOrdered(warp, clock, by) || (by == warp && byLane == lane);
+  }
 
   u32 size_ = 0;
   u32 shift_ = 2;
@@ -73,7 +83,8 @@ class SharedMemory {
   std::vector<u8> bytes_;
   std::vector<u8> state_;
   std::vector<Cell> cells_;
-  std::vector<Clock> readers_;
+  std::vector<Readers> readers_;
+  std::vector<u32> spareReaders_;
   std::array<Clock, kMaxWarps> known_{};
   Clock now_{};
   std::unordered_map<u64, Clock> released_;
