@@ -32,7 +32,7 @@ struct LaunchConfig {
 struct Barrier {
   u32 arrived = 0;   // threads
   u32 expected = 0;  // 0: all live threads
-  Clock clock{}, sequentialClock{};
+  Reach reach, sequential;
   u32 instruction = 0;  // of the first arrival
   u32 count = 0;        // bar.red: threads with a true predicate
 };

@@ -46,10 +46,9 @@ struct PendingCopy {
 
 // What a warp's fences put before its later strong writes.
 struct Fences {
-  u8 scope = 0;        // the widest, as Instruction::strong has it; 0 before the first
-  Clock any{};         // … of fences of any scope
-  Clock device{};      // … of those of the device
-  Clock sequential{};  // what fence.sc of the device's scope has made visible, here or before a barrier
+  u8 scope = 0;       // the widest, as Instruction::strong has it; 0 before the first
+  Reach any, device;  // … of fences of any scope, and of those of the device
+  Reach sequential;   // what fence.sc of the device's scope has made visible, here or before a barrier
 };
 
 class Warp {

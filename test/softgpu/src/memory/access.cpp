@@ -118,8 +118,9 @@ void reportRacyWrite(Warp& w, const Instruction& i, u32 lane, u64 address, u32 b
     w.report(i, lane, FaultKind::kSharedRace, address, bytes,
              "writes something else than another lane in the same instruction: either may stay");
   } else {
-    w.report(i, lane, FaultKind::kGlobalRace, address, bytes,
-             "writes over what " + describe(w, racy.other) + " wrote, without order");
+    w.report(
+        i, lane, FaultKind::kGlobalRace, address, bytes,
+        "writes over what " + describe(w, racy.other) + (racy.other.read ? " read" : " wrote") + ", without order");
   }
 }
 
@@ -245,15 +246,15 @@ void countShared(Warp& w, const u64* addresses, LaneMask lanes, u32 bytes) {
   }
 }
 
-void fence(Warp& w, u8 scope, bool sequential) {
+void fence(Warp& w, LaneMask lanes, u8 scope, bool sequential) {
   w.fences.scope = std::max(w.fences.scope, scope);
-  const Clock clock = w.block->shared.fence(w.index);
-  raise(w.fences.any, clock);
+  const Reach reach = w.block->shared.fence(w.index, lanes, w.all);
+  w.fences.any.raise(reach);
   if (scope < 2) return;
-  raise(w.fences.device, clock);
+  w.fences.device.raise(reach);
   if (!sequential) return;
   w.block->sequentialFences = true;
-  raise(w.fences.sequential, clock);
+  w.fences.sequential.raise(reach);
 }
 
 void strongRead(Warp& w, const Instruction& i, u64 address, bool global) {
@@ -261,13 +262,13 @@ void strongRead(Warp& w, const Instruction& i, u64 address, bool global) {
   if (global && i.strong >= 2) w.launch->races.acquire(w, address);
 }
 
-void strongWrite(Warp& w, const Instruction& i, u64 address, bool global) {
+void strongWrite(Warp& w, const Instruction& i, u32 lane, u64 address, bool global) {
   const bool ofDevice = global && i.strong >= 2;
   if (ofDevice && w.block->sequentialFences) w.launch->races.release(w, address, w.fences.sequential);
   if (i.releases) {
-    const Clock clock = w.block->shared.fence(w.index);
-    w.block->shared.release(address, clock);
-    if (ofDevice) w.launch->races.release(w, address, clock);
+    const Reach reach = w.block->shared.fence(w.index, 1u << lane, w.all);
+    w.block->shared.release(address, reach);
+    if (ofDevice) w.launch->races.release(w, address, reach);
     return;
   }
   if (w.fences.scope == 0) return;
