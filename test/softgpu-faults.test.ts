@@ -1,4 +1,5 @@
-// Every fault of the software GPU by its right name and place: small programs that do one thing wrong each.
+// Every fault of the software GPU by its right name and place: small programs that do one thing wrong each. And
+// programs that are right, but look like one of those.
 import { spawnSync } from 'node:child_process';
 import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -30,8 +31,10 @@ const programs: Program[] = ask('faults')
   .trim()
   .split('\n')
   .map((line) => JSON.parse(line));
-const kinds = [...new Set(programs.map((p) => p.fault))].sort();
-const byName = programs.map((p) => [p.fault, p.name, p] as const);
+const harmless = programs.filter((p) => p.fault === 'none').map((p) => p.name);
+const faulty = programs.filter((p) => p.fault !== 'none');
+const kinds = [...new Set(faulty.map((p) => p.fault))].sort();
+const byName = faulty.map((p) => [p.fault, p.name, p] as const);
 
 test('each name that the documentation lists has a program, and no other', () => {
   const text = readFileSync(join(home, 'README.md'), 'utf8');
@@ -61,6 +64,14 @@ test.each(byName)('%s: %s', (_, name, program) => {
   }
   // The same in one line on stderr.
   expect(report.output).toContain(`softgpu: ${program.fault}`);
+});
+
+describe.each(orders)('with order %s, nothing', (order) => {
+  test.each(harmless)('%s', (name) => {
+    const report = run(['fault', name], { SOFTGPU_ORDER: order });
+    expect(report.details).toEqual([]);
+    expect(report.output).toContain('no error');
+  });
 });
 
 // What depends on which thread comes first may be found elsewhere, but is found.

@@ -374,6 +374,11 @@ export const mutations: Record<string, Mutation[]> = {
       change('own[31 - lane];\n    __syncwarp();', 'own[31 - lane];'),
     ],
     [
+      'a barrier of each half of the warp',
+      'shared-race',
+      change('__syncwarp();\n    y', '__syncwarp(lane < 16 ? 0xffffu : 0xffff0000u);\n    y'),
+    ],
+    [
       'a barrier of half the warp',
       'shared-race',
       change('__syncwarp();\n    y', 'if (lane < 16) __syncwarp();\n    y'),

@@ -1,29 +1,16 @@
 #include "faults.h"
 
 #include <cstdio>
+#include <iterator>
 #include <stdexcept>
 #include <vector>
 
+#include "fault_case.h"
 #include "faults_host.h"
 #include "gpu.h"
 
 namespace runner {
 namespace {
-
-struct FaultCase {
-  const char* name;
-  const char* fault;
-  // After the prologue below. %a is a buffer of 64 words, the n-th of which is n; %b one that nobody has written.
-  const char* body;
-  const char* statement;  // where it is found
-  unsigned thread = 0, block = 0;
-  const char* base = "";  // what the address is counted from: a, b or nothing
-  long offset = 0;
-  unsigned bytes = 0;
-  unsigned threads = 64, grid = 1, sharedBytes = 0;
-  const char* also = "";   // a fault that comes with it
-  const char* order = "";  // the only order that finds it
-};
 
 const char* const kPrologue = R"(.version 8.0
 .target sm_80
@@ -310,6 +297,12 @@ const FaultCase kCases[] = {
      "call.uni __assertfail, (m, f, l, n, s)", 9, 0},
 };
 
+std::vector<FaultCase> allCases() {
+  std::vector<FaultCase> cases(std::begin(kCases), std::end(kCases));
+  cases.insert(cases.end(), orderCases().begin(), orderCases().end());
+  return cases;
+}
+
 std::string ptxOf(const FaultCase& c) { return std::string(kPrologue) + c.body + "\nret;\n}\n"; }
 
 std::string quoted(const char* text) {
@@ -321,7 +314,7 @@ std::string quoted(const char* text) {
 }  // namespace
 
 void listFaults() {
-  for (const FaultCase& c : kCases) {
+  for (const FaultCase& c : allCases()) {
     std::printf(
         "{\"name\":%s,\"fault\":%s,\"kernel\":\"faulty\",\"statement\":%s,\"thread\":%u,\"block\":%u,\"base\":%s,"
         "\"offset\":"
@@ -338,7 +331,7 @@ void listFaults() {
 }
 
 std::string faultPtx(const std::string& name) {
-  for (const FaultCase& c : kCases) {
+  for (const FaultCase& c : allCases()) {
     if (name == c.name) return ptxOf(c);
   }
   return kHostPtx;
@@ -351,7 +344,7 @@ void provoke(const std::string& name) {
   CHECK(cuMemAlloc(&a, kWords * 4));
   CHECK(cuMemcpyHtoD(a, numbers.data(), kWords * 4));
   auto say = [&] { std::printf("{\"a\":%llu,\"b\":%llu}\n", a, b); };
-  for (const FaultCase& c : kCases) {
+  for (const FaultCase& c : allCases()) {
     if (name != c.name) continue;
     CHECK(cuMemAlloc(&b, kWords * 4));
     say();
@@ -362,6 +355,8 @@ void provoke(const std::string& name) {
     void* arguments[] = {&a, &b};
     CHECK(cuLaunchKernel(f, c.grid, 1, 1, c.threads, 1, 1, c.sharedBytes, nullptr, arguments, nullptr));
     std::printf("%s\n", cuCtxSynchronize() == CUDA_SUCCESS ? "no error" : "error");
+    cuMemFree(a);
+    cuMemFree(b);
     return;
   }
   for (const HostCase& c : hostCases()) {

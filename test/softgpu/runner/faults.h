@@ -1,4 +1,4 @@
-// One small program per fault, each doing one thing wrong.
+// One small program per fault, each doing one thing wrong; and some that do nothing wrong.
 #pragma once
 
 #include <string>

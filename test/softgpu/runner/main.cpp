@@ -36,7 +36,7 @@ int usage() {
                "       softgpu-runner calls                one call of every kind, between two marks\n"
                "       softgpu-runner allocations          one allocation of every kind\n"
                "       softgpu-runner probe [FILE]         what a program finds out before it uses the device\n"
-               "       softgpu-runner faults               list programs that do one thing wrong each\n"
+               "       softgpu-runner faults               list programs that do one thing wrong each, or nothing\n"
                "       softgpu-runner fault-ptx NAME       the PTX of one of them\n"
                "       softgpu-runner fault NAME           run it\n"
                "       softgpu-runner bench GEMM TOPK      time both kernels\n";

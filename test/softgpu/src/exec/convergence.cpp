@@ -71,12 +71,14 @@ bool WarpRunner::releaseWarpBarriers() {
       if (isWarpBarrier(other)) here |= other.lanes;
     }
     if (members & w_.live & ~here) continue;
+    LaneMask met = 0;
     for (LaneGroup& other : w_.groups) {
       if (!isWarpBarrier(other) || (other.lanes & ~members)) continue;
+      met |= other.lanes;
       other.state = GroupState::kReady;
       ++other.pc;
     }
-    w_.block->shared.orderWarp(w_.index);
+    w_.block->shared.orderLanes(w_.index, met, w_.live);
     return true;
   }
   return false;
@@ -107,8 +109,8 @@ bool WarpRunner::barrier(const Instruction& i) {
     b.expected = count;
     b.instruction = g.pc;
     b.voters = b.count = 0;
-    b.clock.fill(0);
-    b.sequentialClock.fill(0);
+    b.reach = {};
+    b.sequential = {};
   } else if (b.expected != count) {
     w_.abort(i, lane, FaultKind::kInvalidBarrier, 0, 0,
              "barrier " + std::to_string(id) + " with a count of " + std::to_string(count) + " where others said " +
@@ -124,8 +126,8 @@ bool WarpRunner::barrier(const Instruction& i) {
     w_.abort(i, lane, FaultKind::kInvalidBarrier, 0, 0,
              "more threads arrive than barrier " + std::to_string(id) + " expects");
   }
-  w_.block->shared.arrive(w_.index, b.clock);
-  if (w_.block->sequentialFences) raise(b.sequentialClock, w_.sequentialClock);
+  w_.block->shared.arrive(w_.index, b.reach);
+  if (w_.block->sequentialFences) b.sequential.raise(w_.fences.sequential);
   if (i.immediate[0] == ptx::kBarrierReduce) {
     b.voters += laneCount(g.lanes);
     b.count += laneCount((predicateOf(w_, i.slot[3]) ^ i.invert[0]) & g.lanes);
@@ -162,8 +164,8 @@ void WarpRunner::completeBarrier(u32 id) {
       waited = true;
     }
     if (!waited) continue;
-    block.shared.leave(warp.index, b.clock);
-    if (block.sequentialFences) raise(warp.sequentialClock, b.sequentialClock);
+    block.shared.leave(warp.index, b.reach);
+    if (block.sequentialFences) warp.fences.sequential.raise(b.sequential);
   }
   b.arrived = 0;
 }

@@ -119,8 +119,7 @@ void startBlock(Launch& launch, Block& block, u64 number) {
     w.groups.assign(1, {0, w.live, GroupState::kReady});
     w.pending.clear();
     std::fill(std::begin(w.commits), std::end(w.commits), 0);
-    w.fenceScope = 0;
-    w.sequentialClock.fill(0);
+    w.fences = {};
     predicateOf(w, 0) = kAllLanes;
     if (fresh) std::copy(kernel.constants.begin(), kernel.constants.end(), w.registers + kernel.constantsOffset);
     fillSpecials(launch, block, w);

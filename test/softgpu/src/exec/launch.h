@@ -33,7 +33,7 @@ struct LaunchConfig {
 struct Barrier {
   u32 arrived = 0;   // threads
   u32 expected = 0;  // 0: all live threads
-  Clock clock{}, sequentialClock{};
+  Reach reach, sequential;
   u32 instruction = 0;  // of the first arrival
   u32 voters = 0;       // bar.red: the threads that it takes a predicate of …
   u32 count = 0;        // … and those where it is true

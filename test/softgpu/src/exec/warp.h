@@ -44,6 +44,13 @@ struct PendingCopy {
   u8 sourceBytes[kWarpSize];
 };
 
+// What a warp's fences put before its later strong writes.
+struct Fences {
+  u8 scope = 0;       // the widest, as Instruction::strong has it; 0 before the first
+  Reach any, device;  // … of fences of any scope, and of those of the device
+  Reach sequential;   // what fence.sc of the device's scope has made visible, here or before a barrier
+};
+
 class Warp {
  public:
   u8* registers = nullptr;
@@ -59,11 +66,9 @@ class Warp {
   Allocation* recent = nullptr;  // the allocation accessed last
   std::deque<PendingCopy> pending;
   u32 commits[kWarpSize] = {};  // commit groups closed, per lane
-  u8 fenceScope = 0;            // of the last fence, as Instruction::strong has it; 0 before the first
-  Clock fenceClock{};           // what that fence puts before later strong writes
-  Clock sequentialClock{};      // what fence.sc of the device's scope has made visible, here or before a barrier
-  u32 barrierCount = 0;         // bar.red: how many predicates were true …
-  u32 barrierThreads = 0;       // … of how many threads, at the barrier just completed
+  Fences fences;
+  u32 barrierCount = 0;    // bar.red: how many predicates were true …
+  u32 barrierThreads = 0;  // … of how many threads, at the barrier just completed
 
   // Records a fault of a lane. Fatal ones do not return.
   void report(const ptx::Instruction& i, u32 lane, FaultKind kind, u64 address, u32 bytes, const std::string& detail);

@@ -109,7 +109,7 @@ void atomic(Warp& w, const Instruction& i, LaneMask lanes) {
       u8* at;
       if (space == Space::kShared) {
         sharedForRead(w, i, l, addresses[l], sizeof(T), l);
-        strongWrite(w, i, addresses[l], false);
+        strongWrite(w, i, l, addresses[l], false);
         strongRead(w, i, addresses[l], false);
         RacyWrite lanes;  // atomics of several lanes never race
         at = sharedForWrite(w, i, l, addresses[l], sizeof(T), lanes);
@@ -117,7 +117,7 @@ void atomic(Warp& w, const Instruction& i, LaneMask lanes) {
         RacyWrite racy;
         at = globalForWrite(w, i, l, addresses[l], sizeof(T), racy, /*reads=*/true);
         if (racy) reportRacyWrite(w, i, l, addresses[l], sizeof(T), racy);
-        strongWrite(w, i, addresses[l], true);
+        strongWrite(w, i, l, addresses[l], true);
         strongRead(w, i, addresses[l], true);
       } else {
         w.abort(i, l, FaultKind::kOutOfBounds, addresses[l], sizeof(T), "atomic on local or parameter memory");
@@ -149,7 +149,7 @@ void atomicVector(Warp& w, const Instruction& i, LaneMask lanes) {
     RacyWrite racy;
     u8* at = globalForWrite(w, i, l, addresses[l], bytes, racy, /*reads=*/true);
     if (racy) reportRacyWrite(w, i, l, addresses[l], bytes, racy);
-    strongWrite(w, i, addresses[l], true);
+    strongWrite(w, i, l, addresses[l], true);
     strongRead(w, i, addresses[l], true);
     for (u32 k = 0; k < count; ++k) {
       T old;
@@ -256,7 +256,7 @@ void decodeFence(Decoding& d) {
   d.out().strong = scope == 0 ? 1 : 2;
   // membar is fence.sc: 9.7.13.5.
   d.out().immediate[0] = semantics == 0 || d.opcode() == "membar";
-  execute(d, [](Warp& w, const Instruction& i, LaneMask) { fence(w, i.strong, i.immediate[0]); });
+  execute(d, [](Warp& w, const Instruction& i, LaneMask lanes) { fence(w, lanes, i.strong, i.immediate[0]); });
 }
 
 }  // namespace

@@ -153,7 +153,7 @@ struct Store {
     }
     if (i.strong) {
       for (LaneMask m = lanes; m; m &= m - 1) {
-        strongWrite(w, i, addresses[lowestLane(m)], space == Space::kGlobal);
+        strongWrite(w, i, lowestLane(m), addresses[lowestLane(m)], space == Space::kGlobal);
       }
     }
     if (space == Space::kGlobal) countGlobal(w, addresses, lanes, bytes, true);

@@ -192,7 +192,7 @@ bool decodeWarp(Decoding& d) {
   } else if (op == "bar" && d.take("warp")) {
     collective(d, 0, 0);
     d.out().immediate[2] = ptx::kWarpBarrier;
-    execute(d, [](Warp& w, const Instruction&, LaneMask) { w.block->shared.orderWarp(w.index); });
+    execute(d, [](Warp& w, const Instruction&, LaneMask lanes) { w.block->shared.orderLanes(w.index, lanes, w.live); });
   } else {
     return false;
   }

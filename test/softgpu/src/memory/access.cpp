@@ -124,8 +124,9 @@ void reportRacyWrite(Warp& w, const Instruction& i, u32 lane, u64 address, u32 b
     w.report(i, lane, FaultKind::kSharedRace, address, bytes,
              "writes something else than another lane in the same instruction: either may stay");
   } else {
-    w.report(i, lane, FaultKind::kGlobalRace, address, bytes,
-             "writes over what " + describe(w, racy.other) + " wrote, without order");
+    w.report(
+        i, lane, FaultKind::kGlobalRace, address, bytes,
+        "writes over what " + describe(w, racy.other) + (racy.other.read ? " read" : " wrote") + ", without order");
   }
 }
 
@@ -251,12 +252,15 @@ void countShared(Warp& w, const u64* addresses, LaneMask lanes, u32 bytes) {
   }
 }
 
-void fence(Warp& w, u8 scope, bool sequential) {
-  w.fenceScope = scope;
-  w.fenceClock = w.block->shared.fence(w.index);
-  if (!sequential || scope < 2) return;
+void fence(Warp& w, LaneMask lanes, u8 scope, bool sequential) {
+  w.fences.scope = std::max(w.fences.scope, scope);
+  const Reach reach = w.block->shared.fence(w.index, lanes, w.all);
+  w.fences.any.raise(reach);
+  if (scope < 2) return;
+  w.fences.device.raise(reach);
+  if (!sequential) return;
   w.block->sequentialFences = true;
-  raise(w.sequentialClock, w.fenceClock);
+  w.fences.sequential.raise(reach);
 }
 
 void strongRead(Warp& w, const Instruction& i, u64 address, bool global) {
@@ -264,13 +268,18 @@ void strongRead(Warp& w, const Instruction& i, u64 address, bool global) {
   if (global && i.strong >= 2) w.launch->races.acquire(w, address);
 }
 
-void strongWrite(Warp& w, const Instruction& i, u64 address, bool global) {
-  if (global && i.strong >= 2 && w.block->sequentialFences) w.launch->races.release(w, address, w.sequentialClock);
-  if (!i.releases && w.fenceScope == 0) return;
-  const Clock clock = i.releases ? w.block->shared.fence(w.index) : w.fenceClock;
-  const u8 scope = i.releases ? i.strong : std::min(w.fenceScope, i.strong);
-  w.block->shared.release(address, clock);
-  if (global && scope >= 2) w.launch->races.release(w, address, clock);
+void strongWrite(Warp& w, const Instruction& i, u32 lane, u64 address, bool global) {
+  const bool ofDevice = global && i.strong >= 2;
+  if (ofDevice && w.block->sequentialFences) w.launch->races.release(w, address, w.fences.sequential);
+  if (i.releases) {
+    const Reach reach = w.block->shared.fence(w.index, 1u << lane, w.all);
+    w.block->shared.release(address, reach);
+    if (ofDevice) w.launch->races.release(w, address, reach);
+    return;
+  }
+  if (w.fences.scope == 0) return;
+  w.block->shared.release(address, w.fences.any);
+  if (ofDevice && w.fences.scope >= 2) w.launch->races.release(w, address, w.fences.device);
 }
 
 }  // namespace softgpu

@@ -49,8 +49,8 @@ void countGlobal(Warp& w, const u64* addresses, LaneMask lanes, u32 bytes, bool 
 void countShared(Warp& w, const u64* addresses, LaneMask lanes, u32 bytes);
 
 // A fence, and what strong accesses do with it (see SharedMemory and GlobalRaces).
-void fence(Warp& w, u8 scope, bool sequential);
+void fence(Warp& w, LaneMask lanes, u8 scope, bool sequential);
 void strongRead(Warp& w, const ptx::Instruction& i, u64 address, bool global);
-void strongWrite(Warp& w, const ptx::Instruction& i, u64 address, bool global);
+void strongWrite(Warp& w, const ptx::Instruction& i, u32 lane, u64 address, bool global);
 
 }  // namespace softgpu

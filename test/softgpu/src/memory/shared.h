@@ -5,20 +5,15 @@
 // (atomic, volatile, relaxed …). Within a warp only bar.warp.sync, a barrier and a lane's own program order give order.
 #pragma once
 
-#include <algorithm>
 #include <array>
+#include <memory>
 #include <unordered_map>
 #include <vector>
 
 #include "base/types.h"
+#include "memory/reach.h"
 
 namespace softgpu {
-
-constexpr u32 kMaxWarps = 32;
-using Clock = std::array<u32, kMaxWarps>;
-inline void raise(Clock& clock, const Clock& other) {
-  for (u32 w = 0; w < kMaxWarps; ++w) clock[w] = std::max(clock[w], other[w]);
-}
 
 enum class ByteState : u8 { kNever = 0, kWritten = 1, kInFlight = 2 };
 
@@ -43,29 +38,46 @@ class SharedMemory {
   bool write(u32 warp, u8 lane, u32 address, u32 bytes, bool strong, u16 serial, u32& other, bool& overwrites);
 
   u32 now(u32 warp) const { return now_[warp]; }
-  // Other warps' accesses are ordered up to known_[warp][other]; the warp's own up to its last synchronisation.
-  bool isOrdered(u32 warp, u32 clock, u32 by) const { return clock <= known_[warp][by]; }
+  // Whether what some lanes of warp `by` did up to a clock happened before what a lane does now. Other warps' accesses
+  // are ordered as far as known_[warp] says; the warp's own up to its last synchronisation.
+  bool isOrdered(u32 warp, u32 lane, u32 clock, u32 by, LaneMask lanes) const {
+    return clock <= known_[warp].warps[by] || (by == warp && lanes == bitOf(lane)) ||
+           unordered(warp, lane, clock, by, lanes) == 0;
+  }
 
-  // What happened before in this warp now happens before what follows, for all its lanes.
-  void orderWarp(u32 warp);
+  // What some lanes of this warp did now happens before what they do next. All of them are all that are `live`.
+  void orderLanes(u32 warp, LaneMask lanes, LaneMask live);
   // A warp gives its knowledge to a barrier, and takes the barrier's. What it does after it arrived is not part of it.
-  void arrive(u32 warp, Clock& barrier);
-  void leave(u32 warp, const Clock& barrier);
-  // What a fence puts before later strong writes; what follows in the warp is after it.
-  Clock fence(u32 warp);
-  // A strong write publishes such a clock; a strong read of the same address takes it over.
-  void release(u64 address, const Clock& clock);
+  void arrive(u32 warp, Reach& barrier);
+  void leave(u32 warp, const Reach& barrier);
+  // What a fence of some lanes puts before later strong writes; what follows in the warp is after it. `all` are the
+  // lanes that the warp began with.
+  Reach fence(u32 warp, LaneMask lanes, LaneMask all);
+  // A strong write publishes such a reach; a strong read of the same address takes it over.
+  void release(u64 address, const Reach& reach);
   void acquire(u32 warp, u64 address);
 
  private:
   struct Cell {
     u32 writeClock, readClock;  // 0: never
-    u8 writeWarp, writeLane, readWarp, readLane;
+    LaneMask readLanes;
+    u8 writeWarp, writeLane, readWarp;
     bool writeStrong, readStrong;
     u16 writeSerial;
     u32 readers;  // index + 1 into readers_, when several warps read concurrently
   };
+  // The last reads of a cell by each warp.
+  struct Readers {
+    Clock clocks;  // 0: never
+    std::array<LaneMask, kMaxWarps> lanes;
+    std::array<bool, kMaxWarps> strong;
+  };
   void noteRead(Cell& cell, u32 warp, u8 lane, bool strong);
+  // How far each lane knows the others of its warp.
+  using LaneClocks = std::array<std::array<u32, kWarpSize>, kWarpSize>;
+  static LaneMask bitOf(u32 lane) { return lane == kManyLanes ? kAllLanes : 1u << lane; }
+  LaneMask unordered(u32 warp, u32 lane, u32 clock, u32 by, LaneMask lanes) const;
+  void orderWarp(u32 warp);
 
   u32 size_ = 0;
   u32 shift_ = 2;
@@ -73,10 +85,12 @@ class SharedMemory {
   std::vector<u8> bytes_;
   std::vector<u8> state_;
   std::vector<Cell> cells_;
-  std::vector<Clock> readers_;
-  std::array<Clock, kMaxWarps> known_{};
+  std::vector<Readers> readers_;
+  std::vector<u32> spareReaders_;
+  std::array<Reach, kMaxWarps> known_{};
+  std::array<std::unique_ptr<LaneClocks>, kMaxWarps> partial_;  // of warps where a part of the lanes met
   Clock now_{};
-  std::unordered_map<u64, Clock> released_;
+  std::unordered_map<u64, Reach> released_;
 };
 
 }  // namespace softgpu
