@@ -42,8 +42,7 @@ const std::vector<FaultCase>& orderCases() {
        "red.global.add.u32 [%a], 1;\nst.global.u32 [%a], 99;\nred.global.add.u32 [%a], 1;",
        "red.global.add.u32 [%a], 1", 0, 1, "a", 0, 4, 1, 2},
       {"a plain read by one warp of what another one adds to", "global-race",
-       "setp.eq.u32 %p, %id, 0;\nsetp.eq.u32 %q, %id, 32;\n@%p red.global.add.u32 [%a], 1;\n@%p ld.global.u32 %t1, "
-       "[%a];\n@%q red.global.add.u32 [%a], 1;",
+       "and.b32 %t1, %id, 31;\nsetp.eq.u32 %p, %t1, 0;\n@%p red.global.add.u32 [%a], 1;\n@%p ld.global.u32 %t1, [%a];",
        ""},
       {"a plain read of a sum when all have added to it", "none",
        "red.global.add.u32 [%a], 1;\nmembar.gl;\natom.global.add.u32 %t1, [%a+128], 1;\nsetp.ne.u32 %p, %t1, 33;\n"
