@@ -1,6 +1,6 @@
 // Published MoE layers at their real sizes. Each number is from the source above it: a model's own config.json or code,
 // and its paper for what only training needs. No dtype is set: those of the large models were published in bfloat16.
-import { checkOptions } from './checks.js';
+import { checkOptions, checkSize } from './checks.js';
 import { configOptions, type MoEConfig } from './config.js';
 
 type Sizes = Pick<MoEConfig, 'hiddenSize' | 'ffnSize' | 'numExperts' | 'topK'>;
@@ -14,7 +14,11 @@ function preset(
   return (overrides = {}) => {
     const given = Object.entries(checkOptions(`presets.${name}(overrides)`, overrides, configOptions));
     const own: Partial<MoEConfig> = Object.fromEntries(given.filter(([, value]) => value !== undefined));
-    return { ...sizes, ...options({ ...sizes, ...own }), ...own };
+    const chosen = { ...sizes, ...own };
+    // What follows from a size needs it to be one.
+    for (const size of Object.keys(sizes) as (keyof Sizes)[])
+      checkSize(`presets.${name}(overrides).${size}`, chosen[size]);
+    return { ...sizes, ...options(chosen), ...own };
   };
 }
 

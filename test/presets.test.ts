@@ -66,6 +66,9 @@ describe('presets', () => {
     expect(failure(() => presets.glam({ hiddenSzie: 3 } as never)).message).toMatch(
       /^presets\.glam\(overrides\)\.hiddenSzie: unknown option; did you mean hiddenSize\?$/,
     );
+    expect(failure(() => presets.mixtral8x7b({ topK: 1n } as never)).message).toMatch(
+      /^presets\.mixtral8x7b\(overrides\)\.topK: expected an integer from 1 to \d+, got 1n$/,
+    );
   });
 });
 
