@@ -6,7 +6,7 @@
 
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import type { MoEStats } from '../lib/index.js';
+import type { Device, MoEStats } from '../lib/index.js';
 import type { Case } from './cases.js';
 import { expectClose, expectSame } from './compare.js';
 import { compareWithReference } from './compare-case.js';
@@ -177,18 +177,26 @@ function expectFilled(
   expectSame('kept', kept, indices.map((t) => (t >= 0 ? 1 : 0)) as Int32Array);
 }
 
+/** What holds without the reference, and the reference. */
+function agreement(
+  device: () => Device,
+  drawn: fc.Arbitrary<Case>,
+  expectOwn: (testCase: Case, problem: Problem, observed: Observed) => void,
+) {
+  return fc.asyncProperty(drawn, seeds, async (testCase, seed) => {
+    const problem = makeProblem(testCase, seed);
+    using layer = makeLayer(device(), testCase, problem);
+    const observed = await observe(layer, testCase, problem);
+    expectOwn(testCase, problem, observed);
+    compareWithReference(testCase, problem, observed, true);
+  });
+}
+
 onEachDevice((device) => {
   it(
     'random configurations agree with the reference',
     async () => {
-      const property = fc.asyncProperty(cases, seeds, async (testCase, seed) => {
-        const problem = makeProblem(testCase, seed);
-        using layer = makeLayer(device(), testCase, problem);
-        const observed = await observe(layer, testCase, problem);
-        expectInvariants(testCase, problem, observed);
-        compareWithReference(testCase, problem, observed, true);
-      });
-      await fc.assert(property, RUNS);
+      await fc.assert(agreement(device, cases, expectInvariants), RUNS);
     },
     TIMEOUT,
   );
@@ -196,13 +204,7 @@ onEachDevice((device) => {
   it(
     'experts that choose take as many tokens as they have slots, and agree with the reference',
     async () => {
-      const property = fc.asyncProperty(expertChoiceCases, seeds, async (testCase, seed) => {
-        const problem = makeProblem(testCase, seed);
-        using layer = makeLayer(device(), testCase, problem);
-        const observed = await observe(layer, testCase, problem);
-        expectFilled(testCase, problem, observed);
-        compareWithReference(testCase, problem, observed, true);
-      });
+      const property = agreement(device, expertChoiceCases, expectFilled);
       await fc.assert(property, { ...RUNS, numRuns: RUNS.numRuns / 2 });
     },
     TIMEOUT,

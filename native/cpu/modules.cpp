@@ -16,8 +16,6 @@
 
 namespace moe::cpu {
 
-namespace {}  // namespace
-
 // ------------------------------------------------------------------------------------------------ sigmoid gate
 
 namespace {

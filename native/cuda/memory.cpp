@@ -3,8 +3,6 @@
 
 namespace moe::cuda {
 
-namespace {}  // namespace
-
 void CudaBackend::copy(void* to, const void* from, size_t bytes) {
   if (bytes > 0) MOE_CUDA(cuMemcpyDtoDAsync_v2, address(to), address(from), bytes, stream_.get());
 }
