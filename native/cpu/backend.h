@@ -106,7 +106,7 @@ class CpuBackend final : public Backend {
   const RowKernels& row_;       // simd/row.h
   const LimitKernels& limits_;  // simd/limits.h
   const DotKernels* dot_;       // dot/dot.h
-  Scratch scratch_;             // of the experts stage
+  Scratch scratch_;             // of the stage that runs
   bool timing_ = false;
   std::vector<KernelTime> times_;  // since timeKernels()
 };

@@ -35,7 +35,7 @@ void CpuBackend::sigmoidGateForward(const SigmoidGateForward& f) {
   const std::vector<int32_t> live = liveTokens(f.mask, f.T);
   std::fill_n(f.gates, f.T, 0.0f);
   withElement(f.dtype, [&]<class T>() {
-    const Narrow<T> product{pool_, row_, live, f.H, 1};
+    const Narrow<T> product{pool_, scratch_, gemm_, row_, live, f.H, 1};
     product.forward(elements<T>(f.input), widened(f.weight, f.H, gemm_.of<T>()).data(), nullptr, f.gates);
   });
   for (const int32_t t : live) f.gates[t] = 1.0f / (1.0f + moe::exp(-f.gates[t]));
@@ -47,7 +47,7 @@ void CpuBackend::sigmoidGateBackward(const SigmoidGateBackward& b) {
   std::vector<float> gradSums(b.T);  // [T] by ⟨input, weight⟩
   for (const int32_t t : live) gradSums[t] = b.gradGates[t] * b.gates[t] * (1.0f - b.gates[t]);
   withElement(b.dtype, [&]<class T>() {
-    const Narrow<T> product{pool_, row_, live, b.H, 1};
+    const Narrow<T> product{pool_, scratch_, gemm_, row_, live, b.H, 1};
     product.backwardInput(gradSums.data(), widened(b.weight, b.H, gemm_.of<T>()).data(), elements<T>(b.gradInput));
     if (b.gradWeight) product.backwardWeight(gradSums.data(), elements<T>(b.input), b.gradWeight, b.accumulateWeight);
   });

@@ -6,6 +6,8 @@
 #include <vector>
 
 #include "parallel.h"
+#include "scratch.h"
+#include "simd/gemm.h"
 #include "simd/row.h"
 
 namespace moe::cpu {
@@ -17,6 +19,8 @@ std::vector<int32_t> liveTokens(const int32_t* mask, int64_t T);
 template <class T>
 struct Narrow {
   ThreadPool& pool;
+  Scratch& scratch;
+  const GemmKernels& gemm;
   const RowKernels& row;
   const std::vector<int32_t>& tokens;
   int H, E;
@@ -27,6 +31,10 @@ struct Narrow {
   void backwardInput(const float* gradOutput, const float* weight, T* gradInput) const;
   /// gradWeight [E,H] = or += gradOutputᵀ · input.
   void backwardWeight(const float* gradOutput, const T* input, float* gradWeight, bool accumulate) const;
+
+ private:
+  /// forward() in register tiles, the weight in panels.
+  void forwardTiled(const T* input, const float* weight, const float* bias, float* output) const;
 };
 
 }  // namespace moe::cpu

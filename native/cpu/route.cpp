@@ -181,13 +181,13 @@ void CpuBackend::routeForward(const RouteForward& f) {
   if (f.givenLogits) copyLogits(f, pool_);
   withElement(f.dtype, [&]<class Element>() {
     const Element* input = elements<Element>(f.input);
-    const Narrow<Element> product{pool_, row_, live, f.H, E};
+    const Narrow<Element> product{pool_, scratch_, gemm_, row_, live, f.H, E};
     if (f.noiseLogits) product.forward(input, f.noiseWeight, nullptr, f.noiseLogits);
     if (f.givenLogits) return;
     if (!hasJitter(router, f.noise)) return product.forward(input, f.weight, f.bias, f.logits);
     auto* jittered = static_cast<float*>(f.workspace);
     jitterInput(router, f.noise, live, input, f.H, jittered, pool_);
-    Narrow<float>{pool_, row_, live, f.H, E}.forward(jittered, f.weight, f.bias, f.logits);
+    Narrow<float>{pool_, scratch_, gemm_, row_, live, f.H, E}.forward(jittered, f.weight, f.bias, f.logits);
   });
 
   std::vector<float> shifts;  // [E] of the Sinkhorn router
@@ -263,19 +263,19 @@ namespace {
 
 /// gradInput += gradLogits · weight and gradWeight (+)= gradLogitsᵀ · input, the input as forward jittered it.
 template <class Element>
-void productBackward(const RouteBackward& b, const std::vector<int32_t>& live, ThreadPool& pool,
-                     const RowKernels& row) {
+void productBackward(const RouteBackward& b, const std::vector<int32_t>& live, ThreadPool& pool, Scratch& scratch,
+                     const GemmKernels& gemm, const RowKernels& row) {
   const Element* input = elements<Element>(b.input);
   Element* gradInput = elements<Element>(b.gradInput);
   const int64_t H = b.H;
   if (!hasJitter(b.router, b.noise)) {
-    const Narrow<Element> product{pool, row, live, b.H, b.E};
+    const Narrow<Element> product{pool, scratch, gemm, row, live, b.H, b.E};
     if (gradInput) product.backwardInput(b.gradLogits, b.weight, gradInput);
     if (b.gradWeight) product.backwardWeight(b.gradLogits, input, b.gradWeight, b.accumulateWeight);
     return;
   }
   auto* rows = static_cast<float*>(b.workspace);  // [T,H] the jittered input, then its gradient
-  const Narrow<float> product{pool, row, live, b.H, b.E};
+  const Narrow<float> product{pool, scratch, gemm, row, live, b.H, b.E};
   if (b.gradWeight) {
     jitterInput(b.router, b.noise, live, input, b.H, rows, pool);
     product.backwardWeight(b.gradLogits, rows, b.gradWeight, b.accumulateWeight);
@@ -397,9 +397,9 @@ void CpuBackend::routeBackward(const RouteBackward& b) {
     }
   const std::vector<int32_t> live = liveTokens(b.mask, b.T);
   withElement(b.dtype, [&]<class Element>() {
-    if (b.weight && (b.gradInput || b.gradWeight)) productBackward<Element>(b, live, pool_, row_);
+    if (b.weight && (b.gradInput || b.gradWeight)) productBackward<Element>(b, live, pool_, scratch_, gemm_, row_);
     if (!b.gradNoiseLogits) return;
-    const Narrow<Element> product{pool_, row_, live, b.H, E};
+    const Narrow<Element> product{pool_, scratch_, gemm_, row_, live, b.H, E};
     if (b.gradInput) product.backwardInput(b.gradNoiseLogits, b.noiseWeight, elements<Element>(b.gradInput));
     if (b.gradNoiseWeight)
       product.backwardWeight(b.gradNoiseLogits, elements<Element>(b.input), b.gradNoiseWeight, b.accumulateNoiseWeight);
