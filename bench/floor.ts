@@ -58,9 +58,11 @@ export function floors({ tokens, config, frozen }: CountedShape): Record<'forwar
         bytes: ups * narrow + ups * matrix * element + wide + 2 * perRow,
         flops: ups * product,
       },
-      { kernel: 'combine', bytes: wide + x + perRow + tokens * word, flops: 0 },
       { kernel: 'routeTokensBackward', bytes: 2 * logits + 2 * perRow, flops: 0 },
-      { kernel: 'routeProducts', bytes: x + 2 * logits + (trainsRouter ? 2 : 1) * routerWeight, flops: 0 },
-    ].filter(({ kernel }) => trainsExperts || kernel !== 'weightGradients'),
+      { kernel: 'routeProducts', bytes: x + logits + routerWeight, flops: 0 },
+      { kernel: 'combineRouted', bytes: wide + x + perRow + tokens * word + logits + routerWeight, flops: 0 },
+    ].filter(
+      ({ kernel }) => (trainsExperts || kernel !== 'weightGradients') && (trainsRouter || kernel !== 'routeProducts'),
+    ),
   };
 }

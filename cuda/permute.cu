@@ -1,5 +1,6 @@
 // The moves of the permute stage that a plan drives: dispatch and combine, which are each other's backward, and carry
 // for what found no slot. Shapes and meanings are in native/shared/operations.h.
+#include "../native/shared/permute.h"
 #include "rank.cuh"
 #include "rows.cuh"
 
@@ -68,6 +69,72 @@ __device__ void combineToken(const Combine& c) {
     combineToken<T, wide<T>>(c, t);
   else
     combineToken<T, 1>(c, t);
+}
+
+/// sums[i] = gradLogits of token first + i · columns [h, h + width) of the router's weight. By a whole warp.
+template <int width>
+__device__ void multiplyRouter(const RouterShare& router, int64_t first, int64_t T, int h, int H,
+                               float (&sums)[routedTokens][width]) {
+  __shared__ alignas(16) float staged[routedWarps][warpSize_][routedTokens];
+  auto& grads = staged[warp()];
+  for (int e0 = 0; e0 < router.E; e0 += warpSize_) {
+    const int count = min(warpSize_, router.E - e0);
+    float own[routedTokens];
+#pragma unroll
+    for (int i = 0; i < routedTokens; ++i)
+      own[i] = first + i < T && lane() < count ? router.gradLogits[(first + i) * router.E + e0 + lane()] : 0.0f;
+    __syncwarp();
+    store(grads[lane()], own);
+    __syncwarp();
+#pragma unroll 2
+    for (int e = 0; e < count; ++e) {
+      float w[width], grad[routedTokens];
+      load(router.weight + int64_t{e0 + e} * H + h, w);
+      load(grads[e], grad);
+#pragma unroll
+      for (int i = 0; i < routedTokens; ++i)
+#pragma unroll
+        for (int j = 0; j < width; ++j) sums[i][j] = fmaf(grad[i], w[j], sums[i][j]);
+    }
+  }
+}
+
+/// A warp does routedTokens at once, so that what it loads of the router's weight serves them all. Lanes past the end
+/// of a row do its last columns again.
+template <class T, int width>
+__device__ void combineRouted(const Combine& c, int64_t first) {
+  const T* rows = static_cast<const T*>(c.rows);
+  T* output = static_cast<T*>(c.output);
+  for (int h0 = static_cast<int>(blockIdx.y) * warpSize_ * width; h0 < c.H; h0 += gridDim.y * warpSize_ * width) {
+    const int h = min(h0 + lane() * width, c.H - width);
+    float sums[routedTokens][width] = {};
+    multiplyRouter(c.router, first, c.plan.T, h, c.H, sums);
+#pragma unroll
+    for (int i = 0; i < routedTokens; ++i) {
+      const int64_t t = first + i;
+      if (t >= c.plan.T) break;
+#pragma unroll 2
+      for (int32_t entry = c.plan.tokenOffsets[t]; entry < c.plan.tokenOffsets[t + 1]; ++entry) {
+        const int64_t r = c.plan.tokenRows[entry];
+        const float weight = c.weights ? c.weights[c.plan.rowSlot[r]] : 1.0f;
+        float x[width];
+        load(rows + r * c.H + h, x);
+#pragma unroll
+        for (int j = 0; j < width; ++j) sums[i][j] = fmaf(weight, x[j], sums[i][j]);
+      }
+      if (h == h0 + lane() * width) store(output + t * c.H + h, sums[i]);
+    }
+  }
+}
+
+template <class T>
+__device__ void combineRouted(const Combine& c) {
+  const int64_t first = warpOfGrid() * routedTokens;
+  if (first >= c.plan.T) return;
+  if (startsAligned<T>(c.H, c.rows, c.output, c.router.weight))
+    combineRouted<T, routedColumns>(c, first);
+  else
+    combineRouted<T, 1>(c, first);
 }
 
 /// gradRow = weight·gradOutput; returns ⟨gradOutput, row⟩.
@@ -180,6 +247,10 @@ __device__ void carryBackwardToken(const CarryBackward& b) {
   extern "C" __global__ void __launch_bounds__(256)                                                            \
       combine_##name(const __grid_constant__ Combine c, const __grid_constant__ Guard guard) {                 \
     if (enter(guard)) combineToken<type>(c);                                                                   \
+  }                                                                                                            \
+  extern "C" __global__ void __launch_bounds__(routedWarps* warpSize_)                                         \
+      combineRouted_##name(const __grid_constant__ Combine c, const __grid_constant__ Guard guard) {           \
+    if (enter(guard)) combineRouted<type>(c);                                                                  \
   }                                                                                                            \
   extern "C" __global__ void __launch_bounds__(256)                                                            \
       combineBackward_##name(const __grid_constant__ CombineBackward b, const __grid_constant__ Guard guard) { \

@@ -54,16 +54,18 @@ __device__ void addToInput(const RouteBackward& b, int64_t tile, int columns, co
 }
 
 /// Experts and columns of gradWeight over one split of the tokens; the block that ends last of a tile adds the splits
-/// up.
+/// up. The block's threads are groups that share the tokens of a split among them.
 template <class T, class Change>
 __device__ void weightTile(const RouteBackward& b, const RouteGradientSums& sums, int64_t index, const Change& change) {
-  constexpr int experts = RouteGradientSums::expertTile, tokens = 16;
-  static_assert(RouteGradientSums::columnTile == routeThreads);
+  constexpr int experts = RouteGradientSums::expertTile, width = RouteGradientSums::columnTile, tokens = 64;
+  constexpr int groups = routeThreads / width;
   __shared__ float grads[tokens][experts];
-  const int64_t columns = (b.H + routeThreads - 1) / routeThreads;
+  __shared__ float parts[groups][experts][width];
+  const int64_t columns = (b.H + width - 1) / width;
   const int64_t tile = index / sums.splits, split = index % sums.splits;
   const int e0 = static_cast<int>(tile / columns) * experts, count = min(experts, b.E - e0);
-  const int64_t h = tile % columns * routeThreads + threadIdx.x;
+  const int column = threadIdx.x % width, group = threadIdx.x / width;
+  const int64_t h = tile % columns * width + column;
   const int64_t begin = split * sums.splitTokens, end = min(begin + sums.splitTokens, b.T);
   const T* input = static_cast<const T*>(b.input);
   float partial[experts] = {};
@@ -76,29 +78,37 @@ __device__ void weightTile(const RouteBackward& b, const RouteGradientSums& sums
     }
     __syncthreads();
     if (h >= b.H) continue;
-    for (int i = 0; i < tokens && first + i < end; ++i) {
-      if (!isLive(b.mask, first + i)) continue;
+#pragma unroll 4
+    for (int i = group; i < tokens; i += groups) {
+      if (first + i >= end || !isLive(b.mask, first + i)) continue;
       const float x = change(toFloat(input[(first + i) * b.H + h]), first + i, static_cast<int>(h));
 #pragma unroll
       for (int e = 0; e < experts; ++e) partial[e] = fmaf(grads[i][e], x, partial[e]);
     }
   }
+#pragma unroll
+  for (int e = 0; e < experts; ++e) parts[group][e][column] = partial[e];
+  __syncthreads();
+  const auto total = [&](int e) {
+    float sum = parts[0][e][column];
+#pragma unroll
+    for (int i = 1; i < groups; ++i) sum += parts[i][e][column];
+    return sum;
+  };
   const auto write = [&](int e, float gradient) {
     float& to = b.gradWeight[int64_t{e0 + e} * b.H + h];
     to = b.accumulateWeight ? to + gradient : gradient;
   };
   if (sums.splits == 1) {
-#pragma unroll
-    for (int e = 0; e < experts; ++e)
-      if (h < b.H && e < count) write(e, partial[e]);
+    for (int e = group; e < count; e += groups)
+      if (h < b.H) write(e, total(e));
     return;
   }
   const auto at = [&](int64_t s, int e) { return (s * b.E + e0 + e) * b.H + h; };
-#pragma unroll
-  for (int e = 0; e < experts; ++e)
-    if (h < b.H && e < count) sums.weight[at(split, e)] = partial[e];
+  for (int e = group; e < count; e += groups)
+    if (h < b.H) sums.weight[at(split, e)] = total(e);
   if (!isLast(sums.finished + tile, static_cast<uint32_t>(sums.splits)) || h >= b.H) return;
-  for (int e = 0; e < count; ++e) {
+  for (int e = group; e < count; e += groups) {
     float gradient = 0;
     for (int64_t s = 0; s < sums.splits; ++s) gradient += sums.weight[at(s, e)];
     write(e, gradient);

@@ -32,7 +32,7 @@ __device__ inline uint32_t pack(float low, float high, const float16*) {
   return __half_as_ushort(pair.x) | static_cast<uint32_t>(__half_as_ushort(pair.y)) << 16;
 }
 
-/// `width` elements; one or a multiple of what 16 bytes hold, then from an aligned address.
+/// `width` elements; one, or four or eight from an address that is a multiple of their size.
 template <int width>
 __device__ inline void load(const float* from, float (&x)[width]) {
   if constexpr (width == 1) {
@@ -50,6 +50,10 @@ template <int width, class T>
 __device__ inline void load(const T* from, float (&x)[width]) {
   if constexpr (width == 1) {
     x[0] = toFloat(*from);
+  } else if constexpr (width == 4) {
+    const uint2 part = *reinterpret_cast<const uint2*>(from);
+    unpack(part.x, from, x[0], x[1]);
+    unpack(part.y, from, x[2], x[3]);
   } else {
     static_assert(width == 8);
     const uint4 part = *reinterpret_cast<const uint4*>(from);
@@ -75,6 +79,8 @@ template <int width, class T>
 __device__ inline void store(T* to, const float (&x)[width]) {
   if constexpr (width == 1) {
     *to = fromFloat<T>(x[0]);
+  } else if constexpr (width == 4) {
+    *reinterpret_cast<uint2*>(to) = make_uint2(pack(x[0], x[1], to), pack(x[2], x[3], to));
   } else {
     static_assert(width == 8);
     *reinterpret_cast<uint4*>(to) =

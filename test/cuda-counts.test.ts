@@ -71,7 +71,7 @@ describe.skipIf(!counted)(counted ? 'counts' : 'counts (skipped: need the softwa
     });
 
     test.each(passes)('the combine of %s uses whole sectors', (part) => {
-      const launch = find(step[part], 'combine');
+      const launch = find(step[part], part === 'forward' ? 'combine' : 'combineRouted');
       expect(launch.globalLoadBytes).toBeGreaterThanOrEqual(0.95 * 32 * launch.globalLoadSectors);
       expect(launch.globalStoreBytes).toBeGreaterThanOrEqual(0.95 * 32 * launch.globalStoreSectors);
     });

@@ -165,22 +165,29 @@ MoEGradients MoEPass::backward(const TensorPtr& gradOutput, float lossScale) {
                    .output = gradients.input->data(),
                    .accumulate = accumulate};
   };
-  const Combine combine = combineInto(rows(), call.gradRows->data(), false);
+  Combine combine = combineInto(rows(), call.gradRows->data(), false);
+  // Where nothing stands between the two, the router's share joins the sum over rows, and the gradient is written once.
+  const bool joins = route.gradInput && !carry.carried && !noiseLogits_ && !hasJitter(router_, noise_);
+  if (joins) {
+    combine.router = {route.gradLogits, route.weight, E_};
+    route.gradInput = nullptr;
+  }
   const Combine combineShared = combineInto(sharedRows(), shared.gradRows, true);
   const TensorPtr workspace = device.workspace(experts, shared, sharedGate, route);
-  device.enqueue(
-      "MoELayer.backward", std::move(operands),
-      [shared = shared, sharedGate = sharedGate, experts, route, carry, combine, combineShared](Backend& backend) {
-        backend.expertsBackward(experts);
-        backend.combine(combine);
-        if (carry.carried) backend.carryBackward(carry);
-        if (shared.gradRows) {
-          backend.expertsBackward(shared);
-          backend.combine(combineShared);
-        }
-        if (sharedGate.gates) backend.sigmoidGateBackward(sharedGate);
-        if (route.gradLogits) backend.routeBackward(route);
-      });
+  device.enqueue("MoELayer.backward", std::move(operands),
+                 [shared = shared, sharedGate = sharedGate, experts, route, carry, joins, combine,
+                  combineShared](Backend& backend) {
+                   backend.expertsBackward(experts);
+                   if (joins) backend.routeBackward(route);
+                   backend.combine(combine);
+                   if (carry.carried) backend.carryBackward(carry);
+                   if (shared.gradRows) {
+                     backend.expertsBackward(shared);
+                     backend.combine(combineShared);
+                   }
+                   if (sharedGate.gates) backend.sigmoidGateBackward(sharedGate);
+                   if (route.gradLogits && !joins) backend.routeBackward(route);
+                 });
   markGradsWritten({p.gate, p.up, p.down, p.gateBias, p.upBias, p.downBias, p.sharedGate, p.sharedUp, p.sharedDown,
                     p.sharedOutputGate});
   if (scored_) markGradsWritten({gate().bias});

@@ -2,6 +2,7 @@
 // combine, which are each other's backward.
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <string>
 #include <vector>
 
@@ -211,7 +212,9 @@ void combineRows(const Combine& c, const ElementKernels<T>& kernels, ThreadPool&
   T* output = elements<T>(c.output);
   std::vector<const T*> rows(static_cast<size_t>(pool.threads()) * K);
   std::vector<float> weights(rows.size());
-  pool.parallelRanges(c.plan.T, rowsPerPiece, [&](int64_t begin, int64_t end, int worker) {
+  // The product with the router's weight goes through whole pieces of tokens, whose sums are still in the cache.
+  const int64_t grain = c.router.gradLogits ? tokensPerPiece : rowsPerPiece;
+  pool.parallelRanges(c.plan.T, grain, [&](int64_t begin, int64_t end, int worker) {
     const T** tokenRows = rows.data() + static_cast<size_t>(worker) * K;
     float* tokenWeights = weights.data() + static_cast<size_t>(worker) * K;
     for (int64_t t = begin; t < end; ++t) {
@@ -223,6 +226,10 @@ void combineRows(const Combine& c, const ElementKernels<T>& kernels, ThreadPool&
       }
       kernels.weightedSum(tokenRows, tokenWeights, count, H, output + t * H, c.accumulate);
     }
+    if (!c.router.gradLogits) return;
+    int32_t tokens[tokensPerPiece];
+    std::iota(tokens, tokens + (end - begin), static_cast<int32_t>(begin));
+    kernels.productInput(tokens, end - begin, c.router.gradLogits, c.router.weight, c.H, c.router.E, output);
   });
 }
 

@@ -110,6 +110,12 @@ void CudaBackend::dispatch(const Dispatch& d) {
 }
 
 void CudaBackend::combine(const Combine& c) {
+  if (c.router.gradLogits) {
+    constexpr int64_t tokens = routedTokens * routedWarps, columns = routedColumns * 32;
+    const Dim grid{static_cast<unsigned>((c.plan.T + tokens - 1) / tokens),
+                   static_cast<unsigned>(std::min<int64_t>((c.H + columns - 1) / columns, 65535))};
+    return launch(typed("combineRouted", c.dtype), grid, routedWarps * 32, 0, c);
+  }
   launch(typed("combine", c.dtype), {warpBlocks(c.plan.T)}, threads, 0, c);
 }
 

@@ -129,8 +129,8 @@ void CudaBackend::routeBackward(const RouteBackward& b) {
     const int64_t columns = (p.H + threads - 1) / threads;
     const int64_t inputTiles = p.gradInput && p.weight ? (p.T + inputTokens - 1) / inputTokens * columns : 0;
     const int64_t weightTiles = p.gradWeight ? static_cast<int64_t>(RouteGradientSums::tiles(p)) * sums.splits : 0;
-    launch(typed(kernel, p.dtype), {blocks(inputTiles + weightTiles + (p.gradBias ? 1 : 0))}, threads, 0, p, pieces,
-           sums, inputTiles, weightTiles);
+    const int64_t all = inputTiles + weightTiles + (p.gradBias ? 1 : 0);
+    if (all > 0) launch(typed(kernel, p.dtype), {blocks(all)}, threads, 0, p, pieces, sums, inputTiles, weightTiles);
   };
   multiply(hasJitter(b.router, b.noise) ? "routeJitteredProducts" : "routeProducts", b, memory.sums);
   if (!b.gradNoiseLogits) return;

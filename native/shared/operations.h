@@ -249,7 +249,15 @@ struct Dispatch {
   void* rows;         // [R,H]
 };
 
-/// output[t] = Σ over the token's rows of weight·row, in order of choice. Backward of Dispatch with weights = null.
+/// What the router adds to the gradient of its input: gradLogits·weight.
+struct RouterShare {
+  const float* gradLogits;  // [T,E]; null: nothing
+  const float* weight;      // [E,H]
+  int E;
+};
+
+/// output[t] = Σ over the token's rows of weight·row, in order of choice, and then the router's share. Backward of
+/// Dispatch with weights = null.
 struct Combine {
   DType dtype;
   PlanRows plan;
@@ -258,6 +266,7 @@ struct Combine {
   const float* weights;  // [T,K] by slot; null: all 1
   void* output;          // [T,H]
   bool accumulate;       // += instead of =
+  RouterShare router;    // not with `accumulate`
 };
 
 /// output[t] += carried[t] · input[t]: the residual path of choices that found no slot.

@@ -1,9 +1,13 @@
-// What the passes of the planners on CUDA leave for each other.
+// What the passes of the planners on CUDA leave for each other, and the shape of a combine's blocks.
 #pragma once
 
 #include "operations.h"
 
 namespace moe {
+
+/// A combine that also takes the router's share: tokens and columns of a thread, and warps of a block. Four columns of
+/// the float32 weight are a whole piece of 16 bytes.
+constexpr int routedTokens = 4, routedColumns = 4, routedWarps = 8;
 
 /// The search for the last assignment that an expert with too many of them keeps. Assignments queue by choice, falling
 /// score and index; the search fixes the digits of that key one by one, from the highest.
