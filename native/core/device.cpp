@@ -80,7 +80,18 @@ TensorPtr Device::empty(DType dtype, int64_t size, bool lasting) {
   checkOpen();
   if (size < 0 || size > (int64_t{1} << 53))
     throw Error(ErrorCode::OutOfMemory, "a tensor of that size fits no memory");
-  return std::make_shared<Tensor>(shared_from_this(), dtype, size, lasting);
+  TensorPtr tensor;
+  if (const FailurePtr failure =
+          caught(nullptr, [&] { tensor = std::make_shared<Tensor>(shared_from_this(), dtype, size, lasting); }))
+    rethrow(*failure);
+  return tensor;
+}
+
+std::shared_ptr<char[]> Device::staging(size_t bytes, const char* purpose) {
+  std::shared_ptr<char[]> block;
+  if (const FailurePtr failure = caught(nullptr, [&] { block = backend_->staging(bytes); })) rethrow(*failure);
+  if (!block) throw Error(ErrorCode::OutOfMemory, std::string("out of host memory for ") + purpose);
+  return block;
 }
 
 TensorPtr Device::zeros(DType dtype, int64_t size) {
@@ -124,23 +135,30 @@ void Device::refuseRecording(const char* call) const {
   if (recording_) recording_->refuse(call);
 }
 
-FailurePtr Device::attempt(const char* name, const std::function<void(Backend&)>& body) {
+FailurePtr Device::caught(const char* name, const std::function<void()>& body) {
   FailurePtr failure;
-  const auto fail = [&](ErrorCode code, const std::string& what, const std::string& hint) {
-    failure = std::make_shared<Failure>(code, std::string(name) + ": " + what, hint);
+  const auto fail = [&](ErrorCode code, const char* what, const std::string& hint) {
+    failure = std::make_shared<Failure>(code, name ? std::string(name) + ": " + what : what, hint);
     noteLoss(failure);
-    std::lock_guard lock(failuresMutex_);
-    std::erase_if(failures_, [](const FailurePtr& old) { return old->reported.load(); });
-    if (failures_.size() < maxUnreported) failures_.push_back(failure);
   };
   try {
-    body(*backend_);
+    body();
   } catch (const Error& error) {
     fail(error.code(), error.what(), error.hint());
   } catch (const std::bad_alloc&) {
-    fail(ErrorCode::OutOfMemory, "out of host memory for scratch space", {});
+    fail(ErrorCode::OutOfMemory, "out of host memory", {});
   } catch (const std::exception& error) {
     fail(ErrorCode::Internal, error.what(), {});
+  }
+  return failure;
+}
+
+FailurePtr Device::attempt(const char* name, const std::function<void(Backend&)>& body) {
+  const FailurePtr failure = caught(name, [&] { body(*backend_); });
+  if (failure) {
+    std::lock_guard lock(failuresMutex_);
+    std::erase_if(failures_, [](const FailurePtr& old) { return old->reported.load(); });
+    if (failures_.size() < maxUnreported) failures_.push_back(failure);
   }
   return failure;
 }
@@ -199,11 +217,8 @@ void Device::copyOut(const TensorPtr& tensor, void* host, Completion completion)
       noteLoss(failure);
       completion(std::move(failure));
     };
-    try {
-      backend_->read(host, data, bytes, health->outcome, tell);
-    } catch (const Error& error) {
-      tell(std::make_shared<Failure>(error.code(), error.what(), error.hint()));
-    }
+    if (FailurePtr failure = caught(nullptr, [&] { backend_->read(host, data, bytes, health->outcome, tell); }))
+      completion(std::move(failure));
   }));
 }
 
@@ -226,14 +241,13 @@ void Device::write(const TensorPtr& tensor, const void* host, DType hostDType) {
   checkOpen();
   refuseRecording("writing to a tensor");
   const size_t bytes = tensor->bytes();
-  std::shared_ptr<char[]> staging = backend_->staging(bytes);
-  if (!staging) throw Error(ErrorCode::OutOfMemory, "out of host memory for the copy of the written data");
+  const std::shared_ptr<char[]> copy = staging(bytes, "the copy of the written data");
   if (hostDType != tensor->dtype())
-    roundFloats(static_cast<const float*>(host), tensor->size(), tensor->dtype(), staging.get());
+    roundFloats(static_cast<const float*>(host), tensor->size(), tensor->dtype(), copy.get());
   else if (bytes > 0)
-    std::memcpy(staging.get(), host, bytes);
+    std::memcpy(copy.get(), host, bytes);
   enqueue("write", {{}, {tensor->health()}, {}},
-          [staging, data = tensor->data(), bytes](Backend& backend) { backend.write(data, staging, bytes); });
+          [copy, data = tensor->data(), bytes](Backend& backend) { backend.write(data, copy, bytes); });
   ++tensor->version;
   tensor->cleared = false;
 }
@@ -271,8 +285,7 @@ TensorPtr Device::transfer(const TensorPtr& source) {
   refuseRecording("copying from another device");
   TensorPtr target = empty(source->dtype(), source->size());
   auto transit = std::make_shared<Transit>();
-  transit->bytes = backend_->staging(source->bytes());
-  if (!transit->bytes) throw Error(ErrorCode::OutOfMemory, "out of host memory for a copy between devices");
+  transit->bytes = staging(source->bytes(), "a copy between devices");
   auto sender = std::make_shared<Sender>(transit);
   from.copyOut(source, transit->bytes.get(), [sender = std::move(sender)](FailurePtr failure) {
     sender->transit->failure = std::move(failure);
@@ -294,18 +307,16 @@ void Device::synchronize(Completion completion) {
   checkOpen();
   refuseRecording("synchronize()");
   queue_.push(job([this, completion = std::move(completion)] {
-    try {
-      backend_->collectFailures(
-          [this, completion](std::vector<FailurePtr> found) { completion(firstUnreported(std::move(found))); });
-    } catch (const Error& error) {
-      completion(std::make_shared<Failure>(error.code(), error.what(), error.hint()));
-    }
+    const auto tell = [this, completion](std::vector<FailurePtr> found) {
+      completion(firstUnreported(std::move(found)));
+    };
+    if (FailurePtr failure = caught(nullptr, [&] { backend_->collectFailures(tell); })) completion(std::move(failure));
   }));
 }
 
 FailurePtr Device::firstUnreported(std::vector<FailurePtr> found) {
+  for (const FailurePtr& failure : found) noteLoss(failure);
   std::lock_guard lock(failuresMutex_);
-  for (FailurePtr& failure : found) noteLoss(failure);
   for (FailurePtr& failure : found)
     if (failures_.size() < maxUnreported) failures_.push_back(std::move(failure));
   for (const FailurePtr& failure : failures_)

@@ -107,6 +107,9 @@ class Device : public std::enable_shared_from_this<Device> {
  private:
   friend class Tensor;
   void noteLoss(const FailurePtr& failure);
+  /// What body throws; null when it throws nothing. `name` begins the message of it where there is one.
+  FailurePtr caught(const char* name, const std::function<void()>& body);
+  std::shared_ptr<char[]> staging(size_t bytes, const char* purpose);
   void copyOut(const TensorPtr& tensor, void* host, Completion completion);
   FailurePtr firstUnreported(std::vector<FailurePtr> found);
 
