@@ -1,7 +1,15 @@
 // Which suites run on what, for vitest.config.ts and sanitize.mjs.
 
 /** Of CUDA alone. */
-export const ofCudaAlone = ['cross-device', 'cuda', 'cuda-lost', 'cuda-plans', 'cuda-sync', 'example-cuda'];
+export const ofCudaAlone = [
+  'cross-device',
+  'cuda',
+  'cuda-failures',
+  'cuda-lost',
+  'cuda-plans',
+  'cuda-sync',
+  'example-cuda',
+];
 
 /** Run on the CPU, and again on CUDA. */
 export const onEachDevice = [

@@ -25,9 +25,6 @@ struct TensorHealth final : Health {
   Tensor* tensor = nullptr;
 };
 
-// A program that never synchronises must not grow: later failures are told by reads alone.
-constexpr size_t maxUnreported = 1000;
-
 std::unique_ptr<Job> job(std::function<void()> body) { return std::make_unique<FunctionJob>(std::move(body)); }
 
 }  // namespace
@@ -76,20 +73,54 @@ void Device::noteLoss(const FailurePtr& failure) {
   isLost_.store(true, std::memory_order_release);
 }
 
+template <class Body>
+FailurePtr Device::caught(const char* name, const Body& body) {
+  FailurePtr failure;
+  const auto fail = [&](ErrorCode code, const char* what, const std::string& hint) {
+    failure = std::make_shared<Failure>(code, name ? std::string(name) + ": " + what : what, hint);
+    noteLoss(failure);
+  };
+  try {
+    body();
+  } catch (const Error& error) {
+    fail(error.code(), error.what(), error.hint());
+  } catch (const std::bad_alloc&) {
+    fail(ErrorCode::OutOfMemory, "out of host memory", {});
+  } catch (const std::exception& error) {
+    fail(ErrorCode::Internal, error.what(), {});
+  }
+  return failure;
+}
+
+template <class Body>
+void Device::noting(const Body& body) {
+  if (const FailurePtr failure = caught(nullptr, body)) rethrow(*failure);
+}
+
+void Device::prepare(size_t operations) {
+  // As many as the queue holds may still be on their way, and those of one call follow its last allocation.
+  constexpr size_t usual = Queue::capacity + 64;
+  bool ready = false;
+  noting([&] { ready = backend_->prepare(usual + operations); });
+  if (ready) return;
+  pool_.makeRoom();
+  noting([&] { ready = backend_->prepare(usual + operations); });
+  if (!ready) throw Error(ErrorCode::OutOfMemory, "out of memory for what operations tell of how they went");
+}
+
 TensorPtr Device::empty(DType dtype, int64_t size, bool lasting) {
   checkOpen();
   if (size < 0 || size > (int64_t{1} << 53))
     throw Error(ErrorCode::OutOfMemory, "a tensor of that size fits no memory");
+  prepare(0);
   TensorPtr tensor;
-  if (const FailurePtr failure =
-          caught(nullptr, [&] { tensor = std::make_shared<Tensor>(shared_from_this(), dtype, size, lasting); }))
-    rethrow(*failure);
+  noting([&] { tensor = std::make_shared<Tensor>(shared_from_this(), dtype, size, lasting); });
   return tensor;
 }
 
 std::shared_ptr<char[]> Device::staging(size_t bytes, const char* purpose) {
   std::shared_ptr<char[]> block;
-  if (const FailurePtr failure = caught(nullptr, [&] { block = backend_->staging(bytes); })) rethrow(*failure);
+  noting([&] { block = backend_->staging(bytes); });
   if (!block) throw Error(ErrorCode::OutOfMemory, std::string("out of host memory for ") + purpose);
   return block;
 }
@@ -135,30 +166,11 @@ void Device::refuseRecording(const char* call) const {
   if (recording_) recording_->refuse(call);
 }
 
-FailurePtr Device::caught(const char* name, const std::function<void()>& body) {
-  FailurePtr failure;
-  const auto fail = [&](ErrorCode code, const char* what, const std::string& hint) {
-    failure = std::make_shared<Failure>(code, name ? std::string(name) + ": " + what : what, hint);
-    noteLoss(failure);
-  };
-  try {
-    body();
-  } catch (const Error& error) {
-    fail(error.code(), error.what(), error.hint());
-  } catch (const std::bad_alloc&) {
-    fail(ErrorCode::OutOfMemory, "out of host memory", {});
-  } catch (const std::exception& error) {
-    fail(ErrorCode::Internal, error.what(), {});
-  }
-  return failure;
-}
-
 FailurePtr Device::attempt(const char* name, const std::function<void(Backend&)>& body) {
   const FailurePtr failure = caught(name, [&] { body(*backend_); });
   if (failure) {
     std::lock_guard lock(failuresMutex_);
-    std::erase_if(failures_, [](const FailurePtr& old) { return old->reported.load(); });
-    if (failures_.size() < maxUnreported) failures_.push_back(failure);
+    addUnreported(failures_, failure);
   }
   return failure;
 }
@@ -317,8 +329,7 @@ void Device::synchronize(Completion completion) {
 FailurePtr Device::firstUnreported(std::vector<FailurePtr> found) {
   for (const FailurePtr& failure : found) noteLoss(failure);
   std::lock_guard lock(failuresMutex_);
-  for (FailurePtr& failure : found)
-    if (failures_.size() < maxUnreported) failures_.push_back(std::move(failure));
+  for (FailurePtr& failure : found) addUnreported(failures_, std::move(failure));
   for (const FailurePtr& failure : failures_)
     if (!failure->reported.exchange(true)) return failure;
   return nullptr;
