@@ -193,7 +193,7 @@ bool CudaBackend::dependsOnReplay() const {
 }
 
 void CudaBackend::noteRecent(Recent recent) {
-  if (recent_.size() >= manyRecent && !finding_) findFailures([](CUresult) {});
+  if (recent_.size() >= manyRecent && !finding_) findFailures(false, [](CUresult) {});
   recent_.push_back(std::move(recent));
 }
 
@@ -281,13 +281,24 @@ void CudaBackend::launchKernel(const std::string& kernel, Dim grid, unsigned blo
   if (timing_) timed_.back().to.record(stream_.get());
 }
 
-void CudaBackend::findFailures(std::function<void(CUresult)> then) {
+Completions::Passed CudaBackend::tellPassing() {
+  auto passed = std::make_shared<std::atomic<bool>>(false);
+  const auto tell = [this, passed](char*) {
+    *passed = true;
+    completions_.wake();
+  };
+  pinned_->keepUntilDone(stream_.get(), std::shared_ptr<char[]>(nullptr, tell));
+  return passed;
+}
+
+void CudaBackend::findFailures(bool awaited, std::function<void(CUresult)> then) {
   std::vector<uint32_t> ended = faults_->takeEnded();
   for (const Recent& operation : recent_)
     if (!operation.ofReplay) ended.push_back(operation.number);
-  finding_ = true;
-  completions_.after([this, snapshot = statuses_->snapshot(), recent = std::exchange(recent_, {}),
-                      ended = std::move(ended), then = std::move(then)](CUresult result) {
+  const Snapshot snapshot = statuses_->snapshot();
+  const Completions::Passed passed = awaited ? nullptr : tellPassing();
+  auto look = [this, snapshot, recent = std::exchange(recent_, {}), ended = std::move(ended),
+               then = std::move(then)](CUresult result) {
     for (size_t i = 0; result == CUDA_SUCCESS && i < recent.size(); ++i) {
       const auto& [inherited, own, value] = snapshot.of(recent[i].outcome->status);
       if (const FaultWord word = recent[i].ofReplay || inherited == noFault ? std::min(inherited, own) : noFault;
@@ -297,14 +308,16 @@ void CudaBackend::findFailures(std::function<void(CUresult)> then) {
     if (result == CUDA_SUCCESS) faults_->settle(snapshot, ended);
     finding_ = false;
     then(result);
-  });
+  };
+  finding_ = true;
+  completions_.after(std::move(look), passed);
 }
 
 void CudaBackend::collectFailures(std::function<void(std::vector<FailurePtr>)> completion) {
   context_->makeCurrent();
   // They write to the same memory of the host.
   if (finding_) completions_.waitIdle();
-  findFailures([this, completion = std::move(completion)](CUresult result) {
+  findFailures(true, [this, completion = std::move(completion)](CUresult result) {
     if (result != CUDA_SUCCESS) addUnreported(found_, lost(result, "synchronize"));
     completion(std::exchange(found_, {}));
   });

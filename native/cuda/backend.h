@@ -204,8 +204,10 @@ class CudaBackend final : public Backend {
     bool ofReplay;  // it has no number, and inherits what the operations of one replay have found
   };
   void noteRecent(Recent recent);
+  /// Set by the stream when it has come so far.
+  Completions::Passed tellPassing();
   /// Once the stream has come so far, adds what the recent operations have found to found_, and calls `then`.
-  void findFailures(std::function<void(CUresult)> then);
+  void findFailures(bool awaited, std::function<void(CUresult)> then);
   FailurePtr lost(CUresult result, const char* call) const;
 
   const std::shared_ptr<const Context> context_;
