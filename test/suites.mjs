@@ -35,6 +35,6 @@ export const onEachDevice = [
 ];
 
 /** Drive native code in their own process, from its sources; the other suites are about files, types and child processes. */
-export const ofNativeCode = [...onEachDevice, 'errors', 'cross-device', 'cuda', 'cuda-lost'];
+export const ofNativeCode = [...onEachDevice, 'errors', 'cross-device', 'cuda', 'cuda-failures', 'cuda-lost'];
 
 export const fileOf = (suite) => `test/${suite}.test.ts`;
