@@ -161,8 +161,9 @@ export class MoELayer implements Module {
   /** Divides the logits from the next forward on, unless its options say otherwise. Above 0. */
   setTemperature(value: number): void {
     this.#parameters.open('setTemperature()');
-    this.#temperature = checkNumber('value', value, { above: 0 });
-    native.layerSetTemperature(this.#handle, this.#temperature);
+    const temperature = checkNumber('value', value, { above: 0 });
+    native.layerSetTemperature(this.#handle, temperature);
+    this.#temperature = temperature;
   }
 
   /**

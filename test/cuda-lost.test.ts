@@ -10,6 +10,7 @@ import {
   crossEntropy,
   type Device,
   Embedding,
+  expandExperts,
   Linear,
   loadCheckpoint,
   type MoEConfig,
@@ -18,10 +19,19 @@ import {
   ops,
   RMSNorm,
   saveCheckpoint,
+  type Tensor,
 } from '../lib/index.js';
+import { failure } from './failure.js';
 
 const onSoftGpu = process.env.SWITCHYARD_TEST_CUDA === 'softgpu';
-const config: MoEConfig = { hiddenSize: 6, ffnSize: 5, numExperts: 3, topK: 2, seed: 1 };
+const config: MoEConfig = {
+  hiddenSize: 6,
+  ffnSize: 5,
+  numExperts: 3,
+  topK: 2,
+  router: { selectionBias: { rate: 0.01 } },
+  seed: 1,
+};
 const LOST = { code: 'ERR_DEVICE_LOST', message: expect.stringContaining('CUDA_ERROR_ILLEGAL_ADDRESS') };
 
 type Disposables = { dispose(): void }[];
@@ -38,8 +48,11 @@ async function outputOf(device: Device): Promise<Float32Array | Int32Array> {
   return pass.output.data();
 }
 
+/** Who is told of the loss first. */
+type Finder = 'a read' | 'synchronize()';
+
 /** Answers what the lost devices, disposed by then, leave behind. */
-async function loseAt(launch: number): Promise<Disposables> {
+async function loseAt(launch: number, finder: Finder): Promise<Disposables> {
   faultAt(0);
   const folder = mkdtempSync(join(tmpdir(), 'switchyard-lost-'));
   const path = join(folder, 'layer.safetensors');
@@ -61,6 +74,13 @@ async function loseAt(launch: number): Promise<Disposables> {
   const linearPass = linear.forward(input);
   const routed = ops.route(input, layer.parameters().get('router.weight')!.value, { topK: 2 });
   const plan = ops.plan(routed.indices, routed.weights, 3);
+  const dispatched = ops.dispatch(input, plan);
+  const combined = ops.combine(dispatched.rows, plan);
+  const up = layer.parameters().get('experts.up')!;
+  const product = ops.groupedGemm(dispatched.rows, up.value, plan);
+  const embedded = embedding.forward(indices);
+  const normed = norm.forward(input);
+  const graph = device.graph(() => norm.forward(input).dispose());
   const entropy = crossEntropy(linearPass.output, indices);
   await saveCheckpoint(path, { modules: { layer } });
   await device.synchronize();
@@ -71,7 +91,8 @@ async function loseAt(launch: number): Promise<Disposables> {
     using pass = layer.forward(input);
     using gradInput = pass.backward(pass.output);
     optimizer.step({ maxGradNorm: 1 });
-    await Promise.all([gradInput.data(), layer.parameters().get('experts.up')!.value.data()]);
+    if (finder === 'a read') await Promise.all([gradInput.data(), up.value.data()]);
+    else await device.synchronize();
   };
   const step = async (steps: number): Promise<void> => {
     await training();
@@ -98,14 +119,32 @@ async function loseAt(launch: number): Promise<Disposables> {
     'Linear.forward': () => linear.forward(input),
     'Linear.backward': () => linearPass.backward(linearPass.output),
     'Embedding.forward': () => embedding.forward(indices),
+    'Embedding.backward': () => embedded.backward(embedded.output),
     'RMSNorm.forward': () => norm.forward(input),
+    'RMSNorm.backward': () => normed.backward(normed.output),
     crossEntropy: () => crossEntropy(linearPass.output, indices),
     'crossEntropy.backward': () => entropy.backward(),
     add: () => add(input, input),
     step: () => optimizer.step(),
+    zeroGrad: () => layer.zeroGrad(),
+    'zeroGrad without gradients': () => frozen.zeroGrad(),
+    setTemperature: () => layer.setTemperature(2),
+    updateSelectionBias: () => layer.updateSelectionBias(),
+    trainable: () => {
+      up.trainable = false;
+    },
+    expandExperts: () => expandExperts(layer, 4),
+    graph: () => device.graph(() => {}),
+    replay: () => graph.replay(),
     'ops.route': () => ops.route(input, layer.parameters().get('router.weight')!.value, { topK: 2 }),
     'ops.plan': () => ops.plan(routed.indices, routed.weights, 3),
     'ops.dispatch': () => ops.dispatch(input, plan),
+    'ops.combine': () => ops.combine(dispatched.rows, plan),
+    'ops.groupedGemm': () => ops.groupedGemm(dispatched.rows, up.value, plan),
+    'backward of ops.route': () => routed.backward(routed.weights),
+    'backward of ops.dispatch': () => dispatched.backward(dispatched.rows),
+    'backward of ops.combine': () => combined.backward(combined.output),
+    'backward of ops.groupedGemm': () => product.backward(product.output),
   };
   for (const [name, call] of Object.entries(throwing)) {
     let thrown: unknown = 'nothing';
@@ -126,6 +165,7 @@ async function loseAt(launch: number): Promise<Disposables> {
     saveCheckpoint: () => saveCheckpoint(join(folder, 'lost.safetensors'), { modules: { layer } }),
     loadCheckpoint: () => loadCheckpoint(path, { modules: { layer } }),
     measureLimits: () => device.measureLimits(),
+    profile: () => device.profile(() => {}),
     'of the same GPU, opened before': () => twinTensor.data(),
   };
   for (const [name, call] of Object.entries(rejecting)) {
@@ -140,14 +180,34 @@ async function loseAt(launch: number): Promise<Disposables> {
 
   for (const open of [device, twin, cpu]) open.dispose();
   rmSync(folder, { recursive: true });
-  return [optimizer, layer, frozen, linear, embedding, norm, plan, entropy, input, untouched, linearPass, twinTensor];
+  return [
+    graph,
+    optimizer,
+    layer,
+    frozen,
+    linear,
+    embedding,
+    norm,
+    plan,
+    entropy,
+    input,
+    untouched,
+    linearPass,
+    twinTensor,
+  ];
 }
 
 describe.skipIf(!onSoftGpu)('a GPU that is lost', () => {
-  it.each([1, 9, 17])(
-    'by a fault of launch %i of training says so in every later call, and can be opened again',
-    async (launch) => {
-      const kept = await loseAt(launch);
+  it.each<[launch: number, finder: Finder]>([
+    [1, 'a read'],
+    [9, 'a read'],
+    [17, 'a read'],
+    [1, 'synchronize()'],
+    [17, 'synchronize()'],
+  ])(
+    'by a fault of launch %i of training that %s finds says so in every later call, and can be opened again',
+    async (launch, finder) => {
+      const kept = await loseAt(launch, finder);
       using device = openDevice('cuda');
       using cpu = openDevice('cpu');
       const [actual, expected] = [await outputOf(device), await outputOf(cpu)];
@@ -159,4 +219,25 @@ describe.skipIf(!onSoftGpu)('a GPU that is lost', () => {
       expect(await outputOf(device)).toEqual(actual);
     },
   );
+
+  // Each finds the GPU lost by another device, and only then knows of it: what the pool has kept it would still hand out.
+  it.each<[call: string, call: (device: Device, tensor: Tensor) => unknown]>([
+    ['synchronize()', (device) => device.synchronize()],
+    ['data()', (_, tensor) => tensor.data()],
+    ['zeros() of memory that is new', (device) => device.zeros([1 << 22])],
+    ['write() of data for which the staging is new', (_, tensor) => tensor.write(new Float32Array(tensor.size))],
+  ])('is noted by %s', async (_, call) => {
+    faultAt(0);
+    using device = openDevice('cuda');
+    using loser = openDevice('cuda');
+    const tensor = device.zeros([1 << 20]);
+    device.randn([3], { seed: 1 }).dispose();
+    await device.synchronize();
+    faultAt(1);
+    loser.randn([3], { seed: 1 });
+    await expect(loser.synchronize()).rejects.toMatchObject(LOST);
+    faultAt(0);
+    await expect((async () => call(device, tensor))()).rejects.toMatchObject(LOST);
+    expect(failure(() => device.zeros([3]))).toMatchObject(LOST);
+  });
 });

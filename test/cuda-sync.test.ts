@@ -109,6 +109,24 @@ describe.skipIf(!onSoftGpu)('a training step', () => {
     expect(after).toBeLessThan(before);
   });
 
+  it('never waits for the GPU in a long run either, where the host looks at what was found', async () => {
+    using embedding = new Embedding(device, { count: vocabulary, size: 1, seed: 1 });
+    using indices = device.zeros([1], 'int32');
+    embedding.forward(indices).dispose();
+    await device.synchronize();
+    const begin = trace().length;
+    for (let i = 0; i < 2000; i++) embedding.forward(indices).dispose();
+    using last = embedding.forward(indices);
+    const value = await last.output.data();
+    const calls = trace().slice(begin);
+    const launches = calls.flatMap(({ kernel }, i) => (kernel?.startsWith('embedding') ? [i] : []));
+    expect(launches).toHaveLength(2001);
+    const within = calls.slice(0, launches.at(-1)!);
+    expect(within.filter(({ call }) => call === 'cuMemcpyDtoHAsync').length).toBeGreaterThan(0);
+    expect(within.filter(({ kind }) => WAITING.includes(kind)).map(({ call }) => call)).toEqual([]);
+    expect(value).toHaveLength(1);
+  });
+
   it.each(FLOAT_DTYPES)('in %s is one launch of a graph, and waits as little, where it is replayed', async (dtype) => {
     const { step } = makeTraining(device, dtype);
     const numbers = Int32Array.from({ length: tokens }, (_, t) => (t * t) % vocabulary);

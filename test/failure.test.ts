@@ -153,6 +153,24 @@ onEachDevice((device) => {
   });
 
   describe('indices that do not exist', () => {
+    it('are told by synchronize however many operations ago they were, unless a read has told them', async () => {
+      using embedding = new Embedding(device(), { count: 4, size: 3, seed: 1 });
+      const forward = (index: number) => {
+        using indices = device().tensor(Int32Array.of(index), [1]);
+        return embedding.forward(indices);
+      };
+      const goOn = (count: number) => {
+        for (let i = 0; i < count; i++) forward(2).dispose();
+      };
+      using first = forward(7);
+      goOn(700);
+      await expect(first.output.data()).rejects.toMatchObject({ message: expect.stringContaining('got 7') });
+      forward(8).dispose();
+      goOn(1500);
+      await expect(device().synchronize()).rejects.toMatchObject({ message: expect.stringContaining('got 8') });
+      await device().synchronize();
+    });
+
     const indicesOf = (values: number[], shape: number[]) => device().tensor(Int32Array.from(values), shape);
     const routed = (
       routing: (indices: Tensor) => { indices: Tensor; weights?: Tensor },

@@ -1,7 +1,15 @@
 // Which suites run on what, for vitest.config.ts and sanitize.mjs.
 
 /** Of CUDA alone. */
-export const ofCudaAlone = ['cross-device', 'cuda', 'cuda-lost', 'cuda-plans', 'cuda-sync', 'example-cuda'];
+export const ofCudaAlone = [
+  'cross-device',
+  'cuda',
+  'cuda-failures',
+  'cuda-lost',
+  'cuda-plans',
+  'cuda-sync',
+  'example-cuda',
+];
 
 /** Run on the CPU, and again on CUDA. */
 export const onEachDevice = [
@@ -27,6 +35,6 @@ export const onEachDevice = [
 ];
 
 /** Drive native code in their own process, from its sources; the other suites are about files, types and child processes. */
-export const ofNativeCode = [...onEachDevice, 'errors', 'cross-device', 'cuda', 'cuda-lost'];
+export const ofNativeCode = [...onEachDevice, 'errors', 'cross-device', 'cuda', 'cuda-failures', 'cuda-lost'];
 
 export const fileOf = (suite) => `test/${suite}.test.ts`;

@@ -210,7 +210,9 @@ Napi::Value layerRestore(const Napi::CallbackInfo& info) {
 }
 
 Napi::Value layerSetTemperature(const Napi::CallbackInfo& info) {
-  unwrap<Layer>(info[0])->temperature = real(info[1]);
+  const auto layer = unwrap<Layer>(info[0]);
+  layer->device->checkOpen();
+  layer->temperature = real(info[1]);
   return info.Env().Undefined();
 }
 

@@ -242,7 +242,9 @@ Napi::Value parameterGrad(const Napi::CallbackInfo& info) {
 }
 
 Napi::Value parameterSetTrainable(const Napi::CallbackInfo& info) {
-  unwrap<Parameter>(info[0])->trainable = boolean(info[1]);
+  const auto parameter = unwrap<Parameter>(info[0]);
+  parameter->value()->device().checkOpen();
+  parameter->trainable = boolean(info[1]);
   return info.Env().Undefined();
 }
 

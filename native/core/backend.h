@@ -2,10 +2,10 @@
 // on raw device pointers (shared/operations.h); core/layer.cpp and core/modules.cpp decide the order, a backend decides
 // how.
 //
-// allocate(), release(), staging(), waitIdle() and workspaceBytes() come from the thread that owns the device; the rest
-// comes from its queue, one call at a time and in order. What fails at once throws moe::Error; what fails later, on a
-// device that is only given its work, is found through the outcome that end() answers. Either way the queue poisons
-// what should have been written.
+// allocate(), release(), staging(), prepare(), waitIdle() and workspaceBytes() come from the thread that owns the
+// device; the rest comes from its queue, one call at a time and in order. What fails at once throws moe::Error; what
+// fails later, on a device that is only given its work, is found through the outcome that end() answers. Either way the
+// queue poisons what should have been written.
 #pragma once
 
 #include <cstddef>
@@ -49,6 +49,9 @@ class Backend {
   virtual void release(void* block, size_t bytes) = 0;
   /// Host memory that write() takes its data from; null when there is none.
   virtual std::shared_ptr<char[]> staging(size_t bytes) = 0;
+  /// Makes what so many operations that are queued, or about to be, need to tell how they went; false when there is no
+  /// memory for it.
+  virtual bool prepare(size_t /*operations*/) { return true; }
   /// Returns when the device has done what it was given and every completion has been called. The queue is idle.
   virtual void waitIdle() {}
 

@@ -25,9 +25,6 @@ struct TensorHealth final : Health {
   Tensor* tensor = nullptr;
 };
 
-// A program that never synchronises must not grow: later failures are told by reads alone.
-constexpr size_t maxUnreported = 1000;
-
 std::unique_ptr<Job> job(std::function<void()> body) { return std::make_unique<FunctionJob>(std::move(body)); }
 
 }  // namespace
@@ -76,11 +73,56 @@ void Device::noteLoss(const FailurePtr& failure) {
   isLost_.store(true, std::memory_order_release);
 }
 
+template <class Body>
+FailurePtr Device::caught(const char* name, const Body& body) {
+  FailurePtr failure;
+  const auto fail = [&](ErrorCode code, const char* what, const std::string& hint) {
+    failure = std::make_shared<Failure>(code, name ? std::string(name) + ": " + what : what, hint);
+    noteLoss(failure);
+  };
+  try {
+    body();
+  } catch (const Error& error) {
+    fail(error.code(), error.what(), error.hint());
+  } catch (const std::bad_alloc&) {
+    fail(ErrorCode::OutOfMemory, "out of host memory", {});
+  } catch (const std::exception& error) {
+    fail(ErrorCode::Internal, error.what(), {});
+  }
+  return failure;
+}
+
+template <class Body>
+void Device::noting(const Body& body) {
+  if (const FailurePtr failure = caught(nullptr, body)) rethrow(*failure);
+}
+
+void Device::prepare(size_t operations) {
+  // As many as the queue holds may still be on their way, and those of one call follow its last allocation.
+  constexpr size_t usual = Queue::capacity + 64;
+  bool ready = false;
+  noting([&] { ready = backend_->prepare(usual + operations); });
+  if (ready) return;
+  pool_.makeRoom();
+  noting([&] { ready = backend_->prepare(usual + operations); });
+  if (!ready) throw Error(ErrorCode::OutOfMemory, "out of memory for what operations tell of how they went");
+}
+
 TensorPtr Device::empty(DType dtype, int64_t size, bool lasting) {
   checkOpen();
   if (size < 0 || size > (int64_t{1} << 53))
     throw Error(ErrorCode::OutOfMemory, "a tensor of that size fits no memory");
-  return std::make_shared<Tensor>(shared_from_this(), dtype, size, lasting);
+  prepare(0);
+  TensorPtr tensor;
+  noting([&] { tensor = std::make_shared<Tensor>(shared_from_this(), dtype, size, lasting); });
+  return tensor;
+}
+
+std::shared_ptr<char[]> Device::staging(size_t bytes, const char* purpose) {
+  std::shared_ptr<char[]> block;
+  noting([&] { block = backend_->staging(bytes); });
+  if (!block) throw Error(ErrorCode::OutOfMemory, std::string("out of host memory for ") + purpose);
+  return block;
 }
 
 TensorPtr Device::zeros(DType dtype, int64_t size) {
@@ -125,22 +167,10 @@ void Device::refuseRecording(const char* call) const {
 }
 
 FailurePtr Device::attempt(const char* name, const std::function<void(Backend&)>& body) {
-  FailurePtr failure;
-  const auto fail = [&](ErrorCode code, const std::string& what, const std::string& hint) {
-    failure = std::make_shared<Failure>(code, std::string(name) + ": " + what, hint);
-    noteLoss(failure);
+  const FailurePtr failure = caught(name, [&] { body(*backend_); });
+  if (failure) {
     std::lock_guard lock(failuresMutex_);
-    std::erase_if(failures_, [](const FailurePtr& old) { return old->reported.load(); });
-    if (failures_.size() < maxUnreported) failures_.push_back(failure);
-  };
-  try {
-    body(*backend_);
-  } catch (const Error& error) {
-    fail(error.code(), error.what(), error.hint());
-  } catch (const std::bad_alloc&) {
-    fail(ErrorCode::OutOfMemory, "out of host memory for scratch space", {});
-  } catch (const std::exception& error) {
-    fail(ErrorCode::Internal, error.what(), {});
+    addUnreported(failures_, failure);
   }
   return failure;
 }
@@ -199,11 +229,8 @@ void Device::copyOut(const TensorPtr& tensor, void* host, Completion completion)
       noteLoss(failure);
       completion(std::move(failure));
     };
-    try {
-      backend_->read(host, data, bytes, health->outcome, tell);
-    } catch (const Error& error) {
-      tell(std::make_shared<Failure>(error.code(), error.what(), error.hint()));
-    }
+    if (FailurePtr failure = caught(nullptr, [&] { backend_->read(host, data, bytes, health->outcome, tell); }))
+      completion(std::move(failure));
   }));
 }
 
@@ -226,14 +253,13 @@ void Device::write(const TensorPtr& tensor, const void* host, DType hostDType) {
   checkOpen();
   refuseRecording("writing to a tensor");
   const size_t bytes = tensor->bytes();
-  std::shared_ptr<char[]> staging = backend_->staging(bytes);
-  if (!staging) throw Error(ErrorCode::OutOfMemory, "out of host memory for the copy of the written data");
+  const std::shared_ptr<char[]> copy = staging(bytes, "the copy of the written data");
   if (hostDType != tensor->dtype())
-    roundFloats(static_cast<const float*>(host), tensor->size(), tensor->dtype(), staging.get());
+    roundFloats(static_cast<const float*>(host), tensor->size(), tensor->dtype(), copy.get());
   else if (bytes > 0)
-    std::memcpy(staging.get(), host, bytes);
+    std::memcpy(copy.get(), host, bytes);
   enqueue("write", {{}, {tensor->health()}, {}},
-          [staging, data = tensor->data(), bytes](Backend& backend) { backend.write(data, staging, bytes); });
+          [copy, data = tensor->data(), bytes](Backend& backend) { backend.write(data, copy, bytes); });
   ++tensor->version;
   tensor->cleared = false;
 }
@@ -271,8 +297,7 @@ TensorPtr Device::transfer(const TensorPtr& source) {
   refuseRecording("copying from another device");
   TensorPtr target = empty(source->dtype(), source->size());
   auto transit = std::make_shared<Transit>();
-  transit->bytes = backend_->staging(source->bytes());
-  if (!transit->bytes) throw Error(ErrorCode::OutOfMemory, "out of host memory for a copy between devices");
+  transit->bytes = staging(source->bytes(), "a copy between devices");
   auto sender = std::make_shared<Sender>(transit);
   from.copyOut(source, transit->bytes.get(), [sender = std::move(sender)](FailurePtr failure) {
     sender->transit->failure = std::move(failure);
@@ -294,20 +319,17 @@ void Device::synchronize(Completion completion) {
   checkOpen();
   refuseRecording("synchronize()");
   queue_.push(job([this, completion = std::move(completion)] {
-    try {
-      backend_->collectFailures(
-          [this, completion](std::vector<FailurePtr> found) { completion(firstUnreported(std::move(found))); });
-    } catch (const Error& error) {
-      completion(std::make_shared<Failure>(error.code(), error.what(), error.hint()));
-    }
+    const auto tell = [this, completion](std::vector<FailurePtr> found) {
+      completion(firstUnreported(std::move(found)));
+    };
+    if (FailurePtr failure = caught(nullptr, [&] { backend_->collectFailures(tell); })) completion(std::move(failure));
   }));
 }
 
 FailurePtr Device::firstUnreported(std::vector<FailurePtr> found) {
+  for (const FailurePtr& failure : found) noteLoss(failure);
   std::lock_guard lock(failuresMutex_);
-  for (FailurePtr& failure : found) noteLoss(failure);
-  for (FailurePtr& failure : found)
-    if (failures_.size() < maxUnreported) failures_.push_back(std::move(failure));
+  for (FailurePtr& failure : found) addUnreported(failures_, std::move(failure));
   for (const FailurePtr& failure : failures_)
     if (!failure->reported.exchange(true)) return failure;
   return nullptr;

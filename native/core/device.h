@@ -46,6 +46,9 @@ class Device : public std::enable_shared_from_this<Device> {
     return block;
   }
 
+  /// So many operations more than usual can be queued, and none of them runs out of memory to tell how it went in: that
+  /// throws OutOfMemory here. Every allocation asks for the usual ones.
+  void prepare(size_t operations);
   /// Queues body, or records it; `name` begins the message of whatever it throws. See Operands.
   void enqueue(const char* name, Operands operands, std::function<void(Backend&)> body);
 
@@ -107,6 +110,13 @@ class Device : public std::enable_shared_from_this<Device> {
  private:
   friend class Tensor;
   void noteLoss(const FailurePtr& failure);
+  /// What body throws; null when it throws nothing. `name` begins the message of it where there is one.
+  template <class Body>
+  FailurePtr caught(const char* name, const Body& body);
+  /// Runs body, and notes when what it throws says that the device is lost.
+  template <class Body>
+  void noting(const Body& body);
+  std::shared_ptr<char[]> staging(size_t bytes, const char* purpose);
   void copyOut(const TensorPtr& tensor, void* host, Completion completion);
   FailurePtr firstUnreported(std::vector<FailurePtr> found);
 

@@ -133,6 +133,7 @@ void Graph::end() {
     abort();
     throw Error(ErrorCode::InvalidArgument, refused_);
   }
+  device_->prepare(recorded_->operations.size());
   stop();
   recorded_->findOperands();
   device_->push([recorded = recorded_, device = device_.get()] { recorded->captureOn(*device); });
@@ -141,6 +142,7 @@ void Graph::end() {
 void Graph::replay() {
   device_->checkOpen();
   if (device_->recording()) throw Error(ErrorCode::InvalidArgument, "replay() inside of a graph's step");
+  device_->prepare(1);
   prepareGradients();
   for (const std::weak_ptr<Tensor>& tensor : written_)
     if (const TensorPtr written = tensor.lock()) ++written->replays;

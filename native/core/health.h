@@ -24,6 +24,14 @@ struct Failure {
 };
 using FailurePtr = std::shared_ptr<Failure>;
 
+/// Adds to failures that nobody may have been told of, oldest first. A program that never synchronises must not grow:
+/// past so many, later ones are told by reads alone.
+inline void addUnreported(std::vector<FailurePtr>& failures, FailurePtr failure) {
+  constexpr size_t most = 1000;
+  std::erase_if(failures, [](const FailurePtr& old) { return old->reported.load(); });
+  if (failures.size() < most) failures.push_back(std::move(failure));
+}
+
 /// Where a device will tell how an operation went that has only been given to it: of the backend's own kind.
 class Outcome {
  public:

@@ -48,8 +48,9 @@ class Parameter {
 
   /// Costs no memory traffic: the gradient counts as zero from here on, and as healthy.
   void zeroGrad() {
-    if (!grad_) return;
     Device& device = value_->device();
+    device.checkOpen();
+    if (!grad_) return;
     device.settle(grad_);
     device.nowAndOnReplay([grad = grad_] { grad->clear(); });
     device.enqueue("zeroGrad", {{}, {grad_->health()}, {}}, [](Backend&) {});

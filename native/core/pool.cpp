@@ -54,8 +54,7 @@ Block Pool::take(size_t bytes, bool lasting) {
   if (!address) address = grow();
   if (!address) address = reuse(lasting ? free_ : freeLasting_, size);
   if (!address) {
-    waitIdle_();
-    trim();
+    makeRoom();
     address = grow();
   }
   if (!address)
@@ -96,7 +95,8 @@ void Pool::drop(const std::shared_ptr<Arena>& arena) {
   arena->free.clear();
 }
 
-void Pool::trim() {
+void Pool::makeRoom() {
+  waitIdle_();
   for (FreeBlocks* free : {&free_, &freeLasting_}) {
     for (auto& [size, blocks] : *free)
       for (void* address : blocks) {

@@ -51,8 +51,8 @@ class Pool {
 
   MemoryUse use() const { return {allocated_, peak_, reserved_}; }
   void resetPeak() { peak_ = allocated_; }
-  /// Gives cached blocks back to the system; no queued work may be left.
-  void trim();
+  /// Waits until no queued work is left, and gives cached blocks back to the system.
+  void makeRoom();
   /// Gives every block back, also those that are still held; no queued work may be left. Nothing is taken afterwards.
   void close();
 

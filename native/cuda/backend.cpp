@@ -11,8 +11,9 @@ namespace moe::cuda {
 
 namespace {
 
-// A program that never synchronises must not grow: failures of earlier operations are told by reads alone.
-constexpr size_t maxRecent = 1024;
+// Of which nobody has looked at what they found: that is not done for each, but a program that never synchronises must
+// not grow.
+constexpr size_t manyRecent = 512;
 
 Properties propertiesOf(int ordinal) {
   CUdevice device;
@@ -33,7 +34,7 @@ CudaBackend::CudaBackend(int ordinal)
     : context_(std::make_shared<const Context>(ordinal)),
       properties_(propertiesOf(ordinal)),
       pinned_(std::make_shared<PinnedPool>(context_)),
-      statuses_(std::make_shared<StatusPool>(stream_.get())),
+      statuses_(std::make_shared<StatusPool>(context_->get(), stream_.get())),
       completions_(context_->get(), stream_.get()) {}
 
 // Tensors may outlive this with their outcomes, and copies from other devices with their page-locked blocks: only the
@@ -63,6 +64,16 @@ void CudaBackend::release(void* block, size_t) {
 }
 
 std::shared_ptr<char[]> CudaBackend::staging(size_t bytes) { return pinned_->take(bytes); }
+
+bool CudaBackend::prepare(size_t operations) {
+  try {
+    statuses_->reserve(statusesPerOperation * operations);
+  } catch (const Error& error) {
+    if (error.code() != ErrorCode::OutOfMemory) throw;
+    return false;
+  }
+  return true;
+}
 
 void CudaBackend::waitIdle() {
   driver().cuCtxSetCurrent(context_->get());
@@ -104,7 +115,7 @@ void CudaBackend::read(void* host, const void* device, size_t bytes, const Outco
   completions_.after([this, block, status, host, bytes, completion = std::move(completion)](CUresult result) {
     if (result != CUDA_SUCCESS) return completion(lost(result, "read"));
     if (const FaultWord word = std::min(status->inherited, status->own); word != noFault)
-      return completion(faults_.failure(word, status->value));
+      return completion(faults_->failure(word, status->value));
     if (bytes > 0) std::memcpy(host, block.get() + sizeof(Status), bytes);
     completion(nullptr);
   });
@@ -181,9 +192,9 @@ bool CudaBackend::dependsOnReplay() const {
   });
 }
 
-void CudaBackend::noteRecent(const std::shared_ptr<CudaOutcome>& outcome, bool ofReplay) {
-  recent_.push_back({outcome, ofReplay});
-  if (recent_.size() > maxRecent) recent_.pop_front();
+void CudaBackend::noteRecent(Recent recent) {
+  if (recent_.size() >= manyRecent && !finding_) findFailures(false, [](CUresult) {});
+  recent_.push_back(std::move(recent));
 }
 
 Guard CudaBackend::nextGuard() {
@@ -220,11 +231,11 @@ Guard CudaBackend::enter() {
       if (input->outcome) op.outcome = std::static_pointer_cast<CudaOutcome>(input->outcome);
   }
   if (op.canFail) {
-    op.number = guard.operation = faults_.number(op.name, op.limits);
+    op.number = guard.operation = faults_->number(op.name, op.limits);
     if (capturing_)
-      capturing_->origins.push_back({op.number, op.name, op.limits, op.outcome});
+      capturing_->fallible.push_back({op.number, op.outcome});
     else
-      noteRecent(op.outcome);
+      noteRecent({op.outcome, op.number, false});
   }
 
   // More inputs than a guard holds are merged into the status by kernels that do nothing else.
@@ -270,27 +281,46 @@ void CudaBackend::launchKernel(const std::string& kernel, Dim grid, unsigned blo
   if (timing_) timed_.back().to.record(stream_.get());
 }
 
+Completions::Passed CudaBackend::tellPassing() {
+  auto passed = std::make_shared<std::atomic<bool>>(false);
+  const auto tell = [this, passed](char*) {
+    *passed = true;
+    completions_.wake();
+  };
+  pinned_->keepUntilDone(stream_.get(), std::shared_ptr<char[]>(nullptr, tell));
+  return passed;
+}
+
+void CudaBackend::findFailures(bool awaited, std::function<void(CUresult)> then) {
+  std::vector<uint32_t> ended = faults_->takeEnded();
+  for (const Recent& operation : recent_)
+    if (!operation.ofReplay) ended.push_back(operation.number);
+  const Snapshot snapshot = statuses_->snapshot();
+  const Completions::Passed passed = awaited ? nullptr : tellPassing();
+  auto look = [this, snapshot, recent = std::exchange(recent_, {}), ended = std::move(ended),
+               then = std::move(then)](CUresult result) {
+    for (size_t i = 0; result == CUDA_SUCCESS && i < recent.size(); ++i) {
+      const auto& [inherited, own, value] = snapshot.of(recent[i].outcome->status);
+      if (const FaultWord word = recent[i].ofReplay || inherited == noFault ? std::min(inherited, own) : noFault;
+          word != noFault)
+        addUnreported(found_, faults_->failure(word, value));
+    }
+    if (result == CUDA_SUCCESS) faults_->settle(snapshot, ended);
+    finding_ = false;
+    then(result);
+  };
+  finding_ = true;
+  completions_.after(std::move(look), passed);
+}
+
 void CudaBackend::collectFailures(std::function<void(std::vector<FailurePtr>)> completion) {
   context_->makeCurrent();
-  const std::shared_ptr<char[]> block = pinned_->take(recent_.size() * sizeof(Status));
-  if (!block) throw Error(ErrorCode::OutOfMemory, "out of page-locked host memory");
-  std::vector<Recent> recent(recent_.begin(), recent_.end());
-  recent_.clear();
-  auto* found = reinterpret_cast<Status*>(block.get());
-  for (size_t i = 0; i < recent.size(); ++i)
-    MOE_CUDA(cuMemcpyDtoHAsync_v2, found + i, address(recent[i].outcome->status), sizeof(Status), stream_.get());
-  completions_.after(
-      [this, block, found, recent = std::move(recent), completion = std::move(completion)](CUresult result) {
-        std::vector<FailurePtr> failures;
-        if (result != CUDA_SUCCESS) failures.push_back(lost(result, "synchronize"));
-        for (size_t i = 0; result == CUDA_SUCCESS && i < recent.size(); ++i) {
-          const auto& [inherited, own, value] = found[i];
-          if (const FaultWord word = recent[i].ofReplay || inherited == noFault ? std::min(inherited, own) : noFault;
-              word != noFault)
-            failures.push_back(faults_.failure(word, value));
-        }
-        completion(std::move(failures));
-      });
+  // They write to the same memory of the host.
+  if (finding_) completions_.waitIdle();
+  findFailures(true, [this, completion = std::move(completion)](CUresult result) {
+    if (result != CUDA_SUCCESS) addUnreported(found_, lost(result, "synchronize"));
+    completion(std::exchange(found_, {}));
+  });
 }
 
 FailurePtr CudaBackend::lost(CUresult result, const char* call) const {

@@ -2,7 +2,8 @@
 // files of their name; their kernels are in cuda/.
 #pragma once
 
-#include <deque>
+#include <atomic>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -61,6 +62,7 @@ class CudaBackend final : public Backend {
   void* allocate(size_t bytes) override;
   void release(void* block, size_t bytes) override;
   std::shared_ptr<char[]> staging(size_t bytes) override;
+  bool prepare(size_t operations) override;
   void waitIdle() override;
   void begin(const char* name, const Operands& operands) override;
   OutcomePtr end() override;
@@ -195,7 +197,17 @@ class CudaBackend final : public Backend {
   std::shared_ptr<CudaOutcome> makeOutcome();
   /// Whether one of the operation's inputs has an outcome that the next replay overwrites.
   bool dependsOnReplay() const;
-  void noteRecent(const std::shared_ptr<CudaOutcome>& outcome, bool ofReplay = false);
+  /// Of an operation that can fail, before it is given to the stream.
+  struct Recent {
+    std::shared_ptr<CudaOutcome> outcome;
+    uint32_t number;
+    bool ofReplay;  // it has no number, and inherits what the operations of one replay have found
+  };
+  void noteRecent(Recent recent);
+  /// Set by the stream when it has come so far.
+  Completions::Passed tellPassing();
+  /// Once the stream has come so far, adds what the recent operations have found to found_, and calls `then`.
+  void findFailures(bool awaited, std::function<void(CUresult)> then);
   FailurePtr lost(CUresult result, const char* call) const;
 
   const std::shared_ptr<const Context> context_;
@@ -206,20 +218,18 @@ class CudaBackend final : public Backend {
   const std::shared_ptr<StatusPool> statuses_;
   const std::shared_ptr<Executables> executables_ = std::make_shared<Executables>();
   CudaCapture* capturing_ = nullptr;
-  Faults faults_;
+  const std::shared_ptr<Faults> faults_ = std::make_shared<Faults>();
   Operation operation_;
   struct TimedLaunch {
     std::string kernel;
     Event from, to;
   };
   bool timing_ = false;
-  std::vector<TimedLaunch> timed_;  // since timeKernels()
-  struct Recent {
-    std::shared_ptr<CudaOutcome> outcome;
-    bool ofReplay;  // it has inherited what the operations of one replay have found
-  };
-  std::deque<Recent> recent_;  // of operations that can fail, oldest first
-  Completions completions_;    // last: its thread uses the rest
+  std::vector<TimedLaunch> timed_;    // since timeKernels()
+  std::vector<Recent> recent_;        // oldest first
+  std::atomic<bool> finding_{false};  // findFailures() is on its way
+  std::vector<FailurePtr> found_;     // of the thread of completions_
+  Completions completions_;           // last: its thread uses the rest
 };
 
 }  // namespace moe::cuda

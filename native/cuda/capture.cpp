@@ -22,6 +22,13 @@ void Executables::close() {
   live_.clear();
 }
 
+CudaCapture::~CudaCapture() {
+  if (executable) executables_->destroy(executable);
+  std::vector<uint32_t> numbers;
+  for (const Fallible& operation : fallible) numbers.push_back(operation.number);
+  faults_->end(numbers);
+}
+
 namespace {
 
 /// A graph is timed as a whole.
@@ -36,9 +43,9 @@ struct Untimed {
 std::unique_ptr<Capture> CudaBackend::capture(const std::vector<HealthPtr>& inputs, size_t count,
                                               const std::function<void()>& operations) {
   context_->makeCurrent();
-  // Memory for statuses is cleared when it is made, which must not become part of the graph.
-  statuses_->reserve(2 * count + 1);
-  auto made = std::make_unique<CudaCapture>(executables_);
+  // To clear the memory of statuses must not become part of the graph.
+  statuses_->clear(statusesPerOperation * count + 1);
+  auto made = std::make_unique<CudaCapture>(executables_, faults_);
   made->entry = std::make_shared<CudaOutcome>(statuses_, true);
   for (const HealthPtr& input : inputs) input->outcome = made->entry;
 
@@ -85,13 +92,14 @@ void CudaBackend::replay(Capture& capture, const std::vector<HealthPtr>& inputs)
   MOE_CUDA(cuGraphLaunch, c.executable, stream_.get());
   // The next replay overwrites what this one finds.
   std::vector<const Status*> found;
-  for (const CudaCapture::Origin& origin : c.origins) {
-    faults_.renew(origin.number, origin.operation, origin.limits);
-    found.push_back(origin.outcome->status);
+  for (const auto& [number, outcome] : c.fallible) {
+    faults_->renew(number);
+    found.push_back(outcome->status);
   }
   if (!found.empty()) {
-    noteRecent(std::make_shared<CudaOutcome>(statuses_), true);
-    mergeInto(recent_.back().outcome->status, found, 0);
+    const auto outcome = std::make_shared<CudaOutcome>(statuses_);
+    noteRecent({outcome, 0, true});
+    mergeInto(outcome->status, found, 0);
   }
   if (untimed.before) timed_.back().to.record(stream_.get());
 }

@@ -27,15 +27,12 @@ class Executables {
 
 class CudaCapture final : public Capture {
  public:
-  explicit CudaCapture(std::shared_ptr<Executables> executables) : executables_(std::move(executables)) {}
-  ~CudaCapture() override {
-    if (executable) executables_->destroy(executable);
-  }
+  CudaCapture(std::shared_ptr<Executables> executables, std::shared_ptr<Faults> faults)
+      : executables_(std::move(executables)), faults_(std::move(faults)) {}
+  ~CudaCapture() override;
 
-  struct Origin {
+  struct Fallible {
     uint32_t number;
-    const char* operation;
-    FaultLimits limits;
     std::shared_ptr<CudaOutcome> outcome;
   };
 
@@ -43,13 +40,14 @@ class CudaCapture final : public Capture {
   /// What all tensors from outside are worth, written before every replay.
   std::shared_ptr<CudaOutcome> entry;
   bool entryGood = false;
-  /// Of operations that can fail.
-  std::vector<Origin> origins;
+  /// Its operations that can fail.
+  std::vector<Fallible> fallible;
   /// All that kernels of the graph write to.
   std::vector<std::shared_ptr<CudaOutcome>> outcomes;
 
  private:
   const std::shared_ptr<Executables> executables_;
+  const std::shared_ptr<Faults> faults_;
 };
 
 }  // namespace moe::cuda

@@ -17,7 +17,7 @@ Completions::~Completions() {
   for (const CUevent event : spare_) driver().cuEventDestroy_v2(event);
 }
 
-void Completions::after(std::function<void(CUresult)> then) {
+void Completions::after(std::function<void(CUresult)> then, Passed passed) {
   CUevent event = nullptr;
   {
     std::lock_guard lock(mutex_);
@@ -30,14 +30,22 @@ void Completions::after(std::function<void(CUresult)> then) {
   MOE_CUDA(cuEventRecord, event, stream_);
   {
     std::lock_guard lock(mutex_);
-    items_.push_back({event, std::move(then)});
+    items_.push_back({event, std::move(then), std::move(passed)});
   }
+  changed_.notify_all();
+}
+
+void Completions::wake() {
+  std::lock_guard lock(mutex_);
   changed_.notify_all();
 }
 
 void Completions::waitIdle() {
   std::unique_lock lock(mutex_);
+  ++waiting_;
+  changed_.notify_all();
   changed_.wait(lock, [this] { return items_.empty() && !running_; });
+  --waiting_;
 }
 
 void Completions::work() {
@@ -46,11 +54,14 @@ void Completions::work() {
   for (;;) {
     changed_.wait(lock, [this] { return closing_ || !items_.empty(); });
     if (items_.empty()) return;
+    // A lost device never says that it has come so far: the driver does, to the first that asks.
+    if (const Passed passed = items_.front().passed)
+      changed_.wait(lock, [&] { return *passed || items_.size() > 1 || waiting_ > 0 || closing_; });
     Item item = std::move(items_.front());
     items_.pop_front();
     running_ = true;
     lock.unlock();
-    item.then(driver().cuEventSynchronize(item.event));
+    item.then(item.passed && *item.passed ? CUDA_SUCCESS : driver().cuEventSynchronize(item.event));
     item.then = nullptr;
     lock.lock();
     spare_.push_back(item.event);

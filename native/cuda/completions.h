@@ -2,9 +2,11 @@
 // which they were recorded. Not callbacks on the stream, which are never called once a device is lost.
 #pragma once
 
+#include <atomic>
 #include <condition_variable>
 #include <deque>
 #include <functional>
+#include <memory>
 #include <mutex>
 #include <thread>
 #include <vector>
@@ -20,8 +22,13 @@ class Completions {
   Completions(const Completions&) = delete;
   Completions& operator=(const Completions&) = delete;
 
-  /// Calls `then` when everything given to the stream so far is done, with how that went.
-  void after(std::function<void(CUresult)> then);
+  /// Set, and told by wake(), by the stream itself.
+  using Passed = std::shared_ptr<const std::atomic<bool>>;
+
+  /// Calls `then` when everything given to the stream so far is done, with how that went. Where nobody waits for that,
+  /// `passed` spares the call of the driver that would.
+  void after(std::function<void(CUresult)> then, Passed passed = nullptr);
+  void wake();
   /// Returns when every function has been called.
   void waitIdle();
 
@@ -29,6 +36,7 @@ class Completions {
   struct Item {
     CUevent event;
     std::function<void(CUresult)> then;
+    Passed passed;
   };
 
   void work();
@@ -40,6 +48,7 @@ class Completions {
   std::deque<Item> items_;
   std::vector<CUevent> spare_;
   bool running_ = false, closing_ = false;
+  int waiting_ = 0;
   std::thread thread_;
 };
 

@@ -1,11 +1,11 @@
 #include "outcomes.h"
 
+#include <set>
+#include <string>
+
 namespace moe::cuda {
 
 namespace {
-
-// Failures that are told apart from new ones of the same words; older ones count as new when met again.
-constexpr size_t maxFailures = 1024;
 
 std::string below(int64_t limit) { return "[0, " + std::to_string(limit) + ")"; }
 
@@ -37,28 +37,46 @@ Failure describe(const std::string& operation, FaultWord word, FaultValue value,
 
 }  // namespace
 
+const Status& Snapshot::of(const Status* status) const {
+  for (const auto& [device, host] : blocks_)
+    if (status >= device && status < device + StatusBlock::count) return host[status - device];
+  throw Error(ErrorCode::Internal, "a status that no snapshot has");
+}
+
 void StatusPool::close() {
   std::lock_guard lock(mutex_);
-  for (const CUdeviceptr block : blocks_) driver().cuMemFree_v2(block);
+  for (const auto& [device, host] : blocks_) {
+    driver().cuMemFree_v2(address(device));
+    driver().cuMemFreeHost(host);
+  }
   blocks_.clear();
 }
 
 void StatusPool::grow() {
-  CUdeviceptr block = 0;
-  MOE_CUDA(cuMemAlloc_v2, &block, blockCount * sizeof(Status));
+  constexpr size_t bytes = StatusBlock::count * sizeof(Status);
+  CUdeviceptr device = 0;
+  void* host = nullptr;
+  MOE_CUDA(cuCtxSetCurrent, context_);
   blocks_.reserve(blocks_.size() + 1);
-  if (const CUresult result = driver().cuMemsetD8Async(block, 0xff, blockCount * sizeof(Status), stream_);
-      result != CUDA_SUCCESS) {
-    driver().cuMemFree_v2(block);
-    check(result, "cuMemsetD8Async");
+  MOE_CUDA(cuMemAlloc_v2, &device, bytes);
+  if (const CUresult result = driver().cuMemHostAlloc(&host, bytes, 0); result != CUDA_SUCCESS) {
+    driver().cuMemFree_v2(device);
+    check(result, "cuMemHostAlloc");
   }
-  blocks_.push_back(block);
-  for (size_t i = blockCount; i-- > 0;) free_.push_back(reinterpret_cast<Status*>(block) + i);
+  blocks_.push_back({reinterpret_cast<Status*>(device), static_cast<Status*>(host)});
+}
+
+void StatusPool::clearNext() {
+  if (cleared_ == blocks_.size()) grow();
+  Status* const block = blocks_[cleared_].device;
+  MOE_CUDA(cuMemsetD8Async, address(block), 0xff, StatusBlock::count * sizeof(Status), stream_);
+  ++cleared_;
+  for (size_t i = StatusBlock::count; i-- > 0;) free_.push_back(block + i);
 }
 
 Status* StatusPool::take() {
   std::lock_guard lock(mutex_);
-  if (free_.empty()) grow();
+  if (free_.empty()) clearNext();
   Status* status = free_.back();
   free_.pop_back();
   return status;
@@ -66,7 +84,12 @@ Status* StatusPool::take() {
 
 void StatusPool::reserve(size_t count) {
   std::lock_guard lock(mutex_);
-  while (free_.size() < count) grow();
+  while (free_.size() + (blocks_.size() - cleared_) * StatusBlock::count < count) grow();
+}
+
+void StatusPool::clear(size_t count) {
+  std::lock_guard lock(mutex_);
+  while (free_.size() < count) clearNext();
 }
 
 void StatusPool::give(Status* status) {
@@ -74,35 +97,66 @@ void StatusPool::give(Status* status) {
   free_.push_back(status);
 }
 
-uint32_t Faults::number(const char* operation, FaultLimits limits) {
+Snapshot StatusPool::snapshot() {
   std::lock_guard lock(mutex_);
-  if (origins_.empty()) origins_.resize(remembered);
-  next_ = (next_ + 1) & 0x7fffffu;
-  origins_[next_ % remembered] = {operation, limits};
-  return next_;
+  const std::vector<StatusBlock> used(blocks_.begin(), blocks_.begin() + static_cast<ptrdiff_t>(cleared_));
+  for (const auto& [device, host] : used)
+    MOE_CUDA(cuMemcpyDtoHAsync_v2, host, address(device), StatusBlock::count * sizeof(Status), stream_);
+  return Snapshot(used);
 }
 
-void Faults::renew(uint32_t number, const char* operation, FaultLimits limits) {
+uint32_t Faults::number(const char* operation, FaultLimits limits) {
   std::lock_guard lock(mutex_);
-  origins_[number % remembered] = {operation, limits};
-  const auto isOf = [&](FaultWord word) { return faultOperation(word) == number; };
-  std::erase_if(failures_, [&](const auto& known) { return isOf(known.first); });
-  std::erase_if(order_, isOf);
+  do last_ = faultOperation(faultWord(last_ + 1, Fault{}, 0));
+  while (isInUse(last_));
+  origins_[last_] = {operation, limits};
+  return last_;
+}
+
+bool Faults::isInUse(uint32_t number) const {
+  if (origins_.contains(number)) return true;
+  const auto next = failures_.lower_bound(faultWord(number, Fault{}, 0));
+  return next != failures_.end() && faultOperation(next->first) == number;
+}
+
+void Faults::renew(uint32_t number) {
+  std::lock_guard lock(mutex_);
+  std::erase_if(failures_, [&](const auto& known) { return faultOperation(known.first) == number; });
+}
+
+void Faults::end(const std::vector<uint32_t>& numbers) {
+  std::lock_guard lock(mutex_);
+  ended_.insert(ended_.end(), numbers.begin(), numbers.end());
+}
+
+std::vector<uint32_t> Faults::takeEnded() {
+  std::lock_guard lock(mutex_);
+  return std::exchange(ended_, {});
 }
 
 FailurePtr Faults::failure(FaultWord word, FaultValue value) {
   std::lock_guard lock(mutex_);
-  if (const auto known = failures_.find(word); known != failures_.end()) return known->second;
-  const Origin origin = origins_.empty() ? Origin{} : origins_[faultOperation(word) % remembered];
-  const Failure words = describe(origin.operation ? origin.operation : "an operation", word, value, origin.limits);
-  const FailurePtr made = std::make_shared<Failure>(words.code, words.message, words.hint);
-  failures_.emplace(word, made);
-  order_.push_back(word);
-  if (order_.size() > maxFailures) {
-    failures_.erase(order_.front());
-    order_.pop_front();
-  }
-  return made;
+  return find(word, value);
+}
+
+const FailurePtr& Faults::find(FaultWord word, FaultValue value) {
+  FailurePtr& failure = failures_[word];
+  if (failure) return failure;
+  const auto known = origins_.find(faultOperation(word));
+  const auto [operation, limits] = known == origins_.end() ? Origin{} : known->second;
+  const Failure words = describe(operation, word, value, limits);
+  return failure = std::make_shared<Failure>(words.code, words.message, words.hint);
+}
+
+void Faults::settle(const Snapshot& snapshot, const std::vector<uint32_t>& ended) {
+  std::lock_guard lock(mutex_);
+  std::set<FaultWord> left;
+  snapshot.forEach([&](const Status& status) {
+    const FaultWord word = std::min(status.inherited, status.own);
+    if (word != noFault && left.insert(word).second) find(word, status.value);
+  });
+  std::erase_if(failures_, [&](const auto& known) { return !left.contains(known.first); });
+  for (const uint32_t number : ended) origins_.erase(number);
 }
 
 }  // namespace moe::cuda
