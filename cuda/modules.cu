@@ -202,7 +202,8 @@ __device__ void sumWindow(const EmbeddingBackward& b, const EmbeddingWork& w) {
 
 constexpr int spanGroups = 8;
 
-/// Adds up the index that begins in a window and goes on in later ones: 32 columns at a time, each warp every 8th window.
+/// Adds up the index that begins in a window and goes on in later ones: 32 columns at a time, each warp every 8th
+/// window.
 extern "C" __global__ void __launch_bounds__(spanGroups* warpSize_)
     embeddingSpans(const __grid_constant__ EmbeddingBackward b, const __grid_constant__ EmbeddingWork w,
                    const __grid_constant__ Guard guard) {

@@ -96,11 +96,15 @@ export class MoELayer implements Module {
   #config: ResolvedConfig;
   #temperature: number;
 
-  /** ERR_INVALID_ARGUMENT for a configuration that makes no sense, ERR_OUT_OF_MEMORY when the parameters do not fit. */
+  /**
+   * ERR_INVALID_ARGUMENT for a configuration that makes no sense, ERR_UNSUPPORTED for more experts than a GPU can count,
+   * ERR_OUT_OF_MEMORY when the parameters do not fit.
+   */
   constructor(device: Device, config: MoEConfig) {
     this.#context = contextOf(device);
     this.device = device;
     this.#config = resolveConfig(config);
+    this.#context.checkExperts('config.numExperts', this.#config.numExperts);
     this.#temperature = this.#config.router.temperature;
     this.#parameters = new ParameterSet(this.#context, 'MoELayer', this.#config.seed, parametersOf(this.#config));
     const handles = [...this.#parameters.map.keys()].map((name) => [name, this.#parameters.handle(name)] as const);
