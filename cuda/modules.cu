@@ -202,7 +202,8 @@ __device__ void sumWindow(const EmbeddingBackward& b, const EmbeddingWork& w) {
 
 constexpr int spanGroups = 8;
 
-/// Adds up the index that begins in a window and goes on in later ones: 32 columns a block, each warp every 8th window.
+/// Adds up the index that begins in a window and goes on in later ones: 32 columns at a time, each warp every 8th
+/// window.
 extern "C" __global__ void __launch_bounds__(spanGroups* warpSize_)
     embeddingSpans(const __grid_constant__ EmbeddingBackward b, const __grid_constant__ EmbeddingWork w,
                    const __grid_constant__ Guard guard) {
@@ -224,18 +225,22 @@ extern "C" __global__ void __launch_bounds__(spanGroups* warpSize_)
   }
   const int64_t lastWindow = (low - 1) / window;
   __shared__ float groups[spanGroups][warpSize_];
-  const int64_t column = int64_t{blockIdx.y} * warpSize_ + lane();
-  float sum = 0;
-  if (column < b.size) {
-    if (warp() == 0) sum = w.tails[int64_t{blockIdx.x} * b.size + column];
-    for (int64_t other = int64_t{blockIdx.x} + 1 + warp(); other <= lastWindow; other += spanGroups)
-      sum += w.heads[other * b.size + column];
+  for (int64_t strip = int64_t{blockIdx.y} * warpSize_; strip < b.size; strip += int64_t{gridDim.y} * warpSize_) {
+    const int64_t column = strip + lane();
+    float sum = 0;
+    if (column < b.size) {
+      if (warp() == 0) sum = w.tails[int64_t{blockIdx.x} * b.size + column];
+      for (int64_t other = int64_t{blockIdx.x} + 1 + warp(); other <= lastWindow; other += spanGroups)
+        sum += w.heads[other * b.size + column];
+    }
+    groups[warp()][lane()] = sum;
+    __syncthreads();
+    if (warp() == 0 && column < b.size) {
+      for (int group = 1; group < spanGroups; ++group) sum += groups[group][lane()];
+      b.gradWeight[int64_t{index} * b.size + column] += sum;
+    }
+    __syncthreads();
   }
-  groups[warp()][lane()] = sum;
-  __syncthreads();
-  if (warp() > 0 || column >= b.size) return;
-  for (int group = 1; group < spanGroups; ++group) sum += groups[group][lane()];
-  b.gradWeight[int64_t{index} * b.size + column] += sum;
 }
 
 // ------------------------------------------------------------------------------------------------ RMS norm

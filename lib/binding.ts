@@ -238,6 +238,8 @@ export interface NativeBinding {
   /** allocated, peak, reserved */
   deviceMemory(device: DeviceHandle): [number, number, number];
   deviceResetPeak(device: DeviceHandle): void;
+  /** How many experts a plan can have. */
+  deviceMostExperts(device: DeviceHandle): number;
   deviceSynchronize(device: DeviceHandle): Promise<void>;
   deviceMeasureLimits(device: DeviceHandle): Promise<DeviceLimits>;
 

@@ -35,6 +35,13 @@ export class DeviceContext {
     return this.#handle;
   }
 
+  /** The device's memory close to its arithmetic holds counts of every expert. */
+  checkExperts(name: string, numExperts: number): void {
+    const most = native.deviceMostExperts(this.handle(name));
+    if (numExperts > most)
+      throw invalid(name, `at most ${most} experts on ${this.device.name}`, numExperts, 'ERR_UNSUPPORTED');
+  }
+
   close(): void {
     if (this.#closed) return;
     this.#closed = true;

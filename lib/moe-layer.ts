@@ -96,20 +96,38 @@ export class MoELayer implements Module {
   #config: ResolvedConfig;
   #temperature: number;
 
-  /** ERR_INVALID_ARGUMENT for a configuration that makes no sense, ERR_OUT_OF_MEMORY when the parameters do not fit. */
+  /**
+   * ERR_INVALID_ARGUMENT for a configuration that makes no sense, ERR_UNSUPPORTED for more experts than a GPU can count,
+   * ERR_OUT_OF_MEMORY when the parameters do not fit.
+   */
   constructor(device: Device, config: MoEConfig) {
     this.#context = contextOf(device);
     this.device = device;
     this.#config = resolveConfig(config);
+    this.#context.checkExperts('config.numExperts', this.#config.numExperts);
     this.#temperature = this.#config.router.temperature;
     this.#parameters = new ParameterSet(this.#context, 'MoELayer', this.#config.seed, parametersOf(this.#config));
+    try {
+      this.#handle = this.#create();
+    } catch (error) {
+      this.#parameters.dispose();
+      throw error;
+    }
+  }
+
+  #create(): LayerHandle {
     const handles = [...this.#parameters.map.keys()].map((name) => [name, this.#parameters.handle(name)] as const);
-    this.#handle = native.layerCreate(
-      this.#context.handle('MoELayer'),
-      nativeConfig(this.#config, allowedTable(this.#context, this.#config)),
-      Object.fromEntries(handles),
-      BigInt(this.#config.seed),
-    );
+    const table = allowedTable(this.#context, this.#config);
+    try {
+      return native.layerCreate(
+        this.#context.handle('MoELayer'),
+        nativeConfig(this.#config, table),
+        Object.fromEntries(handles),
+        BigInt(this.#config.seed),
+      );
+    } finally {
+      if (table) native.tensorRelease(table);
+    }
   }
 
   /** The configuration with every default filled in, the drawn seed included; frozen. */

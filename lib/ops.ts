@@ -43,6 +43,7 @@ export function route(
   const [numExperts] = checkRank('weight', weight, '[E,H]', 2) as [number, number];
   checkSize('input.shape[1]', hiddenSize);
   checkSize('weight.shape[0]', numExperts);
+  context.checkExperts('weight.shape[0]', numExperts);
   checkShaped('weight', weight, context, 'float32', [numExperts, hiddenSize], '[E,H]');
 
   const { topK, ...rest } = checkOptions('config', config, routeOptions);
@@ -143,6 +144,7 @@ export function plan(indices: Tensor, weights: Tensor, numExperts: number, capac
   const limit = resolveCapacity('capacity', capacity);
   rejectUnsupportedCapacity('capacity', limit);
   const shape = { tokens, topK, numExperts: checkSize('numExperts', numExperts) };
+  context.checkExperts('numExperts', numExperts);
   return new DispatchPlan(context, native.opsPlan(choices, gates, shape, nativeCapacity(limit)), shape);
 }
 

@@ -48,6 +48,19 @@ const shapes: Case[] = [
     tokens: 5,
     config: { hiddenSize: 2, ffnSize: 2, numExperts: 1100, topK: 3 },
   }),
+  // A token's choices and rows are then more than the lanes of a warp.
+  ...(
+    [
+      ['40 of 64 experts', 40, { type: 'dropless' }],
+      ['40 of 64 experts, capacity', 40, { type: 'fixed', factor: 0.6 }],
+      ['40 of 64 experts, capacity by groups', 40, { type: 'fixed', factor: 0.7, groupSize: 4 }],
+      ['64 of 64 experts', 64, { type: 'dropless' }],
+      ['64 of 64 experts, capacity by score', 64, { type: 'fixed', factor: 0.5, priority: 'score' }],
+      ['64 of 64 experts, all taken by the first', 64, { type: 'fixed', slots: 3, firstChoicesFirst: false }],
+    ] as const
+  ).map(([name, topK, capacity]) =>
+    odd(name, { tokens: 9, config: { hiddenSize: 5, ffnSize: 3, numExperts: 64, topK, capacity, losses: ALL_LOSSES } }),
+  ),
   odd('large and ragged: 257×65×131, 5 experts', {
     tokens: 257,
     config: { hiddenSize: 65, ffnSize: 131, numExperts: 5, losses: ALL_LOSSES, router: { renormalize: true } },

@@ -127,6 +127,30 @@ describe.skipIf(!onSoftGpu)('a training step', () => {
     expect(value).toHaveLength(1);
   });
 
+  it('never waits where an optimizer has more parameters than a launch has room for', async () => {
+    const norms = Array.from({ length: 50 }, () => new RMSNorm(device, { size: 2 }));
+    const optimizer = new AdamW(
+      norms.flatMap((norm) => [...norm.parameters().values()]),
+      { learningRate: 0.1 },
+    );
+    using input = device.randn([1, 2], { seed: 1 });
+    const step = (): void =>
+      device.tidy(() => {
+        for (const norm of norms) norm.forward(input).backward(input);
+        optimizer.step();
+      });
+    step();
+    await device.synchronize();
+
+    const begin = trace().length;
+    step();
+    await device.synchronize();
+    const calls = trace().slice(begin);
+    const within = calls.slice(0, calls.findIndex(({ kernel }) => kernel === 'adamwUpdate') + 1);
+    expect(within.filter(({ kernel }) => kernel === 'upload').length).toBeGreaterThan(1);
+    expect(within.filter(({ kind }) => WAITING.includes(kind)).map(({ call }) => call)).toEqual([]);
+  });
+
   it.each(FLOAT_DTYPES)('in %s is one launch of a graph, and waits as little, where it is replayed', async (dtype) => {
     const { step } = makeTraining(device, dtype);
     const numbers = Int32Array.from({ length: tokens }, (_, t) => (t * t) % vocabulary);

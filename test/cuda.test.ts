@@ -1,6 +1,10 @@
 // What is CUDA's own: devices that explain themselves, and results against the CPU's. The stages are checked against the
 // float64 reference by the same suites as the CPU's.
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { native } from '../lib/binding.js';
+import { nativeCapacity } from '../lib/config.js';
+import { resolveCapacity } from '../lib/config-capacity.js';
+import { contextOf } from '../lib/context.js';
 import {
   type Device,
   Embedding,
@@ -12,6 +16,9 @@ import {
   ops,
   type RouterConfig,
 } from '../lib/index.js';
+import { checkTensor } from '../lib/tensor.js';
+import { failure } from './failure.js';
+import { integers } from './random.js';
 import { FLOAT_DTYPES } from './rounding.js';
 
 const where = process.env.SWITCHYARD_TEST_CUDA ?? '';
@@ -161,6 +168,64 @@ describe.skipIf(!where)(where ? 'CUDA' : 'CUDA (skipped: no nvcc, or not run by 
         expect(error).toBeLessThanOrEqual(1e-5 * largest);
       });
     }
+  });
+
+  /** The most experts of a plan on the GPU, as the error for too many names it. */
+  function mostExperts(): number {
+    const refused = failure(() => new MoELayer(cuda, { hiddenSize: 1, ffnSize: 1, numExperts: 2 ** 30, topK: 1 }));
+    expect(refused.code).toBe('ERR_UNSUPPORTED');
+    const found = /^config\.numExperts: expected at most (\d+) experts on .*, got 1073741824$/.exec(refused.message);
+    return Number(found?.[1]);
+  }
+
+  test('counts as many experts as it says it can, and refuses more', async () => {
+    const most = mostExperts();
+    const [T, K] = [40, 3];
+    const capacities = [undefined, { type: 'fixed', slots: 1, groupSize: 20 }] as const;
+    // With so many fewer than the eight warps that a block has at least where memory suffices.
+    const counts = [Math.floor(0.7 * most), most];
+    for (const [numExperts, capacity] of counts.flatMap((E) => capacities.map((c) => [E, c] as const))) {
+      const run = (device: Device) =>
+        device.tidy(() => {
+          const experts = integers(1, T * K, 0, 30).map((e) => (e % 2 === 0 ? e : numExperts - 1 - e));
+          const indices = device.tensor(experts, [T, K]);
+          const { offsets, tokens } = ops.plan(indices, device.zeros([T, K]), numExperts, capacity);
+          return [offsets.clone(), tokens.clone()];
+        });
+      const [expected, actual] = [run(cpu), run(cuda)];
+      for (const [i, tensor] of expected.entries()) expect(await actual[i]!.data()).toEqual(await tensor.data());
+    }
+
+    using indices = cuda.zeros([T, K], 'int32');
+    using weights = cuda.zeros([T, K]);
+    using input = cuda.zeros([T, 1]);
+    using weight = cuda.zeros([most + 1, 1]);
+    const tooMany = `expected at most ${most} experts on ${cuda.name}, got ${most + 1}`;
+    expect(failure(() => ops.plan(indices, weights, most + 1)).message).toBe(`numExperts: ${tooMany}`);
+    expect(failure(() => ops.route(input, weight, { topK: 1 })).message).toBe(`weight.shape[0]: ${tooMany}`);
+  });
+
+  test('routes to so many experts that their losses and the kernel’s own variables take 48 KB and a bit', async () => {
+    const E = (48 << 10) / 8;
+    const run = (device: Device) =>
+      device.tidy(() => {
+        const [input, weight] = [device.randn([2, 1], { seed: 1 }), device.randn([E, 1], { seed: 2 })];
+        return ops.route(input, weight, { topK: 2 }).indices.clone();
+      });
+    expect(await run(cuda).data()).toEqual(await run(cpu).data());
+  });
+
+  test('a launch that the driver refuses is an internal error, and loses nothing', async () => {
+    const context = contextOf(cuda);
+    const shape = { tokens: 4, topK: 1, numExperts: 2 * mostExperts() };
+    using indices = cuda.zeros([4, 1], 'int32');
+    using weights = cuda.zeros([4, 1]);
+    const handles = [checkTensor('', indices, context, 'int32'), checkTensor('', weights, context, 'float32')] as const;
+    const made = native.opsPlan(...handles, shape, nativeCapacity(resolveCapacity('capacity', undefined)));
+    using plan = new ops.DispatchPlan(context, made, shape);
+    const refused = { code: 'ERR_INTERNAL', message: expect.stringContaining('CUDA_ERROR_INVALID_VALUE') };
+    await expect(plan.offsets.data()).rejects.toMatchObject(refused);
+    expect(await weights.data()).toEqual(new Float32Array(4));
   });
 
   test('a token that is not finite is found, named, and poisons what follows, on the device alone', async () => {

@@ -62,6 +62,9 @@ const EXACT_CASES: Case[] = (
     // Every product is deeper than twice the stages of the GPU's pipeline, and ends within a tile in every dimension.
     ['relu, deep, whole vectors', 597, { hiddenSize: 296, ffnSize: 280, numExperts: 2, topK: 1 }, 'relu'],
     ['reglu, deep, odd widths', 597, { hiddenSize: 299, ffnSize: 277, numExperts: 2, topK: 1 }, 'reglu'],
+    // The same in the flat tiles that few rows get, whose stages are twice as deep: at 16 bits, for the sake of time.
+    ['reglu, deep and flat, whole vectors', 20, { hiddenSize: 520, ffnSize: 528, numExperts: 1, topK: 1 }, 'reglu'],
+    ['reglu, deep and flat, odd widths', 20, { hiddenSize: 523, ffnSize: 521, numExperts: 1, topK: 1 }, 'reglu'],
   ] as const
 ).map(([name, tokens, sizes, activation]) => ({
   name,
@@ -122,7 +125,8 @@ onEachDType((device, dtype) => {
     );
   });
 
-  it.each(takenBy(dtype, EXACT_CASES).map((testCase) => [testCase.name, testCase] as const))(
+  const exact = takenBy(dtype, EXACT_CASES).filter(({ name }) => dtype !== 'float32' || !name.includes('flat'));
+  it.each(exact.map((testCase) => [testCase.name, testCase] as const))(
     'is exact on small whole numbers: %s',
     async (_, testCase) => {
       const problem = wholeNumbers(testCase, dtype);

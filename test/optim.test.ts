@@ -5,7 +5,7 @@
  */
 
 import { describe, expect, it } from 'vitest';
-import { AdamW, type Device, Linear } from '../lib/index.js';
+import { AdamW, type Device, Linear, RMSNorm } from '../lib/index.js';
 import type { Case } from './cases.js';
 import { expectClose, expectSame } from './compare.js';
 import { referenceFor, referenceGradients } from './compare-case.js';
@@ -288,6 +288,35 @@ onEachDType((device, dtype) => {
       reference.step({ weight: Float64Array.from(gradient) });
       await pair.expectSameValues('a written gradient');
     });
+  });
+
+  it('takes more parameters than a launch has room for', async () => {
+    const [count, size] = [100, 3];
+    const modules = Array.from({ length: count }, () => new RMSNorm(device(), { size, dtype }));
+    const parameters = modules.map((module) => module.parameters().get('weight')!);
+    const names = parameters.map((_, i) => `weight ${i}`);
+    const values = Object.fromEntries(names.map((name) => [name, new Float64Array(size).fill(1)]));
+    const options = { learningRate: 0.05, epsilon: 0.1 }; // Adam ignores scale; a large epsilon shows it
+    const optimizer = new AdamW(parameters, options);
+    const reference = new ReferenceAdamW(values, options);
+    const zeros = new Float64Array(size);
+    for (const step of [1, 2]) {
+      // Each has a gradient and a number of updates of its own; every third has none in the second step.
+      const gradients = Object.fromEntries(
+        names.flatMap((name, i) => (step === 2 && i % 3 === 0 ? [] : [[name, normals(200 * step + i, size)] as const])),
+      );
+      for (const [i, name] of names.entries()) if (gradients[name]) parameters[i]!.grad.write(gradients[name]);
+      optimizer.step({ maxGradNorm: 5 });
+      const wide = Object.entries(gradients).map(
+        ([name, gradient]) => [name, zeros.map((_, j) => gradient[j]!)] as const,
+      );
+      reference.step(Object.fromEntries(wide), 5);
+      expectClose('norm', [await optimizer.gradNorm()], [reference.gradNorm], 1);
+      const actual = await Promise.all(parameters.map(({ value }) => value.data()));
+      for (const [i, name] of names.entries())
+        expectClose(`step ${step}: ${name}`, actual[i]!, values[name]!, size, { dtype });
+    }
+    for (const module of modules) module.dispose();
   });
 
   it('trains a layer as the reference does', async () => {

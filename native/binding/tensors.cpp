@@ -46,6 +46,12 @@ Napi::Value deviceResetPeak(const Napi::CallbackInfo& info) {
   return info.Env().Undefined();
 }
 
+Napi::Value deviceMostExperts(const Napi::CallbackInfo& info) {
+  const auto device = unwrap<Device>(info[0]);
+  device->checkOpen();
+  return Napi::Number::New(info.Env(), device->backend().mostExperts());
+}
+
 Napi::Value deviceSynchronize(const Napi::CallbackInfo& info) {
   const auto device = unwrap<Device>(info[0]);
   device->checkReadable("synchronize()");
@@ -261,6 +267,7 @@ void exposeTensors(Napi::Object exports) {
   expose<deviceClose>(exports, "deviceClose");
   expose<deviceMemory>(exports, "deviceMemory");
   expose<deviceResetPeak>(exports, "deviceResetPeak");
+  expose<deviceMostExperts>(exports, "deviceMostExperts");
   expose<deviceSynchronize>(exports, "deviceSynchronize");
   expose<deviceMeasureLimits>(exports, "deviceMeasureLimits");
   expose<graphBegin>(exports, "graphBegin");

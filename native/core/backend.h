@@ -2,15 +2,16 @@
 // on raw device pointers (shared/operations.h); core/layer.cpp and core/modules.cpp decide the order, a backend decides
 // how.
 //
-// allocate(), release(), staging(), prepare(), waitIdle() and workspaceBytes() come from the thread that owns the
-// device; the rest comes from its queue, one call at a time and in order. What fails at once throws moe::Error; what
-// fails later, on a device that is only given its work, is found through the outcome that end() answers. Either way the
-// queue poisons what should have been written.
+// allocate(), release(), staging(), prepare(), waitIdle(), mostExperts() and workspaceBytes() come from the thread that
+// owns the device; the rest comes from its queue, one call at a time and in order. What fails at once throws
+// moe::Error; what fails later, on a device that is only given its work, is found through the outcome that end()
+// answers. Either way the queue poisons what should have been written.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <limits>
 #include <memory>
 #include <string>
 #include <vector>
@@ -54,6 +55,8 @@ class Backend {
   virtual bool prepare(size_t /*operations*/) { return true; }
   /// Returns when the device has done what it was given and every completion has been called. The queue is idle.
   virtual void waitIdle() {}
+  /// How many experts a plan can have.
+  virtual int mostExperts() const { return std::numeric_limits<int>::max(); }
 
   /// Around the calls of one operation, so that a backend can follow failures on the device. end() answers the outcome
   /// of the outputs; null when it is known by now that they are good.

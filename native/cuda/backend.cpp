@@ -266,7 +266,7 @@ Guard CudaBackend::enter() {
 void CudaBackend::launchKernel(const std::string& kernel, Dim grid, unsigned block, size_t sharedBytes,
                                void** parameters, bool together) {
   const CUfunction function = kernels_.find(kernel);
-  constexpr size_t withoutAsking = 48 << 10;
+  constexpr size_t withoutAsking = 40 << 10;  // of 48 KB: a kernel may have variables of its own besides
   if (sharedBytes > withoutAsking)
     MOE_CUDA(cuFuncSetAttribute, function, CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES,
              static_cast<int>(sharedBytes));

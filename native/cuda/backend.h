@@ -96,6 +96,7 @@ class CudaBackend final : public Backend {
   size_t workspaceBytes(const RouteBackward&) const override;
 
   // permute.cpp
+  int mostExperts() const override;
   void buildPlan(const BuildPlan&) override;
   void dispatch(const Dispatch&) override;
   void combine(const Combine&) override;

@@ -88,6 +88,21 @@ const Search& search() {
   return found;
 }
 
+/// Whether the driver has refused a call for its arguments. No kernel has failed then, and later calls may succeed.
+bool isOfTheCall(CUresult result) {
+  switch (result) {
+    case CUDA_ERROR_INVALID_VALUE:
+    case CUDA_ERROR_INVALID_HANDLE:
+    case CUDA_ERROR_NOT_FOUND:
+    case CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES:
+    case CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE:
+    case CUDA_ERROR_NOT_SUPPORTED:
+      return true;
+    default:
+      return false;
+  }
+}
+
 }  // namespace
 
 const Driver* findDriver(std::string& reason) {
@@ -104,6 +119,7 @@ void check(CUresult result, const char* call) {
   const std::string what = std::string(call) + ": " + errorText(result);
   if (result == CUDA_ERROR_OUT_OF_MEMORY)
     throw Error(ErrorCode::OutOfMemory, what, "Dispose tensors and passes that are no longer needed.");
+  if (isOfTheCall(result)) throw Error(ErrorCode::Internal, what);
   throw Error(ErrorCode::DeviceLost, what,
               "Dispose every device opened on this GPU and open one again, in a new process if that fails.");
 }

@@ -22,12 +22,17 @@ using CUgraphExec = struct CUgraphExec_st*;
 
 enum : CUresult {
   CUDA_SUCCESS = 0,
+  CUDA_ERROR_INVALID_VALUE = 1,
   CUDA_ERROR_OUT_OF_MEMORY = 2,
   CUDA_ERROR_NO_DEVICE = 100,
   CUDA_ERROR_INVALID_IMAGE = 200,
   CUDA_ERROR_NO_BINARY_FOR_GPU = 209,
   CUDA_ERROR_UNSUPPORTED_PTX_VERSION = 222,
+  CUDA_ERROR_INVALID_HANDLE = 400,
   CUDA_ERROR_NOT_FOUND = 500,
+  CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES = 701,
+  CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE = 720,
+  CUDA_ERROR_NOT_SUPPORTED = 801,
 };
 
 enum : int {
@@ -105,7 +110,8 @@ const Driver& driver();
 /// "CUDA_ERROR_X (what CUDA says of it)".
 std::string errorText(CUresult);
 
-/// Throws what a failed call means: ERR_OUT_OF_MEMORY, or ERR_DEVICE_LOST, with CUDA's name and text.
+/// Throws what a failed call means, with CUDA's name and text: ERR_OUT_OF_MEMORY, ERR_INTERNAL where the call itself
+/// was wrong, which harms nothing else, or ERR_DEVICE_LOST.
 void check(CUresult, const char* call);
 
 inline CUdeviceptr address(const void* pointer) { return reinterpret_cast<CUdeviceptr>(pointer); }

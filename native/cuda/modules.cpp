@@ -70,7 +70,7 @@ unsigned sortBlocks(const EmbeddingBackward& b, const Properties& properties) {
 
 size_t carve(EmbeddingWork& w, void* block, const EmbeddingBackward& b, int64_t blocks) {
   constexpr int bits = EmbeddingWork::digitBits;
-  for (w.digits = 1; (b.count - 1) >> (w.digits * bits) > 0;) ++w.digits;
+  w.digits = EmbeddingWork::digitsOf(b.count);
   w.windows = ceilDivide(b.N, EmbeddingWork::window);
   Carver carver(block);
   carver.take(w.counts, blocks << bits);
@@ -104,7 +104,7 @@ void CudaBackend::embeddingBackward(const EmbeddingBackward& b) {
   const int64_t pieces = piecesOf(b.dtype, b.size);
   const unsigned strip = threadsFor(pieces, 1, 32, 128), windows = static_cast<unsigned>(w.windows);
   launch(typed("embeddingSums", b.dtype), {windows, std::min(blocksOf(pieces, strip), 65535u)}, strip, 0, b, w);
-  if (windows > 1) launch("embeddingSpans", {windows - 1, blocksOf(b.size, 32)}, threads, 0, b, w);
+  if (windows > 1) launch("embeddingSpans", {windows - 1, blocksFor(b.size, 32)}, threads, 0, b, w);
 }
 
 // ------------------------------------------------------------------------------------------------ RMS norm

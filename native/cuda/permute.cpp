@@ -83,6 +83,8 @@ unsigned warpBlocks(int64_t warps) { return static_cast<unsigned>((warps + warps
 
 }  // namespace
 
+int CudaBackend::mostExperts() const { return static_cast<int>(mostBins(properties_)); }
+
 size_t CudaBackend::workspaceBytes(const BuildPlan& p) const {
   const PlanGrid grid = planGrid(p, properties_);
   PlanWorkspace plain;

@@ -15,14 +15,26 @@ struct PlanGrid {
   size_t sharedBytes;
 };
 
-/// For `items` that the grid counts in so many bins, by at most so many warps in a block. Every warp has counts of all
-/// bins in shared memory: with many of them there are fewer warps.
+/// What a block of so many warps has in shared memory: counts of all bins for every warp and three times for itself.
+inline int64_t planSharedBytes(int64_t warps, int64_t bins) {
+  return ((warps + 3) * bins + 1) * static_cast<int64_t>(sizeof(int32_t));
+}
+
+/// How many bins a block of one warp can count in.
+inline int64_t mostBins(const Properties& properties) {
+  return (properties.sharedBytesPerBlock - planSharedBytes(1, 0)) / (planSharedBytes(1, 1) - planSharedBytes(1, 0));
+}
+
+/// For `items` that the grid counts in so many bins, at most mostBins(), by at most so many warps in a block: with many
+/// bins there are fewer warps.
 inline PlanGrid planGrid(int64_t items, int64_t bins, int64_t mostWarps, const Properties& properties) {
   constexpr int64_t mostCounts = 8192, itemsPerThread = 8;
-  const auto warps = static_cast<unsigned>(std::clamp<int64_t>(mostCounts / bins, 8, mostWarps));
+  int64_t warps = std::clamp<int64_t>(mostCounts / bins, 8, mostWarps);
+  while (warps > 1 && planSharedBytes(warps, bins) > properties.sharedBytesPerBlock) --warps;
   const int64_t perBlock = warps * 32 * itemsPerThread;
   const int64_t blocks = std::clamp<int64_t>((items + perBlock - 1) / perBlock, 1, properties.multiprocessors);
-  return {static_cast<unsigned>(blocks), warps * 32, ((warps + 3) * static_cast<size_t>(bins) + 1) * sizeof(int32_t)};
+  return {static_cast<unsigned>(blocks), static_cast<unsigned>(warps * 32),
+          static_cast<size_t>(planSharedBytes(warps, bins))};
 }
 
 /// The same for kernels that sort items, and count in `bins` of their own besides.

@@ -31,6 +31,13 @@ struct EmbeddingItem {
 struct EmbeddingWork {
   static constexpr int digitBits = 8, window = 64;
 
+  /// Of the largest index below `count`.
+  static constexpr int digitsOf(int count) {
+    int digits = 1;
+    for (int64_t rest = (count - 1) >> digitBits; rest > 0; rest >>= digitBits) ++digits;
+    return digits;
+  }
+
   int digits = 0;                   // of the largest index: passes of the sort
   int64_t windows = 0;              // ⌈N/window⌉
   int32_t* counts = nullptr;        // [blocks,2^digitBits]
@@ -39,6 +46,11 @@ struct EmbeddingWork {
   float* heads = nullptr;           // [windows,size] sums of an index that an earlier window begins with
   float* tails = nullptr;           // [windows,size] sums of an index that goes on in the next window
 };
+
+static_assert(EmbeddingWork::digitsOf(1) == 1 && EmbeddingWork::digitsOf(256) == 1 &&
+              EmbeddingWork::digitsOf(257) == 2);
+static_assert(EmbeddingWork::digitsOf(1 << 24) == 3 && EmbeddingWork::digitsOf((1 << 24) + 1) == 4 &&
+              EmbeddingWork::digitsOf(INT32_MAX) == 4);
 
 /// What one block of the cross-entropy found.
 struct LossPartial {
