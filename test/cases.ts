@@ -113,6 +113,21 @@ const distributions: Case[] = [
   odd('ties', { distribution: 'ties', tokens: 33 }),
   odd('ties, K = 1', { distribution: 'ties', tokens: 33, config: { topK: 1 } }),
   odd('ties, K = E', { distribution: 'ties', tokens: 33, config: { topK: 7 } }),
+  odd('ties among many experts', {
+    distribution: 'ties',
+    tokens: 33,
+    config: { hiddenSize: 5, ffnSize: 3, numExperts: 70, topK: 5 },
+  }),
+  odd('few of many experts allowed', {
+    tokens: 33,
+    config: {
+      hiddenSize: 5,
+      ffnSize: 3,
+      numExperts: 70,
+      topK: 3,
+      router: { allowedExperts: [[69], [0, 17, 33, 34], [5, 68]] },
+    },
+  }),
   odd('ties under a capacity', {
     distribution: 'ties',
     tokens: 33,

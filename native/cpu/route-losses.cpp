@@ -5,7 +5,6 @@
 #include <numeric>
 
 #include "route-noise.h"
-#include "route-select.h"
 
 namespace moe::cpu {
 
@@ -85,8 +84,8 @@ int64_t RoutePieces::end(int64_t piece) const {
 
 // ------------------------------------------------------------------------------------------------ load
 
-LoadChances::LoadChances(const RouterOptions& router, const LossOptions& losses, int E, int K)
-    : router_(router), excludingSelf_(losses.loadThreshold == LoadThreshold::ExcludingSelf), E_(E), K_(K) {
+LoadChances::LoadChances(const RowKernels& row, const RouterOptions& router, const LossOptions& losses, int E, int K)
+    : row_(row), router_(router), excludingSelf_(losses.loadThreshold == LoadThreshold::ExcludingSelf), E_(E), K_(K) {
   if (!losses.loadOn) return;
   ranked_.resize(K + 1);
   threshold_.resize(E);
@@ -96,7 +95,7 @@ LoadChances::LoadChances(const RouterOptions& router, const LossOptions& losses,
 }
 
 void LoadChances::set(const float* open, const float* noisy, float noisyDivisor, const float* noiseLogits) {
-  selectTopK(noisy, E_, K_ + 1, ranked_.data());
+  row_.selectTopK(noisy, E_, K_ + 1, ranked_.data());
   const auto chosenEnd = ranked_.begin() + K_;
   for (int e = 0; e < E_; ++e) {
     const bool isChosen = excludingSelf_ && std::find(ranked_.begin(), chosenEnd, e) != chosenEnd;

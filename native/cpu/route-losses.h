@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "../core/backend.h"
+#include "simd/row.h"
 
 namespace moe::cpu {
 
@@ -40,7 +41,7 @@ struct RoutedToken {
 /// the (K+1)-th noisy logit for the chosen experts and the K-th for the others; V-MoE: the K-th for all.
 class LoadChances {
  public:
-  LoadChances(const RouterOptions& router, const LossOptions& losses, int E, int K);
+  LoadChances(const RowKernels& row, const RouterOptions& router, const LossOptions& losses, int E, int K);
 
   /// Of a token's logits without noise (minus infinity where not allowed), with it, and its noiseLogits or null.
   void set(const float* open, const float* noisy, float noisyDivisor, const float* noiseLogits);
@@ -50,6 +51,7 @@ class LoadChances {
   void backward(const float* slopes, float* gradLogits, float* gradNoisy, float* gradDeviations) const;
 
  private:
+  const RowKernels& row_;
   const RouterOptions& router_;
   bool excludingSelf_;
   int E_, K_;

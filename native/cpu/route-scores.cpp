@@ -105,7 +105,7 @@ const float* TokenScores::compared(const float* selectionBias) {
     const float bias = selectionBias ? selectionBias[e] : 0.0f;
     compared_[e] = allowed_ && !allowed_[e] ? -INFINITY : values[e] / divisor + bias;
   }
-  if (router_.groupCount > 0) restrictToGroups(router_, E_, compared_.data());
+  if (router_.groupCount > 0) restrictToGroups(row_, router_, E_, compared_.data());
   return compared_.data();
 }
 

@@ -8,18 +8,7 @@
 
 namespace moe::cpu {
 
-void selectTopK(const float* values, int E, int K, int32_t* indices) {
-  int filled = 0;
-  for (int e = 0; e < E; ++e) {
-    if (values[e] == -INFINITY || (filled == K && values[e] <= values[indices[K - 1]])) continue;
-    int at = filled < K ? filled++ : K - 1;
-    for (; at > 0 && values[e] > values[indices[at - 1]]; --at) indices[at] = indices[at - 1];
-    indices[at] = e;
-  }
-  std::fill(indices + filled, indices + K, -1);
-}
-
-void restrictToGroups(const RouterOptions& router, int E, float* values) {
+void restrictToGroups(const RowKernels& row, const RouterOptions& router, int E, float* values) {
   const int groups = router.groupCount, size = E / groups;
   std::vector<float> scores(groups);
   for (int g = 0; g < groups; ++g) {
@@ -31,7 +20,7 @@ void restrictToGroups(const RouterOptions& router, int E, float* values) {
     scores[g] = router.groupScore == GroupScore::Top2Sum && second != -INFINITY ? best + second : best;
   }
   std::vector<int32_t> kept(router.groupKeep);
-  selectTopK(scores.data(), groups, router.groupKeep, kept.data());
+  row.selectTopK(scores.data(), groups, router.groupKeep, kept.data());
   for (int g = 0; g < groups; ++g)
     if (std::find(kept.begin(), kept.end(), g) == kept.end()) std::fill_n(values + g * size, size, -INFINITY);
 }

@@ -9,7 +9,7 @@ namespace moe::cpu {
 
 RouteWorker::RouteWorker(const RowKernels& row, const RouterOptions& router, const LossOptions& losses, int E, int K)
     : scores(row, router, E),
-      load(router, losses, E, K),
+      load(row, router, losses, E, K),
       counted(std::max(K, E), -1),
       gradWeights(K),
       gradScores(std::max(K, E)),

@@ -1,4 +1,4 @@
-// The route stage, forward and backward: the order of its parts. Scores are in route-scores.cpp, choices in
+// The route stage, forward and backward: the order of its parts. Scores are in route-scores.cpp, groups of experts in
 // route-select.cpp, gate weights in route-weights.cpp and, where the plan has a say in them, route-settle.cpp, noise in
 // route-noise.cpp, the balancing losses' sums and slopes in route-losses.cpp, the products with the router's weight in
 // narrow.cpp.
@@ -16,7 +16,6 @@
 #include "route-losses.h"
 #include "route-noise.h"
 #include "route-scores.h"
-#include "route-select.h"
 #include "route-sinkhorn.h"
 #include "route-tokens.h"
 #include "route-weights.h"
@@ -58,7 +57,7 @@ void throwIfBadIndex(const RouteForward& f, const Lowest& lowest) {
 }
 
 /// Hash and random: the K experts of a token with the largest draws, all with the same weight.
-void drawExperts(const RouteForward& f, ThreadPool& pool) {
+void drawExperts(const RouteForward& f, ThreadPool& pool, const RowKernels& row) {
   const int E = f.E, K = f.K;
   std::vector<float> values(static_cast<size_t>(pool.threads()) * E);
   Lowest badIndex;
@@ -75,7 +74,7 @@ void drawExperts(const RouteForward& f, ThreadPool& pool) {
       }
       float* drawn = f.compared ? f.compared + t * E : values.data() + static_cast<int64_t>(worker) * E;
       drawValues(f, t, drawn);
-      if (!f.givenIndices) selectTopK(drawn, E, K, indices);
+      if (!f.givenIndices) row.selectTopK(drawn, E, K, indices);
       for (int k = 0; k < K; ++k) f.scores[t * K + k] = indices[k] < 0 ? 0.0f : 1.0f / static_cast<float>(K);
       weigh(f.router, f.scores + t * K, K, f.weights + t * K);
       if (f.withheld)
@@ -142,13 +141,14 @@ size_t jitterBytes(const RouterOptions& router, const RouteNoise& noise, const v
 }
 
 /// The choices of one token and what they weigh. shifts [E] are those of the Sinkhorn router, or none.
-void choose(const RouteForward& f, int64_t t, TokenScores& token, const std::vector<float>& shifts) {
+void choose(const RouteForward& f, int64_t t, TokenScores& token, const std::vector<float>& shifts,
+            const RowKernels& row) {
   const int E = f.E, K = f.K;
   int32_t* indices = f.indices + t * K;
   float* scores = f.scores + t * K;
   if (!f.givenIndices || f.compared) {
     const float* compared = shifts.empty() ? token.compared(f.selectionBias) : token.shifted(shifts.data());
-    if (!f.givenIndices) selectTopK(compared, E, K, indices);
+    if (!f.givenIndices) row.selectTopK(compared, E, K, indices);
     if (f.compared) std::copy_n(compared, E, f.compared + t * E);
   }
   token.ofSelected(indices, K, scores);
@@ -175,7 +175,7 @@ void CpuBackend::routeForward(const RouteForward& f) {
   const RouterOptions& router = f.router;
   checkTypes(f.allowed, f.mask, f.T);
 
-  if (router.draws()) return drawExperts(f, pool_);
+  if (router.draws()) return drawExperts(f, pool_, row_);
 
   const std::vector<int32_t> live = liveTokens(f.mask, f.T);
   if (f.givenLogits) copyLogits(f, pool_);
@@ -225,9 +225,9 @@ void CpuBackend::routeForward(const RouteForward& f) {
       if (choosesTokens)
         for (int e = 0; e < E; ++e) f.compared[t * E + e] = allowed && !allowed[e] ? -INFINITY : token.scores()[e];
       else
-        choose(f, t, token, shifts);
+        choose(f, t, token, shifts, row_);
 
-      if (countsUnbiased) selectTopK(token.noisy(), E, K, own.counted.data());
+      if (countsUnbiased) row_.selectTopK(token.noisy(), E, K, own.counted.data());
       if (losses.loadOn) own.load.set(token.open(), token.noisy(), token.noisyDivisor(), rowOf(f.noiseLogits, t, E));
       float logSumExp = 0;
       if (cleanSoftmax || losses.zOn) {

@@ -16,17 +16,6 @@ inline float toWord(T x) {
 }
 inline BFloat16Pair toWord(BFloat16Pair x) { return x; }
 
-/// The elements `index` of a and b laid end to end.
-template <int... index>
-inline __attribute__((always_inline)) Vec shuffle(Vec a, Vec b) {
-#if defined(__clang__)
-  return __builtin_shufflevector(a, b, index...);
-#else
-  typedef int32_t Indices __attribute__((vector_size(4 * width)));
-  return __builtin_shuffle(a, b, Indices{index...});
-#endif
-}
-
 /// Swaps the off-diagonal blocks of distance `distance` of rows i and i + distance, the step of a recursive transpose.
 template <int distance, int... I>
 inline __attribute__((always_inline)) void swapBlocks(Vec& low, Vec& high, std::integer_sequence<int, I...>) {

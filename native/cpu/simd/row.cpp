@@ -4,13 +4,12 @@
 
 #include "../../shared/math.h"
 #include "row-product.h"
+#include "row-select.h"
 #include "tables.h"
 
 namespace moe::cpu::MOE_ISA {
 
 namespace {
-
-Vec larger(Vec a, Vec b) { return a < b ? b : a; }
 
 /// Σ over rows that may come in several parts: all but the last must be a multiple of `step`, and then how the rows
 /// were cut changes no bit.
@@ -238,6 +237,7 @@ constinit const RowKernels MOE_TABLE(rowKernels) = {elementKernels<float>,
                                                     softmax,
                                                     sigmoid,
                                                     softmaxBackward,
+                                                    selectTopK,
                                                     adamw};
 
 }  // namespace moe::cpu

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <utility>
 
 #include "../../shared/float16.h"
 
@@ -140,6 +141,46 @@ inline void round(const float* from, int64_t n, T* to) {
 }
 
 // ------------------------------------------------------------------------------------------------ over the lanes
+
+/// The elements `index` of a and b laid end to end.
+template <int... index>
+inline __attribute__((always_inline)) Vec shuffle(Vec a, Vec b) {
+#if defined(__clang__)
+  return __builtin_shufflevector(a, b, index...);
+#else
+  return __builtin_shuffle(a, b, Words{static_cast<uint32_t>(index)...});
+#endif
+}
+
+inline Vec larger(Vec a, Vec b) { return a < b ? b : a; }
+
+template <int distance, int... lane>
+inline __attribute__((always_inline)) Vec largerAcross(Vec value, std::integer_sequence<int, lane...>) {
+  return larger(value, shuffle<(lane ^ distance)...>(value, value));
+}
+
+/// The maximum in every lane.
+template <int distance = vecLanes / 2>
+inline Vec spreadMaximum(Vec value) {
+  const Vec result = largerAcross<distance>(value, std::make_integer_sequence<int, vecLanes>());
+  if constexpr (distance > 1)
+    return spreadMaximum<distance / 2>(result);
+  else
+    return result;
+}
+
+/// Bit i: whether lane i is equal in both.
+inline uint32_t equalLanes(Vec a, Vec b) {
+#if defined(MOE_ISA_avx512)
+  return _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ);
+#elif defined(MOE_ISA_avx2)
+  return static_cast<uint32_t>(_mm256_movemask_ps((__m256)(a == b)));
+#else
+  uint32_t bits = 0;
+  for (int i = 0; i < vecLanes; ++i) bits |= static_cast<uint32_t>(a[i] == b[i]) << i;
+  return bits;
+#endif
+}
 
 /// Both go through a tree over the lanes.
 inline float sum(Vec value) {
