@@ -9,8 +9,6 @@ namespace {
 
 constexpr int expertsPerPiece = 64;
 
-// Of fewer tokens the product does not pay for putting the weight in panels.
-constexpr int64_t fewestTiled = 16;
 // Sums go through tileDepth columns at a time, of which a panel stays in the first cache, and are added up after
 // sumDepth of them: that bounds the rounding of long sums.
 constexpr int64_t tileDepth = 128, sumDepth = 4 * tileDepth;
@@ -27,8 +25,9 @@ std::vector<int32_t> liveTokens(const int32_t* mask, int64_t T) {
 
 template <class T>
 void Narrow<T>::forward(const T* input, const float* weight, const float* bias, float* output) const {
-  // Half a vector of experts is where tiles begin to win over dot products of rows.
-  if (std::ssize(tokens) >= fewestTiled && 2 * E > gemm.width) return forwardTiled(input, weight, bias, output);
+  // Half a vector of experts is where tiles begin to win over dot products of rows. How many tokens there are must not
+  // decide it: a batch may be cut, and each token keeps its bits.
+  if (2 * E > gemm.width) return forwardTiled(input, weight, bias, output);
   pool.parallelRanges(std::ssize(tokens), tokensPerPiece, [&](int64_t begin, int64_t end, int) {
     row.of<T>().product(tokens.data() + begin, end - begin, input, weight, bias, H, E, output);
   });

@@ -204,27 +204,45 @@ void dispatchRows(const Dispatch& d, ThreadPool& pool) {
   zeroPastEnd(d.plan, d.H, rows, pool);
 }
 
+/// The rows of a token and what each of them weighs.
+template <class T>
+struct TokenRows {
+  std::vector<const T*> rows;
+  std::vector<float> weights;
+
+  explicit TokenRows(const Combine& c) : rows(c.plan.K), weights(c.plan.K) {}
+
+  void find(const Combine& c, int64_t t) {
+    const int32_t first = c.plan.tokenOffsets[t], count = c.plan.tokenOffsets[t + 1] - first;
+    rows.resize(count);
+    weights.resize(count);
+    for (int32_t i = 0; i < count; ++i) {
+      const int64_t r = c.plan.tokenRows[first + i];
+      rows[i] = elements<T>(c.rows) + r * c.H;
+      weights[i] = c.weights ? c.weights[c.plan.rowSlot[r]] : 1.0f;
+    }
+  }
+};
+
 template <class T>
 void combineRows(const Combine& c, const ElementKernels<T>& kernels, ThreadPool& pool) {
   const int64_t H = c.H;
-  const int K = c.plan.K;
-  const T* allRows = elements<T>(c.rows);
   T* output = elements<T>(c.output);
-  std::vector<const T*> rows(static_cast<size_t>(pool.threads()) * K);
-  std::vector<float> weights(rows.size());
+  struct Own {
+    TokenRows<T> now, next;
+  };
+  std::vector<Own> own(pool.threads(), Own{TokenRows<T>(c), TokenRows<T>(c)});
   // The product with the router's weight goes through whole pieces of tokens, whose sums are still in the cache.
   const int64_t grain = c.router.gradLogits ? tokensPerPiece : rowsPerPiece;
   pool.parallelRanges(c.plan.T, grain, [&](int64_t begin, int64_t end, int worker) {
-    const T** tokenRows = rows.data() + static_cast<size_t>(worker) * K;
-    float* tokenWeights = weights.data() + static_cast<size_t>(worker) * K;
+    auto& [now, next] = own[worker];
+    now.find(c, begin);
     for (int64_t t = begin; t < end; ++t) {
-      const int32_t first = c.plan.tokenOffsets[t], count = c.plan.tokenOffsets[t + 1] - first;
-      for (int32_t i = 0; i < count; ++i) {
-        const int64_t r = c.plan.tokenRows[first + i];
-        tokenRows[i] = allRows + r * H;
-        tokenWeights[i] = c.weights ? c.weights[c.plan.rowSlot[r]] : 1.0f;
-      }
-      kernels.weightedSum(tokenRows, tokenWeights, count, H, output + t * H, c.accumulate);
+      // Rows lie anywhere, and are too short for the hardware to foresee.
+      next.find(c, std::min(t + 1, end - 1));
+      kernels.weightedSum(now.rows.data(), now.weights.data(), std::ssize(now.rows), H, output + t * H, c.accumulate,
+                          next.rows.data(), std::ssize(next.rows));
+      std::swap(now, next);
     }
     if (!c.router.gradLogits) return;
     int32_t tokens[tokensPerPiece];
@@ -274,7 +292,7 @@ void CpuBackend::carry(const Carry& c) {
       for (int64_t t = begin; t < end; ++t) {
         const T* row = elements<T>(c.input) + t * c.H;
         if (c.carried[t] != 0)
-          row_.of<T>().weightedSum(&row, c.carried + t, 1, c.H, elements<T>(c.output) + t * c.H, true);
+          row_.of<T>().weightedSum(&row, c.carried + t, 1, c.H, elements<T>(c.output) + t * c.H, true, nullptr, 0);
       }
     });
   });
@@ -296,7 +314,7 @@ void CpuBackend::carryBackward(const CarryBackward& b) {
                                               unused.data() + static_cast<int64_t>(worker) * b.H);
         for (int k = 0; k < b.K; ++k)
           if (isCarried(b, t, k)) b.gradWeights[t * b.K + k] = dot;
-        kernels.weightedSum(&gradOutput, b.carried + t, 1, b.H, elements<T>(b.gradInput) + t * b.H, true);
+        kernels.weightedSum(&gradOutput, b.carried + t, 1, b.H, elements<T>(b.gradInput) + t * b.H, true, nullptr, 0);
       }
     });
   });

@@ -158,13 +158,16 @@ void add(const T* a, const T* b, int64_t n, T* output) {
 }
 
 template <class T>
-void weightedSum(const T* const* rows, const float* weights, int64_t count, int64_t n, T* output, bool accumulate) {
-  constexpr int vecs = 4;
+void weightedSum(const T* const* rows, const float* weights, int64_t count, int64_t n, T* output, bool accumulate,
+                 const T* const* next, int64_t nextCount) {
+  constexpr int vecs = 4, line = 64 / sizeof(T);
   int64_t i = 0;
   for (; i + vecs * vecLanes <= n; i += vecs * vecLanes) {
     Vec sums[vecs] = {};
     if (accumulate)
       for (int v = 0; v < vecs; ++v) sums[v] = load(output + i + v * vecLanes);
+    for (int64_t r = 0; r < nextCount; ++r)
+      for (int at = 0; at < vecs * vecLanes; at += line) __builtin_prefetch(next[r] + i + at);
     for (int64_t r = 0; r < count; ++r)
       for (int v = 0; v < vecs; ++v) sums[v] += weights[r] * load(rows[r] + i + v * vecLanes);
     for (int v = 0; v < vecs; ++v) store(output + i + v * vecLanes, sums[v]);

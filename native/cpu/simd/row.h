@@ -57,8 +57,9 @@ struct ElementKernels {
   /// y += a·x.
   void (*addScaled)(float a, const T* x, int64_t n, float* y);
   void (*add)(const T* a, const T* b, int64_t n, T* output);
-  /// output = or += Σ_i weights[i]·rows[i], in order.
-  void (*weightedSum)(const T* const* rows, const float* weights, int64_t count, int64_t n, T* output, bool accumulate);
+  /// output = or += Σ_i weights[i]·rows[i], in order. Meanwhile the rows `next` are fetched.
+  void (*weightedSum)(const T* const* rows, const float* weights, int64_t count, int64_t n, T* output, bool accumulate,
+                      const T* const* next, int64_t nextCount);
   /// output = a·x; returns ⟨x, y⟩.
   float (*scaleAndDot)(float a, const T* x, const T* y, int64_t n, T* output);
 
