@@ -43,6 +43,9 @@ __device__ inline float16 fromFloat<float16>(float x) {
   return __float2half_rn(x);
 }
 
+/// Of a mask [T], which may be null.
+__device__ inline bool isLive(const int32_t* mask, int64_t t) { return !mask || mask[t] != 0; }
+
 // ------------------------------------------------------------------------------------------------ guard
 
 __device__ inline FaultWord earlier(FaultWord a, FaultWord b) { return a < b ? a : b; }

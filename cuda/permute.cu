@@ -71,7 +71,8 @@ __device__ void combineToken(const Combine& c) {
     combineToken<T, 1>(c, t);
 }
 
-/// sums[i] = gradLogits of token first + i · columns [h, h + width) of the router's weight. By a whole warp.
+/// sums[i] = gradLogits of token first + i · columns [h, h + width) of the router's weight; 0 where it is not live. By
+/// a whole warp.
 template <int width>
 __device__ void multiplyRouter(const RouterShare& router, int64_t first, int64_t T, int h, int H,
                                float (&sums)[routedTokens][width]) {
@@ -97,6 +98,11 @@ __device__ void multiplyRouter(const RouterShare& router, int64_t first, int64_t
         for (int j = 0; j < width; ++j) sums[i][j] = fmaf(grad[i], w[j], sums[i][j]);
     }
   }
+#pragma unroll
+  for (int i = 0; i < routedTokens; ++i)
+    if (first + i < T && !isLive(router.mask, first + i))
+#pragma unroll
+      for (int j = 0; j < width; ++j) sums[i][j] = 0;
 }
 
 /// A warp does routedTokens at once, so that what it loads of the router's weight serves them all. Lanes past the end

@@ -13,8 +13,6 @@ constexpr int routeWarps = RouteSums::warps, routeThreads = routeWarps * warpSiz
 /// options in instantiations of their own.
 enum class RouteKind { Plain, General };
 
-__device__ inline bool isLive(const int32_t* mask, int64_t t) { return !mask || mask[t] != 0; }
-
 /// What the products do with a token's input in a column: nothing.
 struct Unchanged {
   __device__ float operator()(float x, int64_t, int) const { return x; }

@@ -133,6 +133,7 @@ void Graph::end() {
     abort();
     throw Error(ErrorCode::InvalidArgument, refused_);
   }
+  device_->checkOpen();
   device_->prepare(recorded_->operations.size());
   stop();
   recorded_->findOperands();

@@ -1,6 +1,7 @@
 // How failures travel: what an operation failed of, and whether the contents of a tensor can be trusted.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <functional>
 #include <memory>
@@ -29,7 +30,8 @@ using FailurePtr = std::shared_ptr<Failure>;
 inline void addUnreported(std::vector<FailurePtr>& failures, FailurePtr failure) {
   constexpr size_t most = 1000;
   std::erase_if(failures, [](const FailurePtr& old) { return old->reported.load(); });
-  if (failures.size() < most) failures.push_back(std::move(failure));
+  const bool known = std::find(failures.begin(), failures.end(), failure) != failures.end();
+  if (!known && failures.size() < most) failures.push_back(std::move(failure));
 }
 
 /// Where a device will tell how an operation went that has only been given to it: of the backend's own kind.

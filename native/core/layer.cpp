@@ -169,7 +169,7 @@ MoEGradients MoEPass::backward(const TensorPtr& gradOutput, float lossScale) {
   // Where nothing stands between the two, the router's share joins the sum over rows, and the gradient is written once.
   const bool joins = route.gradInput && !carry.carried && !noiseLogits_ && !hasJitter(router_, noise_);
   if (joins) {
-    combine.router = {route.gradLogits, route.weight, E_};
+    combine.router = {route.gradLogits, route.weight, route.mask, E_};
     route.gradInput = nullptr;
   }
   const Combine combineShared = combineInto(sharedRows(), shared.gradRows, true);

@@ -2,7 +2,6 @@
 // combine, which are each other's backward.
 #include <algorithm>
 #include <cmath>
-#include <numeric>
 #include <string>
 #include <vector>
 
@@ -11,6 +10,7 @@
 #include "element.h"
 #include "lowest.h"
 #include "permute-slots.h"
+#include "route-tokens.h"
 #include "simd/row.h"
 
 namespace moe::cpu {
@@ -246,8 +246,10 @@ void combineRows(const Combine& c, const ElementKernels<T>& kernels, ThreadPool&
     }
     if (!c.router.gradLogits) return;
     int32_t tokens[tokensPerPiece];
-    std::iota(tokens, tokens + (end - begin), static_cast<int32_t>(begin));
-    kernels.productInput(tokens, end - begin, c.router.gradLogits, c.router.weight, c.H, c.router.E, output);
+    int64_t live = 0;
+    for (int64_t t = begin; t < end; ++t)
+      if (isLive(c.router.mask, t)) tokens[live++] = static_cast<int32_t>(t);
+    kernels.productInput(tokens, live, c.router.gradLogits, c.router.weight, c.H, c.router.E, output);
   });
 }
 

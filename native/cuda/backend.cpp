@@ -193,7 +193,12 @@ bool CudaBackend::dependsOnReplay() const {
 }
 
 void CudaBackend::noteRecent(Recent recent) {
-  if (recent_.size() >= manyRecent && !finding_) findFailures(false, [](CUresult) {});
+  if (recent_.size() < manyRecent || finding_) return;
+  try {
+    findFailures(false, [](CUresult) {});
+  } catch (const Error&) {
+    // It is no fault of this operation, and the next one tries again.
+  }
   recent_.push_back(std::move(recent));
 }
 
@@ -292,25 +297,37 @@ Completions::Passed CudaBackend::tellPassing() {
 }
 
 void CudaBackend::findFailures(bool awaited, std::function<void(CUresult)> then) {
-  std::vector<uint32_t> ended = faults_->takeEnded();
-  for (const Recent& operation : recent_)
-    if (!operation.ofReplay) ended.push_back(operation.number);
-  const Snapshot snapshot = statuses_->snapshot();
-  const Completions::Passed passed = awaited ? nullptr : tellPassing();
-  auto look = [this, snapshot, recent = std::exchange(recent_, {}), ended = std::move(ended),
-               then = std::move(then)](CUresult result) {
-    for (size_t i = 0; result == CUDA_SUCCESS && i < recent.size(); ++i) {
-      const auto& [inherited, own, value] = snapshot.of(recent[i].outcome->status);
-      if (const FaultWord word = recent[i].ofReplay || inherited == noFault ? std::min(inherited, own) : noFault;
-          word != noFault)
-        addUnreported(found_, faults_->failure(word, value));
-    }
-    if (result == CUDA_SUCCESS) faults_->settle(snapshot, ended);
-    finding_ = false;
-    then(result);
+  struct Ended {
+    std::vector<uint32_t> numbers;
+    std::vector<Recent> recent;
   };
+  const auto ended = std::make_shared<Ended>(Ended{faults_->takeEnded(), std::exchange(recent_, {})});
   finding_ = true;
-  completions_.after(std::move(look), passed);
+  try {
+    const Snapshot snapshot = statuses_->snapshot();
+    const Completions::Passed passed = awaited ? nullptr : tellPassing();
+    auto look = [this, snapshot, ended, then = std::move(then)](CUresult result) {
+      if (result == CUDA_SUCCESS) {
+        for (const Recent& operation : ended->recent) {
+          const auto& [inherited, own, value] = snapshot.of(operation.outcome->status);
+          if (const FaultWord word = operation.ofReplay || inherited == noFault ? std::min(inherited, own) : noFault;
+              word != noFault)
+            addUnreported(found_, faults_->failure(word, value));
+          if (!operation.ofReplay) ended->numbers.push_back(operation.number);
+        }
+        faults_->settle(snapshot, ended->numbers);
+      }
+      finding_ = false;
+      then(result);
+    };
+    completions_.after(std::move(look), passed);
+  } catch (...) {
+    // Nothing is on its way: all of it is left to the next time.
+    faults_->end(ended->numbers);
+    recent_ = std::move(ended->recent);
+    finding_ = false;
+    throw;
+  }
 }
 
 void CudaBackend::collectFailures(std::function<void(std::vector<FailurePtr>)> completion) {

@@ -98,8 +98,12 @@ void StatusPool::give(Status* status) {
 }
 
 Snapshot StatusPool::snapshot() {
-  std::lock_guard lock(mutex_);
-  const std::vector<StatusBlock> used(blocks_.begin(), blocks_.begin() + static_cast<ptrdiff_t>(cleared_));
+  std::vector<StatusBlock> used;
+  {
+    // Not around the copies: they may wait for room in the stream, and other threads for the lock.
+    std::lock_guard lock(mutex_);
+    used.assign(blocks_.begin(), blocks_.begin() + static_cast<ptrdiff_t>(cleared_));
+  }
   for (const auto& [device, host] : used)
     MOE_CUDA(cuMemcpyDtoHAsync_v2, host, address(device), StatusBlock::count * sizeof(Status), stream_);
   return Snapshot(used);

@@ -249,15 +249,16 @@ struct Dispatch {
   void* rows;         // [R,H]
 };
 
-/// What the router adds to the gradient of its input: gradLogits·weight.
+/// What the router adds to the gradient of its input: gradLogits·weight for live tokens.
 struct RouterShare {
   const float* gradLogits;  // [T,E]; null: nothing
   const float* weight;      // [E,H]
+  const int32_t* mask;      // [T] or null
   int E;
 };
 
-/// output[t] = Σ over the token's rows of weight·row, in order of choice, and then the router's share. Backward of
-/// Dispatch with weights = null.
+/// output[t] = Σ over the token's rows of weight·row, in order of choice, and the router's share. Backward of Dispatch
+/// with weights = null.
 struct Combine {
   DType dtype;
   PlanRows plan;

@@ -2,6 +2,7 @@
 // kernels of cuda/route*.cu and the host that sizes their workspace.
 #pragma once
 
+#include <algorithm>
 #include <type_traits>
 
 #include "hd.h"
@@ -103,8 +104,9 @@ struct RouteRows {
 /// The products of the route's backward that sum over tokens, in splits of them.
 struct RouteGradientSums {
   static constexpr int expertTile = 16, columnTile = 64;
-  // A split writes its sums to memory: there are no more than it takes to keep a GPU busy.
-  static constexpr int minTokens = 512, enoughBlocks = 256;
+  // A split writes its sums to memory: there are no more than it takes to keep a GPU busy, and to bound the rounding of
+  // sums over many tokens.
+  static constexpr int minTokens = 512, maxTokens = 4096, enoughBlocks = 256;
 
   int64_t splits, splitTokens, counters;
   float* bias;         // [pieces,E] Σ gradLogits; null without
@@ -117,9 +119,10 @@ struct RouteGradientSums {
       field = block ? reinterpret_cast<std::remove_reference_t<decltype(field)>>(block + used) : nullptr;
       used += (elements * sizeof(*field) + 15) / 16 * 16;
     };
-    const int64_t wanted = (b.T + minTokens - 1) / minTokens, perTile = static_cast<int64_t>(tiles(b));
-    const int64_t most = (enoughBlocks + perTile - 1) / perTile;
-    splits = wanted < 1 ? 1 : wanted < most ? wanted : most;
+    const auto over = [](int64_t a, int64_t b) { return (a + b - 1) / b; };
+    const int64_t most = over(b.T, minTokens), least = over(b.T, maxTokens);
+    const int64_t wanted = over(enoughBlocks, static_cast<int64_t>(tiles(b)));
+    splits = std::max<int64_t>(1, std::clamp(wanted, least, most));
     splitTokens = (b.T + splits - 1) / splits;
     if (b.gradBias) take(bias, static_cast<size_t>(pieces.count()) * b.E);
     counters = static_cast<int64_t>(tiles(b)) * ((b.gradWeight ? 1 : 0) + (b.gradNoiseWeight ? 1 : 0));

@@ -11,7 +11,7 @@ constexpr float lowest = -__builtin_inff();
 void insertTopK(const float* values, int64_t n, int K, int32_t* indices) {
   int filled = 0;
   for (int64_t i = 0; i < n; ++i) {
-    if (values[i] == lowest || (filled == K && values[i] <= values[indices[K - 1]])) continue;
+    if (!(values[i] > lowest) || (filled == K && values[i] <= values[indices[K - 1]])) continue;
     int at = filled < K ? filled++ : K - 1;
     for (; at > 0 && values[i] > values[indices[at - 1]]; --at) indices[at] = indices[at - 1];
     indices[at] = static_cast<int32_t>(i);
@@ -37,7 +37,7 @@ int64_t find(const float* values, int64_t n, Vec value) {
 void searchTopK(const float* values, int64_t n, int K, int32_t* indices) {
   float left[longestSearched];
   const int64_t padded = (n + maskLanes - 1) / maskLanes * maskLanes;
-  for (int64_t i = 0; i < n; ++i) left[i] = values[i];
+  for (int64_t i = 0; i < n; ++i) left[i] = values[i] > lowest ? values[i] : lowest;
   for (int64_t i = n; i < padded; ++i) left[i] = lowest;
   int k = 0;
   for (; k < K; ++k) {

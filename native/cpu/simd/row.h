@@ -95,8 +95,8 @@ struct RowKernels {
   /// with the g of the largest p nothing cancels when that p is close to 1.
   void (*softmaxBackward)(const float* p, const float* g, float shift, float scale, int64_t n, float* gradX,
                           bool accumulate);
-  /// The K largest of values [n] in falling order, of equal ones the lower index first; minus infinity is never chosen,
-  /// and -1 stands where none is left.
+  /// The K largest of values [n] in falling order, of equal ones the lower index first; minus infinity and NaN are
+  /// never chosen, and -1 stands where none is left.
   void (*selectTopK)(const float* values, int64_t n, int K, int32_t* indices);
   void (*adamw)(const AdamWPiece&);
 };
