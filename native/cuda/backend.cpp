@@ -193,11 +193,11 @@ bool CudaBackend::dependsOnReplay() const {
 }
 
 void CudaBackend::noteRecent(Recent recent) {
-  if (recent_.size() < manyRecent || finding_) return;
+  // Before this one is noted: nothing of it has been given to the stream yet.
   try {
-    findFailures(false, [](CUresult) {});
+    if (recent_.size() >= manyRecent && !finding_) findFailures(false, [](CUresult) {});
   } catch (const Error&) {
-    // It is no fault of this operation, and the next one tries again.
+    // No fault of this operation; the next one tries again.
   }
   recent_.push_back(std::move(recent));
 }

@@ -119,9 +119,9 @@ struct RouteGradientSums {
       field = block ? reinterpret_cast<std::remove_reference_t<decltype(field)>>(block + used) : nullptr;
       used += (elements * sizeof(*field) + 15) / 16 * 16;
     };
-    const auto over = [](int64_t a, int64_t b) { return (a + b - 1) / b; };
+    const auto over = [](int64_t n, int64_t each) { return (n + each - 1) / each; };
     const int64_t most = over(b.T, minTokens), least = over(b.T, maxTokens);
-    const int64_t wanted = over(enoughBlocks, static_cast<int64_t>(tiles(b)));
+    const int64_t wanted = over(enoughBlocks, std::max<int64_t>(1, static_cast<int64_t>(tiles(b))));
     splits = std::max<int64_t>(1, std::clamp(wanted, least, most));
     splitTokens = (b.T + splits - 1) / splits;
     if (b.gradBias) take(bias, static_cast<size_t>(pieces.count()) * b.E);
