@@ -217,6 +217,16 @@ describe.each(cases)('a recorded step on $title', ({ open, dtype }) => {
     await s.device.synchronize();
   });
 
+  it('says so where the step disposes of its device', () => {
+    const device = open();
+    let calls = 0;
+    const step = () => {
+      if (calls++ > 0) device.dispose();
+    };
+    expect(() => device.graph(step)).toThrow(moeError('ERR_DISPOSED', /the device is disposed/));
+    expect(calls).toBe(2);
+  });
+
   it('keeps what it uses, and gives its memory back', async () => {
     using s = setUp();
     const x = s.device.randn([4, HIDDEN], { seed: 1, dtype });
