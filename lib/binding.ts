@@ -303,6 +303,8 @@ export interface NativeBinding {
     routingWeights: TensorHandle | null;
     routingLogits: TensorHandle | null;
   };
+  /** For tests: what forward has left for backward, by its name in native/core/layer.h. */
+  moePassSaved(pass: MoEPassHandle): Record<string, { dtype: number; size: number; tensor: TensorHandle }>;
   moePassStats(pass: MoEPassHandle): Promise<NativeStats>;
   moePassRelease(pass: MoEPassHandle): void;
 

@@ -1,7 +1,10 @@
 // A forward on one device, its backward on the other, both ways: each stage's backward on one device is fed what the other
 // device's forward has saved for it, and must give the gradients of a chain that never leaves its device.
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { type Device, type MoEConfig, MoELayer, openDevice, ops, type Tensor } from '../lib/index.js';
+import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
+import { dtypeCode, native } from '../lib/binding.js';
+import { contextOf } from '../lib/context.js';
+import { type Device, type MoEConfig, MoELayer, openDevice, ops } from '../lib/index.js';
+import { Tensor } from '../lib/tensor.js';
 import { expectClose, expectSame } from './compare.js';
 import { normals } from './random.js';
 import { FLOAT_DTYPES, type FloatDType } from './rounding.js';
@@ -124,6 +127,70 @@ describe.skipIf(!process.env.SWITCHYARD_TEST_CUDA)('what a forward saved on one 
     expectSame('indices', await here.indices.data(), await there.indices.data());
     compare(here.read, there.read);
     compare(here.routed, back.routed);
+  });
+
+  // What nobody sees of a pass: the experts' pre-activations, the sums of the losses, the noise, the shared experts' own.
+  const plain = { hiddenSize: H, ffnSize: F, numExperts: E, topK: K, seed: 7 } as const;
+  const losses = { loadBalance: 0.1, importance: 0.1, z: 0.1 };
+  const layers: Record<string, { config: MoEConfig; saved: string[] }> = {
+    plain: { config: { ...plain, experts: { activation: 'relu' }, losses }, saved: ['savedUp', 'scores', 'lossState'] },
+    gated: { config: plain, saved: ['savedGate', 'savedUp', 'scores'] },
+    'with shared experts': {
+      config: { ...plain, experts: { shared: { ffnSize: 18, gate: 'sigmoid' } } },
+      saved: ['savedGate', 'savedUp', 'scores', 'sharedGates', 'sharedSavedGate', 'sharedSavedUp'],
+    },
+    'with learned noise': {
+      config: { ...plain, router: { noise: { type: 'learned' } }, losses: { ...losses, load: 0.1 } },
+      saved: ['savedGate', 'savedUp', 'scores', 'lossState', 'noisy', 'noiseLogits'],
+    },
+  };
+
+  /** A pass of the named layer, what it has saved, and its backward. */
+  async function open(device: Device, name: string, dtype: FloatDType) {
+    const layer = new MoELayer(device, { ...layers[name]!.config, dtype });
+    const { input, gradOutput } = makeTensors(device, dtype);
+    const forward = vi.spyOn(native, 'layerForward');
+    const pass = layer.forward(input);
+    const inside = native.moePassSaved(forward.mock.results[0]!.value.pass);
+    forward.mockRestore();
+    const saved = Object.entries(inside).map(([name, { tensor, dtype, size }]) => {
+      const type = FLOAT_DTYPES.find((type) => dtypeCode[type] === dtype) ?? 'int32';
+      return [name, new Tensor(contextOf(device), tensor, [size], type)] as const;
+    });
+    const indices = await pass.routing.indices.data();
+    const backward = () => {
+      const input = pass.backward(gradOutput);
+      const gradients = [...layer.parameters()].map(([name, { grad }]) => [name, grad] as const);
+      return readAll({ input, ...Object.fromEntries(gradients) });
+    };
+    // A write to the input would make the pass stale, and a plan has gaps that nobody ever writes.
+    return { saved: new Map(saved.filter(([name]) => name !== 'input' && name !== 'sharedPlan')), indices, backward };
+  }
+
+  it.each(Object.keys(layers).flatMap((name) => ways.map((way) => [name, ...way] as const)))(
+    'of a layer, inside: %s, from %s to %s, %s',
+    async (name, from, to, dtype) => {
+      const there = await open(devices[from], name, dtype);
+      const here = await open(devices[to], name, dtype);
+      expectSame('indices', here.indices, there.indices);
+      expect([...here.saved.keys()].sort()).toEqual(layers[name]!.saved.sort());
+      for (const [name, tensor] of here.saved) tensor.write(await Tensor.bitsOf(there.saved.get(name)!));
+      const [crossed, stayed] = [await here.backward(), await there.backward()];
+      const widths: Record<string, number> = { 'experts.down': F, 'shared.down': 18 };
+      for (const [name, values] of stayed) {
+        expect(values.some((x) => x !== 0)).toBe(true);
+        expectClose(name, crossed.get(name)!, values, widths[name] ?? H, { dtype });
+      }
+    },
+  );
+
+  it.each(['cpu', 'cuda'] as const)('a backward goes by what was saved, on %s', async (kind) => {
+    const { saved, backward } = await open(devices[kind], 'plain', 'float32');
+    const preActivations = saved.get('savedUp')!;
+    preActivations.write(new Float32Array(preActivations.size).fill(-1));
+    const gradients = await backward();
+    for (const name of ['experts.up', 'experts.down'])
+      expect(new Set(gradients.get(name)!.map(Math.abs))).toEqual(new Set([0]));
   });
 
   // Logits of 0 leave the choice of experts to the draws, as do features of 1, each an expert's logit, under jitter.

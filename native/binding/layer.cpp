@@ -240,6 +240,23 @@ Napi::Value moePassBackward(const Napi::CallbackInfo& info) {
   return result;
 }
 
+/// For tests: what forward has left for backward, by name, each with its dtype and size.
+Napi::Value moePassSaved(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  const auto pass = unwrap<MoEPass>(info[0]);
+  Napi::Object result = Napi::Object::New(env);
+  for (const auto& [name, member] : MoEPass::savedTensors()) {
+    const TensorPtr& tensor = pass.get()->*member;
+    if (!tensor) continue;
+    Napi::Object saved = Napi::Object::New(env);
+    saved.Set("dtype", static_cast<int>(tensor->dtype()));
+    saved.Set("size", static_cast<double>(tensor->size()));
+    saved.Set("tensor", wrapTensor(env, tensor));
+    result.Set(name, saved);
+  }
+  return result;
+}
+
 /// Reads the plan's counts and the route's values in two copies, and answers when both have arrived.
 Napi::Value moePassStats(const Napi::CallbackInfo& info) {
   const auto pass = unwrap<MoEPass>(info[0]);
@@ -292,6 +309,7 @@ void exposeLayer(Napi::Object exports) {
   expose<layerAssigned>(exports, "layerAssigned");
   expose<layerUpdateSelectionBias>(exports, "layerUpdateSelectionBias");
   expose<moePassBackward>(exports, "moePassBackward");
+  expose<moePassSaved>(exports, "moePassSaved");
   expose<moePassStats>(exports, "moePassStats");
   expose<release<MoEPass>>(exports, "moePassRelease");
 }

@@ -73,9 +73,7 @@ MoEPass::MoEPass(std::shared_ptr<Layer> layer, const TensorPtr& input, const For
       watched_.add(tensor);
     watchParameters();
   } else {
-    for (TensorPtr* saved : {&input_, &mask_, &lossMask_, &tokenTypes_, &scores_, &noisy_, &noiseLogits_, &lossState_,
-                             &withheld_, &carried_, &used_, &usedScores_, &sharedPlan_, &sharedGates_})
-      saved->reset();
+    dropSaved();
   }
 }
 
@@ -119,6 +117,34 @@ void MoEPass::watchParameters() {
     if (parameter) watched_.add(parameter->value());
 }
 
+std::span<const MoEPass::SavedTensor> MoEPass::savedTensors() {
+  static constexpr SavedTensor all[] = {
+      {"input", &MoEPass::input_},
+      {"mask", &MoEPass::mask_},
+      {"lossMask", &MoEPass::lossMask_},
+      {"tokenTypes", &MoEPass::tokenTypes_},
+      {"scores", &MoEPass::scores_},
+      {"noisy", &MoEPass::noisy_},
+      {"noiseLogits", &MoEPass::noiseLogits_},
+      {"lossState", &MoEPass::lossState_},
+      {"withheld", &MoEPass::withheld_},
+      {"carried", &MoEPass::carried_},
+      {"used", &MoEPass::used_},
+      {"usedScores", &MoEPass::usedScores_},
+      {"savedGate", &MoEPass::savedGate_},
+      {"savedUp", &MoEPass::savedUp_},
+      {"sharedPlan", &MoEPass::sharedPlan_},
+      {"sharedGates", &MoEPass::sharedGates_},
+      {"sharedSavedGate", &MoEPass::sharedSavedGate_},
+      {"sharedSavedUp", &MoEPass::sharedSavedUp_},
+  };
+  return all;
+}
+
+void MoEPass::dropSaved() {
+  for (const SavedTensor& saved : savedTensors()) (this->*saved.tensor).reset();
+}
+
 // ------------------------------------------------------------------------------------------------ backward
 
 MoEGradients MoEPass::backward(const TensorPtr& gradOutput, float lossScale) {
@@ -143,11 +169,8 @@ MoEGradients MoEPass::backward(const TensorPtr& gradOutput, float lossScale) {
   if (!ranRouter_) gradients.routingWeights = call.gradWeights;
 
   Operands& operands = call.operands;
-  reads(operands, {gradOutput,         input_,           mask_,      lossMask_, tokenTypes_, noisy_,
-                   noiseLogits_,       indices_,         weights_,   logits_,   scores_,     lossState_,
-                   statistics_.values, statistics_.plan, savedGate_, savedUp_,  sharedPlan_, sharedGates_,
-                   sharedSavedGate_,   sharedSavedUp_,   withheld_,  carried_,  kept_,       used_,
-                   usedScores_});
+  reads(operands, {gradOutput, indices_, weights_, logits_, kept_, statistics_.values, statistics_.plan});
+  for (const SavedTensor& saved : savedTensors()) reads(operands, {this->*saved.tensor});
   for (const Watched::Seen& seen : watched_.seen()) operands.inputs.push_back(seen.tensor->health());
   writes(operands, {gradients.input, call.gradWeights});
 
@@ -196,10 +219,7 @@ MoEGradients MoEPass::backward(const TensorPtr& gradOutput, float lossScale) {
 
   spent_ = true;
   watched_.clear();
-  for (TensorPtr* saved :
-       {&input_, &mask_, &lossMask_, &tokenTypes_, &scores_, &noisy_, &noiseLogits_, &lossState_, &withheld_, &carried_,
-        &used_, &usedScores_, &savedGate_, &savedUp_, &sharedPlan_, &sharedGates_, &sharedSavedGate_, &sharedSavedUp_})
-    saved->reset();
+  dropSaved();
   return gradients;
 }
 

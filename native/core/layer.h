@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "../shared/noise.h"
@@ -106,6 +107,14 @@ class MoEPass {
   const LossOptions& losses() const { return losses_; }
   int numExperts() const { return layer_->config.numExperts; }
 
+  struct SavedTensor {
+    const char* name;
+    TensorPtr MoEPass::*tensor;
+  };
+  /// What forward keeps for backward alone: a training pass lets go of it after backward, others never have it. Each is
+  /// null where the configuration has no use for it.
+  static std::span<const SavedTensor> savedTensors();
+
  private:
   void checkCall(const ForwardCall& call) const;
   DrawKey drawKey(NoisePurpose purpose, const ForwardCall& call) const;
@@ -126,6 +135,7 @@ class MoEPass {
   SharedBackward sharedBackward(BackwardCall& call) const;
 
   void watchParameters();
+  void dropSaved();
   bool choosesTokens() const { return router_.type == RouterType::ExpertChoice; }  // instead of tokens choosing experts
   const GateParameters& gate() const { return layer_->parameters.gates[gate_]; }
   AllowedExperts allowed() const;
