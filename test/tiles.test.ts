@@ -6,7 +6,7 @@ const h100 = { multiprocessors: 132, sharedBytesPerBlock: 227 << 10 };
 const layer = { dtype: dtypeCode.bfloat16, rows: 8192, numExperts: 8, hiddenSize: 1024, ffnSize: 2048, gated: true };
 const kernels = ['expertsUp', 'rowProduct', 'downBackward', 'weightGradients', 'rowGradient'];
 
-function tiles(change: Partial<typeof layer & typeof h100> = {}) {
+function tiles(change: Partial<Parameters<typeof native.cudaTiles>[0]> = {}) {
   return native.cudaTiles({ ...layer, ...h100, ...change });
 }
 
@@ -58,6 +58,24 @@ describe('tiles', () => {
   test('take a stage less where the fourth would cost a block', () => {
     const [up] = tiles({ sharedBytesPerBlock: 99 << 10 });
     expect(numbersOf(up!.tile)).toMatchObject({ stages: 3, blocks: 2 });
+  });
+
+  test('leave room for the variables of the kernels, to the byte', () => {
+    // Half of an A100's shared memory for each of two blocks, and all of the 99 KB of a smaller GPU.
+    const flat = (numExperts: number, kilobytes: number) => {
+      const [up] = tiles({ rows: numExperts, numExperts, sharedBytesPerBlock: kilobytes << 10 });
+      return numbersOf(up!.tile);
+    };
+    expect(flat(223, 163)).toMatchObject({ stages: 4, blocks: 2 });
+    expect(flat(255, 163)).toMatchObject({ stages: 3, blocks: 2 });
+    expect(flat(4860, 99)).toMatchObject({ stages: 3, blocks: 1 });
+  });
+
+  test('of experts with few rows are three to a multiprocessor where registers allow it', () => {
+    const blocks = (dtype: keyof typeof dtypeCode) =>
+      numbersOf(tiles({ rows: 8, dtype: dtypeCode[dtype] })[0]!.tile).blocks;
+    expect(blocks('bfloat16')).toBe(3);
+    expect(blocks('float32')).toBe(2);
   });
 
   test('are as many as the ragged ends of all experts can make', () => {

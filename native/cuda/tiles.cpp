@@ -10,26 +10,33 @@ namespace {
 
 // Rows per expert from which on a wide tile is filled well enough.
 constexpr int64_t wideRows = 33;
-// What the kernels' registers allow: 128 threads with up to 255 and up to 168.
-constexpr int wideBlocks = 2, flatBlocks = 3;
+
+/// What the kernels' registers allow, 65,536 for blocks of 128 threads.
+int mostBlocks(const TileShape& shape, DType dtype) {
+  const bool slim = shape.rows() == flatTile.rows() && dtype != DType::Float32;  // at most 168 of a thread
+  return slim ? 3 : 2;
+}
 
 TileShape wideOf(DType dtype) { return dtype == DType::Float32 ? wideTileFloat32 : wideTile; }
 
 /// Fills in all but the shape.
-void fit(TileChoice& choice, int experts, int64_t tiles, const Properties& device) {
+void fit(TileChoice& choice, DType dtype, int experts, int64_t tiles, const Properties& device) {
   constexpr size_t reserved = 1024;  // of every block, by the driver
-  const bool flat = choice.shape.rows() == flatTile.rows();
+  constexpr size_t ownVariables = 16, granularity = 128;
   const size_t perMultiprocessor = device.sharedBytesPerBlock + reserved;
   const auto bytesOf = [&](int stages) {
     return static_cast<size_t>(stages) * choice.shape.stageBytes() + (experts + 1) * sizeof(int32_t);
   };
+  const auto takenBy = [&](int stages) {
+    return (bytesOf(stages) + ownVariables + granularity - 1) / granularity * granularity;
+  };
   const auto blocksOf = [&](int stages) {
-    const size_t fitting = perMultiprocessor / (bytesOf(stages) + reserved);
-    return std::max(1, std::min(flat ? flatBlocks : wideBlocks, static_cast<int>(fitting)));
+    const size_t fitting = perMultiprocessor / (takenBy(stages) + reserved);
+    return std::max(1, std::min(mostBlocks(choice.shape, dtype), static_cast<int>(fitting)));
   };
   // The fourth stage must not cost a block.
   choice.walk.stages =
-      blocksOf(4) >= blocksOf(3) && bytesOf(4) <= static_cast<size_t>(device.sharedBytesPerBlock) ? 4 : 3;
+      blocksOf(4) >= blocksOf(3) && takenBy(4) <= static_cast<size_t>(device.sharedBytesPerBlock) ? 4 : 3;
   choice.sharedBytes = bytesOf(choice.walk.stages);
   choice.blocksPerMultiprocessor = blocksOf(choice.walk.stages);
   choice.tiles = tiles;
@@ -50,7 +57,7 @@ TileChoice chooseRowTile(const ProductShape& product, const Properties& device) 
   choice.shape = flat ? flatTile : wideOf(product.dtype);
   const int64_t tiles = maxRowTiles(product.rows, product.experts, choice.shape.rows()) *
                         ceilDivide(product.columns, choice.shape.columns());
-  fit(choice, product.experts, tiles, device);
+  fit(choice, product.dtype, product.experts, tiles, device);
   return choice;
 }
 
@@ -58,7 +65,7 @@ TileChoice chooseGradientTile(DType dtype, int64_t tiles, const Properties& devi
   TileChoice choice{};
   choice.name = "";
   choice.shape = wideOf(dtype);
-  fit(choice, 0, tiles, device);
+  fit(choice, dtype, 0, tiles, device);
   return choice;
 }
 
