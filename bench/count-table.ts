@@ -52,10 +52,11 @@ function estimate(name: string, { launches }: CountedPart): string {
 }
 
 /** Counts one training step of the workload in bfloat16 on the software GPU. */
-export function countTable({ name, title, tokens, config }: Workload): string {
-  const shape = { tokens, config, optimizer: true };
+export function countTable({ name, title, tokens, config, forwardOnly = false }: Workload): string {
+  const shape = { tokens, config, optimizer: true, forwardOnly };
   const step = countStep(shape);
-  const floor = floors(shape);
+  const floor = floors(shape, step.expertsHit);
+  const parts = forwardOnly ? (['forward'] as const) : (['forward', 'backward', 'optimizer'] as const);
   const { hiddenSize: H, ffnSize: F, numExperts: E, topK: K } = config;
   const lines = [
     `### ${name} ${title}: T ${tokens}, H ${H}, F ${F}, E ${E}, K ${K}, bfloat16`,
@@ -63,7 +64,7 @@ export function countTable({ name, title, tokens, config }: Workload): string {
     `| ${columns.join(' | ')} |`,
     `|${columns.map((_, i) => (i === 0 ? '---' : '--:')).join('|')}|`,
   ];
-  for (const part of ['forward', 'backward', 'optimizer'] as const) {
+  for (const part of parts) {
     const least = part === 'optimizer' ? [] : floor[part];
     const { launches } = step[part];
     for (const launch of launches) {
@@ -72,15 +73,15 @@ export function countTable({ name, title, tokens, config }: Workload): string {
     }
     lines.push(line(`**${part}**, ${launches.length} launches`, launches, least));
   }
+  if (!forwardOnly)
+    lines.push('', `Held between forward and backward: ${(step.heldBytes / tokens).toFixed(1)} bytes a token.`);
   lines.push(
-    '',
-    `Held between forward and backward: ${(step.heldBytes / tokens).toFixed(1)} bytes a token.`,
     '',
     'Estimate for an H100, from the counts alone:',
     '',
     '| | launches | µs, bytes or products | µs with launches |',
     '|---|--:|--:|--:|',
-    ...(['forward', 'backward', 'optimizer'] as const).map((part) => estimate(part, step[part])),
+    ...parts.map((part) => estimate(part, step[part])),
     '',
   );
   return lines.join('\n');

@@ -24,10 +24,13 @@ const mark = async (values: Record<string, unknown>) => {
 device.tidy(() => layer.forward(device.zeros([1, shape.config.hiddenSize], 'bfloat16')).dispose());
 await mark({ part: 'forward' });
 const before = device.memory().allocated;
-const pass = layer.forward(input);
+const pass = layer.forward(input, { training: !shape.forwardOnly });
 const outputBytes = pass.output.size * 2;
-await mark({ part: 'backward', heldBytes: device.memory().allocated - before - outputBytes });
-pass.backward(gradOutput);
+const heldBytes = device.memory().allocated - before - outputBytes;
+await mark({ part: 'backward', heldBytes });
+if (!shape.forwardOnly) pass.backward(gradOutput);
 await mark({ part: 'optimizer' });
-if (shape.optimizer) optimizer.step();
+if (shape.optimizer && !shape.forwardOnly) optimizer.step();
 await mark({ part: 'end' });
+const { kept } = await pass.stats();
+await mark({ part: 'end', expertsHit: kept.filter((rows) => rows > 0).length });

@@ -13,6 +13,8 @@ export interface CountedShape {
   readonly config: MoEConfig & { topK: number };
   /** Whether the optimizer steps; it costs the software GPU most of the time. */
   readonly optimizer?: boolean;
+  /** Decoding has no backward, and its forward saves nothing. */
+  readonly forwardOnly?: boolean;
   /** What is not trained: the parameters whose names begin so. */
   readonly frozen?: 'router.' | 'experts.';
 }
@@ -26,6 +28,10 @@ export interface Launch {
   globalLoadBytes: number;
   globalStoreSectors: number;
   globalStoreBytes: number;
+  wideLoadSectors: number;
+  wideLoadBytes: number;
+  wideStoreSectors: number;
+  wideStoreBytes: number;
   uniqueReadBytes: number;
   uniqueWrittenBytes: number;
   sharedWavefronts: number;
@@ -47,6 +53,8 @@ export interface CountedPart {
 export interface CountedStep extends Record<Part, CountedPart> {
   /** Held by the pass after forward, the output and the input not counted. */
   heldBytes: number;
+  /** Experts that a token has chosen. */
+  expertsHit: number;
 }
 
 const parts: readonly Part[] = ['forward', 'backward', 'optimizer'];
@@ -63,6 +71,7 @@ interface Mark {
   type: 'mark';
   part: string;
   heldBytes?: number;
+  expertsHit?: number;
 }
 
 /** The records of each part, and the marks. */
@@ -111,8 +120,8 @@ export function countStep(shape: CountedShape, capability = '8.0'): CountedStep 
         return [part, { launches: of, otherWork, bytes: of.reduce((sum, launch) => sum + bytesOf(launch), 0) }];
       }),
     ) as Record<Part, CountedPart>;
-    const heldBytes = launches.marks.find(({ heldBytes }) => heldBytes !== undefined)?.heldBytes ?? Number.NaN;
-    return { ...counted, heldBytes };
+    const { heldBytes = Number.NaN, expertsHit = Number.NaN } = Object.assign({}, ...launches.marks) as Mark;
+    return { ...counted, heldBytes, expertsHit };
   } finally {
     rmSync(folder, { recursive: true });
   }

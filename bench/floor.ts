@@ -13,8 +13,11 @@ export interface Floor {
 const element = 2;
 const word = 4;
 
-/** In the order of the launches. */
-export function floors({ tokens, config, frozen }: CountedShape): Record<'forward' | 'backward', Floor[]> {
+/** In the order of the launches. expertsHit: those that a token has chosen; the weights of no other are read. */
+export function floors(
+  { tokens, config, frozen, forwardOnly }: CountedShape,
+  expertsHit = config.numExperts,
+): Record<'forward' | 'backward', Floor[]> {
   const trainsExperts = frozen !== 'experts.';
   const trainsRouter = frozen !== 'router.';
   const { hiddenSize: H, ffnSize: F, numExperts: E, topK: K } = config;
@@ -24,7 +27,9 @@ export function floors({ tokens, config, frozen }: CountedShape): Record<'forwar
   const x = tokens * H * element;
   const wide = rows * H * element; // a row of the layer's width for each assignment
   const narrow = rows * F * element;
-  const matrix = E * F * H;
+  const read = expertsHit * F * H * element;
+  const gradient = E * F * H * word;
+  const saved = forwardOnly ? 0 : ups;
   const logits = tokens * E * word;
   const routerWeight = E * H * word;
   const perRow = rows * word; // one index or weight for each assignment
@@ -36,26 +41,26 @@ export function floors({ tokens, config, frozen }: CountedShape): Record<'forwar
       { kernel: 'buildPlan', bytes: 5 * perRow + tokens * word, flops: 0 },
       {
         kernel: 'expertsUp',
-        bytes: x + ups * matrix * element + (ups + 1) * narrow + perRow,
+        bytes: x + ups * read + (saved + 1) * narrow + perRow,
         flops: ups * product,
       },
-      { kernel: 'rowProduct', bytes: narrow + matrix * element + wide, flops: product },
+      { kernel: 'rowProduct', bytes: narrow + read + wide, flops: product },
       { kernel: 'combine', bytes: wide + x + 3 * perRow + tokens * word, flops: 0 },
     ],
     backward: [
       {
         kernel: 'downBackward',
-        bytes: x + matrix * element + (2 * ups + (trainsExperts ? 1 : 0)) * narrow + 4 * perRow,
+        bytes: x + read + (2 * ups + (trainsExperts ? 1 : 0)) * narrow + 4 * perRow,
         flops: product,
       },
       {
         kernel: 'weightGradients',
-        bytes: (ups + 1) * narrow + 2 * x + (ups + 1) * matrix * word + perRow,
+        bytes: (ups + 1) * narrow + 2 * x + (ups + 1) * gradient + perRow,
         flops: (ups + 1) * product,
       },
       {
         kernel: 'rowGradient',
-        bytes: ups * narrow + ups * matrix * element + wide + 2 * perRow,
+        bytes: ups * narrow + ups * read + wide + 2 * perRow,
         flops: ups * product,
       },
       { kernel: 'routeTokensBackward', bytes: 2 * logits + 2 * perRow, flops: 0 },

@@ -1,6 +1,6 @@
 // Times on a GPU, by its events: a training step in bfloat16 kernel by kernel, each beside the time that its floor of
 // bytes takes at the read bandwidth measured in the same run.
-import { AdamW, type Device, MoELayer } from '../lib/index.js';
+import { AdamW, type Device, MoELayer, type MoEPass } from '../lib/index.js';
 import { kernelOf } from './counts.js';
 import { floors } from './floor.js';
 import type { Workload } from './workloads.js';
@@ -22,36 +22,58 @@ function collect(all: Timed[], sample: { kernel: string; milliseconds: number }[
 
 const columns = ['launch', 'median µs', 'floor MB', 'GB/s of the floor', '% of read bandwidth', 'TFLOP/s'];
 
+/** Elements whose draws keep a GPU busy for milliseconds: launches queued meanwhile follow each other at its own pace. */
+const aheadOfHost = 1 << 26;
+
 /** A table in Markdown. */
-export async function timeTable(device: Device, workload: Workload, milliseconds: number): Promise<string> {
-  const { name, title, tokens, config, forwardOnly } = workload;
+export async function timeTable(
+  device: Device,
+  workload: Workload,
+  milliseconds: number,
+  ahead = aheadOfHost,
+): Promise<string> {
+  const { name, title, tokens, config, forwardOnly = false } = workload;
   using layer = new MoELayer(device, { ...config, dtype: 'bfloat16' });
   using input = device.randn([tokens, config.hiddenSize], { seed: 3, dtype: 'bfloat16' });
   using gradOutput = device.randn([tokens, config.hiddenSize], { seed: 4, dtype: 'bfloat16' });
   using optimizer = new AdamW(layer.parameters().values(), { learningRate: 0 });
   const { readBytesPerSecond } = await device.measureLimits();
-  const floor = floors({ tokens, config });
+  const training = !forwardOnly;
 
-  const times: Record<string, Timed[]> = { forward: [], backward: [], optimizer: [] };
-  const step = async (keep: boolean) => {
-    let pass: ReturnType<MoELayer['forward']> | undefined;
-    const parts = {
-      forward: () => {
-        pass = layer.forward(input, { training: !forwardOnly });
-      },
-      backward: () => void (forwardOnly || pass?.backward(gradOutput).dispose()),
-      optimizer: () => void (forwardOnly || optimizer.step()),
-    };
-    for (const [part, run] of Object.entries(parts)) {
-      const sample = await device.profile(run);
-      if (keep) collect(times[part]!, sample);
-    }
-    pass?.dispose();
+  let pass: MoEPass | undefined;
+  const parts: Record<string, () => void> = {
+    forward: () => {
+      pass = layer.forward(input, { training });
+    },
+    ...(training && {
+      backward: () => pass?.backward(gradOutput).dispose(),
+      optimizer: () => optimizer.step(),
+    }),
   };
-  for (let warm = 0; warm < 3; warm++) await step(false);
-  const until = performance.now() + milliseconds;
-  do await step(true);
-  while (performance.now() < until);
+  const times: Record<string, Timed[]> = {};
+  const step = async (keep: boolean) => {
+    for (const [part, run] of Object.entries(parts)) {
+      const [busy, ...sample] = await device.profile(() => {
+        device.randn([ahead], { seed: 5 }).dispose();
+        run();
+      });
+      if (!busy || sample.length === 0) throw new Error(`nothing was timed of the ${part}`);
+      times[part] ??= [];
+      if (keep) collect(times[part], sample);
+    }
+  };
+  for (let warm = 0; warm < 3; warm++) {
+    await step(false);
+    pass?.dispose();
+  }
+  for (const until = performance.now() + milliseconds; ; ) {
+    await step(true);
+    if (performance.now() >= until) break;
+    pass?.dispose();
+  }
+  const { kept } = await pass!.stats();
+  pass!.dispose();
+  const floor = floors({ tokens, config, forwardOnly }, kept.filter((rows) => rows > 0).length);
 
   const line = (label: string, seconds: number, bytes: number, flops: number) => {
     const rate = bytes / seconds;
@@ -71,10 +93,10 @@ export async function timeTable(device: Device, workload: Workload, milliseconds
     `| ${columns.join(' | ')} |`,
     `|${columns.map((_, i) => (i === 0 ? '---' : '--:')).join('|')}|`,
   ];
-  for (const part of ['forward', 'backward', 'optimizer'] as const) {
-    const least = part === 'optimizer' ? [] : floor[part];
+  for (const [part, timed] of Object.entries(times)) {
+    const least = part === 'forward' || part === 'backward' ? floor[part] : [];
     let [seconds, bytes, flops] = [0, 0, 0];
-    for (const { kernel, milliseconds } of times[part]!) {
+    for (const { kernel, milliseconds } of timed) {
       const own = least.find((f) => f.kernel === kernel) ?? { bytes: 0, flops: 0 };
       const median = middle(milliseconds) / 1e3;
       seconds += median;
@@ -82,7 +104,37 @@ export async function timeTable(device: Device, workload: Workload, milliseconds
       flops += own.flops;
       lines.push(line(kernel, median, own.bytes, own.flops));
     }
-    if (times[part]!.length > 0) lines.push(line(`**${part}**`, seconds, bytes, flops));
+    lines.push(line(`**${part}**, its kernels`, seconds, bytes, flops));
+  }
+
+  // From the first kernel to the end of the last, what lies between them counted: one event before a graph, one after it.
+  const total = (part: 'forward' | 'backward', of: 'bytes' | 'flops') =>
+    floor[part].reduce((sum, own) => sum + own[of], 0);
+  const wholes = {
+    forward: { run: () => layer.forward(input, { training }).dispose(), of: ['forward'] },
+    ...(training && {
+      'forward and backward': {
+        run: () => {
+          using own = layer.forward(input);
+          own.backward(gradOutput).dispose();
+          layer.zeroGrad();
+        },
+        of: ['forward', 'backward'],
+      },
+    }),
+  } as const;
+  for (const [label, { run, of }] of Object.entries(wholes)) {
+    using graph = device.graph(run);
+    const samples: number[] = [];
+    for (const until = performance.now() + milliseconds; ; ) {
+      const [replay] = await device.profile(() => graph.replay());
+      samples.push(replay!.milliseconds);
+      if (samples.length > 3 && performance.now() >= until) break;
+    }
+    const [bytes, flops] = (['bytes', 'flops'] as const).map((kind) =>
+      (of as readonly ('forward' | 'backward')[]).reduce((sum, part) => sum + total(part, kind), 0),
+    );
+    lines.push(line(`**${label}**, a graph`, middle(samples.slice(1)) / 1e3, bytes!, flops!));
   }
   return [...lines, ''].join('\n');
 }

@@ -4,6 +4,7 @@
 export const ofCudaAlone = [
   'cross-device',
   'cuda',
+  'cuda-bench',
   'cuda-failures',
   'cuda-lost',
   'cuda-plans',

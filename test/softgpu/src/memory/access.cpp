@@ -201,23 +201,29 @@ const u8* parameterAt(Warp& w, const Instruction& i, u32 lane, u64 address, u32 
 }
 
 void countGlobal(Warp& w, const u64* addresses, LaneMask lanes, u32 bytes, bool write) {
-  u64 sectors[2 * kWarpSize];
+  u64 begins[kWarpSize];
+  u32 lanesCounted = 0;
+  for (LaneMask m = lanes; m; m &= m - 1) begins[lanesCounted++] = addresses[lowestLane(m)];
+  if (!std::is_sorted(begins, begins + lanesCounted)) std::sort(begins, begins + lanesCounted);
+  // Lanes that share an address fetch its bytes once. An access is aligned, so it lies in one sector.
+  u64 sectors[kWarpSize];
+  u64 distinctBytes = 0, end = 0;
   u32 count = 0;
-  bool sorted = true;
-  for (LaneMask m = lanes; m; m &= m - 1) {
-    const u64 sector = addresses[lowestLane(m)] / kSectorBytes;
-    if (count && sectors[count - 1] == sector) continue;
-    sorted &= count == 0 || sectors[count - 1] < sector;
-    sectors[count++] = sector;
-  }
-  if (!sorted) {
-    std::sort(sectors, sectors + count);
-    count = static_cast<u32>(std::unique(sectors, sectors + count) - sectors);
+  for (u32 k = 0; k < lanesCounted; ++k) {
+    const u64 next = begins[k] + bytes;
+    if (next > end) distinctBytes += next - std::max(begins[k], end);
+    end = std::max(end, next);
+    const u64 sector = begins[k] / kSectorBytes;
+    if (count == 0 || sectors[count - 1] != sector) sectors[count++] = sector;
   }
   Counters& c = *w.counters;
   (write ? c.globalStoreRequests : c.globalLoadRequests) += 1;
   (write ? c.globalStoreSectors : c.globalLoadSectors) += count;
-  (write ? c.globalStoreBytes : c.globalLoadBytes) += u64{bytes} * laneCount(lanes);
+  (write ? c.globalStoreBytes : c.globalLoadBytes) += distinctBytes;
+  if (bytes == 16) {
+    (write ? c.wideStoreSectors : c.wideLoadSectors) += count;
+    (write ? c.wideStoreBytes : c.wideLoadBytes) += distinctBytes;
+  }
   for (u32 k = 0; k < count; ++k) {
     Allocation* a = tryAllocation(w, sectors[k] * kSectorBytes, 1);
     if (a) w.launch->noteSectors(*a, (sectors[k] * kSectorBytes - a->base) / kSectorBytes, 1, write);

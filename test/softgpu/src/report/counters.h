@@ -10,10 +10,14 @@ struct Counters {
   u64 threadInstructions = 0;
   u64 globalLoadRequests = 0;  // one per warp instruction
   u64 globalLoadSectors = 0;   // distinct 32-byte sectors per request
-  u64 globalLoadBytes = 0;     // asked for by the lanes
+  u64 globalLoadBytes = 0;     // distinct bytes per request
   u64 globalStoreRequests = 0;
   u64 globalStoreSectors = 0;
   u64 globalStoreBytes = 0;
+  u64 wideLoadSectors = 0;  // of the requests of 16 bytes a lane: streams, not lookups
+  u64 wideLoadBytes = 0;
+  u64 wideStoreSectors = 0;
+  u64 wideStoreBytes = 0;
   u64 uniqueReadBytes = 0;  // distinct sectors of the whole launch: what a cold L2 must fetch
   u64 uniqueWrittenBytes = 0;
   u64 sharedRequests = 0;
@@ -39,6 +43,10 @@ void forEachCounter(const Counters& c, Visit visit) {
   visit("globalStoreRequests", c.globalStoreRequests);
   visit("globalStoreSectors", c.globalStoreSectors);
   visit("globalStoreBytes", c.globalStoreBytes);
+  visit("wideLoadSectors", c.wideLoadSectors);
+  visit("wideLoadBytes", c.wideLoadBytes);
+  visit("wideStoreSectors", c.wideStoreSectors);
+  visit("wideStoreBytes", c.wideStoreBytes);
   visit("uniqueReadBytes", c.uniqueReadBytes);
   visit("uniqueWrittenBytes", c.uniqueWrittenBytes);
   visit("sharedRequests", c.sharedRequests);
