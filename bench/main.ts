@@ -12,6 +12,7 @@ import { fail, type Options, readOptions } from './options.js';
 import { benchPeers } from './peers.js';
 import { roofline } from './plot.js';
 import { json, type Row, tableHead, tableLine } from './report.js';
+import { runStudies, studyLine } from './studies.js';
 import { countedWorkloads, workloads } from './workloads.js';
 
 const all = [...workloads, ...countedWorkloads];
@@ -28,6 +29,20 @@ async function onCuda({ workloads: chosen, milliseconds }: Options) {
   using device = openDevice('cuda');
   for (const workload of all.filter(({ name }) => chosen.length === 0 || chosen.includes(name)))
     console.log(await timeTable(device, workload, milliseconds));
+}
+
+async function study({ workloads: chosen, passes, dtypes, studies, milliseconds, ...options }: Options) {
+  const threads = options.threads ?? availableParallelism();
+  const layers = all.filter(({ name, forwardOnly }) =>
+    chosen.length > 0 ? chosen.includes(name) : name.startsWith('S') && !forwardOnly,
+  );
+  const jobs = layers.flatMap((workload) =>
+    passes
+      .filter((pass) => pass === 'forward' || !workload.forwardOnly)
+      .flatMap((pass) => dtypes.map((dtype) => ({ workload, pass, dtype, threads, milliseconds }))),
+  );
+  for await (const row of runStudies(studies, jobs, { threads, milliseconds }))
+    console.log(options.json ? JSON.stringify(row) : studyLine(row));
 }
 
 async function onCpu(options: Options) {
@@ -83,11 +98,17 @@ async function onCpu(options: Options) {
 }
 
 const options = readOptions();
+const onGpus = options.explain || options.device === 'cuda';
+if (onGpus && options.workloads.includes('gemm')) fail('gemm is measured on the CPU alone: name a layer');
+if (onGpus && options.restricted.length > 0)
+  fail(`${options.restricted.join(', ')}: of the CPU alone; --device cuda shows a whole step in bfloat16`);
 if (options.explain) {
   const explained = all.filter(({ name }) => options.workloads.length === 0 || options.workloads.includes(name));
   for (const workload of explained) console.log(explain(workload).join('\n'));
 } else if (options.device === 'cuda') {
   await onCuda(options);
+} else if (options.studies.length > 0) {
+  await study(options);
 } else {
   await onCpu(options);
 }

@@ -4,6 +4,7 @@ import { gemmShape } from './gemm.js';
 import { stages } from './layers.js';
 import { type BenchDType, dtypes } from './measure.js';
 import type { Pass } from './report.js';
+import { type StudyName, studyNames } from './studies.js';
 import { countedWorkloads, workloads } from './workloads.js';
 
 const workloadNames = ['gemm', ...[...workloads, ...countedWorkloads].map(({ name }) => name)];
@@ -17,12 +18,15 @@ const titles = (list: typeof workloads) => list.map(({ name, title }) => `${name
 const usage = `Times layers, their stages and the grouped product against what the same cores reach in the same run: multiply-adds
 from registers (of bfloat16: dot products, where the machine has them) and reads of main memory.
 
-  npm run bench -- [workload …] [pass …] [dtype …] [stage …] [options]
+  npm run bench -- [workload …] [pass …] [dtype …] [stage …] [study …] [options]
 
   workloads    gemm (the product ${gemmShape.rows}×${gemmShape.inFeatures}×${gemmShape.outFeatures} by itself), ${titles(workloads)} (default: all)
   passes       forward, training (default: both)
   dtypes       float32, bfloat16 or bf16 (default: both)
   stages       layer (default), ${stages.join(', ')}, or stages for all of them: inside of the layer
+  studies      latency (of a small operation and of one token), and of S1, S2, S3 and S5 unless others are named: scaling
+               (one thread against all), skew (half of the tokens on one expert against even routing), memory (of a
+               step); only what is named runs
   --device D   cpu (default), or cuda: a training step in bfloat16, kernel by kernel; on a GPU timed by its events, on
                the software GPU counted, of ${titles(countedWorkloads)} unless others are named
   --compare    also runs the forwards by onnxruntime-node and TensorFlow.js, installed on the spot
@@ -42,6 +46,10 @@ export interface Options {
   passes: readonly Pass[];
   dtypes: readonly BenchDType[];
   stages: readonly string[];
+  /** Instead of all else, when there are any. */
+  studies: readonly StudyName[];
+  /** What was named or asked for that has a meaning on the CPU alone. */
+  restricted: readonly string[];
   compare: boolean;
   explain: boolean;
   plot?: string;
@@ -87,7 +95,7 @@ export function readOptions(): Options {
     process.exit(0);
   }
   const words = positionals.map((word) => aliases[word] ?? word);
-  const known = [...workloadNames, ...passes, ...dtypes, ...stageNames, 'stages'];
+  const known = [...workloadNames, ...passes, ...dtypes, ...stageNames, 'stages', ...studyNames];
   const unknown = words.find((word) => !known.includes(word));
   if (unknown !== undefined) fail(`unknown word "${unknown}": expected any of ${known.join(', ')}`);
   const named = <Name extends string>(names: readonly Name[], byDefault: readonly Name[] = names) => {
@@ -102,6 +110,11 @@ export function readOptions(): Options {
     passes: named(passes),
     dtypes: named(dtypes),
     stages: words.includes('stages') ? stageNames : named(stageNames, ['layer']),
+    studies: named(studyNames, []),
+    restricted: [
+      ...words.filter((word) => !workloadNames.includes(word) && word !== 'bfloat16'),
+      ...(['json', 'plot', 'compare', 'threads'] as const).filter((name) => values[name]).map((name) => `--${name}`),
+    ],
     compare: values.compare,
     explain: values.explain,
     ...(values.plot !== undefined && { plot: values.plot }),

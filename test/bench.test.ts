@@ -38,6 +38,26 @@ describe('npm run bench', () => {
     expect(svg.match(/<circle /g)).toHaveLength(8);
   });
 
+  it('says how a layer does with more threads, with skewed routing, in memory, and how long one token takes', async () => {
+    const { code, stdout, stderr } = await bench('C1', 'latency', 'scaling', 'skew', 'memory', '--time', '1', '--json');
+    expect({ code, stderr }).toEqual({ code: 0, stderr: '' });
+    const rows = stdout
+      .trim()
+      .split('\n')
+      .map((line) => JSON.parse(line));
+    expect(rows.map(({ study }) => study)).toEqual([
+      'latency',
+      ...['scaling', 'skew', 'memory'].flatMap((study) => Array(4).fill(study)),
+    ]);
+    for (const { study, pass, findings } of rows) {
+      const values: number[] = Object.values(findings);
+      expect(values.every((value) => Number.isFinite(value))).toBe(true);
+      if (study === 'scaling' || study === 'skew') expect(values[2]).toBeGreaterThan(0);
+      // The workspace of a step does not grow with F.
+      if (study === 'memory' && pass === 'training') expect(values[2]).toBeCloseTo(values[1]!, 1);
+    }
+  });
+
   it.each([
     [['S9'], /unknown word "S9": expected any of gemm, S1/],
     [['--time', '0'], /--time must be a positive integer, but is "0"/],
