@@ -21,8 +21,8 @@ struct ChunkBuffers {
 
 struct ForwardBuffers {
   WeightBuffers weights;
-  float* up;       // [panels][rowBlock][L] of up where it is no operand as it stands
-  float* factors;  // [rowBlock][L] of dropout, or null
+  float* up;       // as the stage: of up where it is no operand as it stands
+  float* factors;  // of dropout, as one panel of the stage; or null
 };
 
 template <class Math>
@@ -43,6 +43,7 @@ class Forward {
 
   /// Features [from, to) of a; the stage holds the gate.
   void up(const TokenChunk& chunk, const Chunk& buffers, int64_t from, int64_t to, const ForwardBuffers& own) const {
+    if (chunk.few()) return upFew(chunk, buffers, from, to, own);
     const int64_t L = gemm_.lanes, stagePanel = rowBlock * L;
     const bool gated = p_.activation.gated();
     float* gate = own.weights.stage;
@@ -59,9 +60,7 @@ class Forward {
         if (own.factors)
           dropTokens(gemm_, p_.dropout, dropoutBlock(chunk.expert, p_.F, static_cast<int>(f)), rows,
                      p_.plan.rowToken + chunk.row + panel * L, tokens, own.factors, block);
-        if (chunk.few())
-          math_.unpackFew(block, chunk.count, rows, buffers.a + math_.words(f), p_.F);
-        else if constexpr (Math::pairs)
+        if constexpr (Math::pairs)
           math_.dot.roundToPairs(block, rows, buffers.a + (panel * math_.words(p_.F) + math_.words(f)) * L);
       }
     }
@@ -76,9 +75,10 @@ class Forward {
   }
 
   ForwardBuffers carveOwn(Carver& carver, int64_t lanes) const {
+    constexpr int64_t few = fewTokens * fewBlock;
     return {carveWeightBuffers<Math>(carver, lanes, std::max(p_.H, p_.F)),
-            carver.take(rowBlock * (Math::pairs ? lanes : gemm_.lanes)),
-            p_.dropout.threshold > 0 ? carver.take(rowBlock * gemm_.lanes) : nullptr};
+            carver.take(Math::pairs ? std::max(rowBlock * lanes, few) : few),
+            p_.dropout.threshold > 0 ? carver.take(std::max(rowBlock * gemm_.lanes, few)) : nullptr};
   }
 
   Chunk carveChunk(Carver& carver, int64_t lanes) const {
@@ -98,8 +98,9 @@ class Forward {
   std::pair<float*, int64_t> upBlock(const TokenChunk& chunk, const Chunk& buffers, int64_t f,
                                      const ForwardBuffers& own) const {
     if constexpr (!Math::pairs)
-      if (!chunk.few()) return {buffers.a + f * gemm_.lanes, p_.F * gemm_.lanes};
-    return {own.up, rowBlock * gemm_.lanes};
+      return {buffers.a + f * gemm_.lanes, p_.F * gemm_.lanes};
+    else
+      return {own.up, rowBlock * gemm_.lanes};
   }
 
   /// out panels = features [f, f + rows) of a projection, kept for backward.
@@ -117,6 +118,43 @@ class Forward {
     const float* after = widenedBias<T>(gemm_, bias, weightRow, rows, wide);
     for (int64_t panel = 0; panel * gemm_.lanes < chunk.count; ++panel)
       gemm_.scaleLanes(rows, buffers.weights + panel * gemm_.lanes, after, out + panel * outPanel);
+  }
+
+  /// up() of few tokens, each a row of features.
+  void upFew(const TokenChunk& chunk, const Chunk& buffers, int64_t from, int64_t to, const ForwardBuffers& own) const {
+    const bool gated = p_.activation.gated();
+    float *a = own.up, *gate = own.weights.stage;
+    for (int64_t f = from; f < to; f += fewBlock) {
+      const int64_t rows = std::min(fewBlock, to - f), row = roundUp(rows, gemm_.lanes), n = chunk.count * row;
+      projectFew(chunk, buffers, f, rows, {p_.up, p_.upBias, p_.savedUp}, a, row);
+      if (gated) projectFew(chunk, buffers, f, rows, {p_.gate, p_.gateBias, p_.savedGate}, gate, row);
+      gemm_.activate(p_.activation, n / gemm_.lanes, gemm_.lanes, gated ? gate : nullptr, a);
+      if (own.factors) {
+        std::fill_n(own.factors, n, 0.0f);
+        gemm_.dropoutFactors(p_.dropout, dropoutBlock(chunk.expert, p_.F, static_cast<int>(f)), rows,
+                             p_.plan.rowToken + chunk.row, chunk.count, 1, row, own.factors);
+        gemm_.multiplyBy(own.factors, n, a);
+      }
+      for (int i = 0; i < chunk.count; ++i) math_.putFew(a + i * row, rows, buffers.a + i * math_.words(p_.F), f);
+    }
+  }
+
+  /// project() of few tokens: out [tokens][outRow], the features past the last 0.
+  void projectFew(const TokenChunk& chunk, const Chunk& buffers, int64_t f, int64_t rows, const Projection& to,
+                  float* out, int64_t outRow) const {
+    const int64_t H = p_.H, F = p_.F, weightRow = chunk.expert * F + f;
+    const T* bias = elements<T>(to.bias);
+    const T* before = bias && !p_.inputWeights ? bias + weightRow : nullptr;
+    multiplyFew(math_, chunk, buffers.x, H, elements<T>(to.weight) + weightRow * H, before, rows, out, outRow);
+    float wide[fewBlock];
+    const float* after = p_.inputWeights ? widenedBias<T>(gemm_, bias, weightRow, rows, wide) : nullptr;
+    for (int i = 0; i < chunk.count; ++i) {
+      float* features = out + i * outRow;
+      std::fill(features + rows, features + outRow, 0.0f);
+      if (to.saved) gemm_.of<T>().round(features, rows, elements<T>(to.saved) + (chunk.row + i) * F + f);
+      if (!p_.inputWeights) continue;
+      for (int64_t k = 0; k < rows; ++k) features[k] = buffers.weights[i] * features[k] + (after ? after[k] : 0.0f);
+    }
   }
 
   const ExpertsForward& p_;

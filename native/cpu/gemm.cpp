@@ -101,7 +101,6 @@ void multiplyWeight(const Math& math, const TokenChunk& chunk, const typename Ma
   const int64_t lanes = math.gemm.lanes, block = Math::widens ? widenRows : rows;
   float wideBias[rowBlock];
   if (bias) math.gemm.template of<T>().widen(bias, rows, wideBias);
-  if (chunk.few()) return math.multiplyFew(weight, rows, depth, x, chunk.count, bias ? wideBias : nullptr, out);
   Product<typename Math::Word> product{};
   product.columns = chunk.count;
   product.depth = math.words(depth);
@@ -123,10 +122,29 @@ void multiplyWeight(const Math& math, const TokenChunk& chunk, const typename Ma
 }
 
 template <class Math>
+void multiplyFew(const Math& math, const TokenChunk& chunk, const typename Math::Word* x, int64_t depth,
+                 const typename Math::Element* weight, const typename Math::Element* bias, int64_t rows, float* out,
+                 int64_t outRow) {
+  float wideBias[fewBlock];
+  if (bias) math.gemm.template of<typename Math::Element>().widen(bias, rows, wideBias);
+  math.multiplyFew(weight, rows, depth, x, chunk.count, bias ? wideBias : nullptr, out, outRow);
+}
+
+template <class Math>
 void projectTransposed(const Math& math, const TokenChunk& chunk, const typename Math::Word* x, int64_t depth,
                        const typename Math::Element* weight, const typename Math::Element* bias, int64_t from,
                        int64_t to, const WeightBuffers& buffers, typename Math::Element* output, int64_t stride) {
   using T = typename Math::Element;
+  if (chunk.few()) {
+    for (int64_t row = from; row < to; row += fewBlock) {
+      const int64_t rows = std::min(fewBlock, to - row);
+      multiplyFew(math, chunk, x, depth, weight + row * depth, bias ? bias + row : nullptr, rows, buffers.stage,
+                  fewBlock);
+      for (int i = 0; i < chunk.count; ++i)
+        math.gemm.template of<T>().round(buffers.stage + i * fewBlock, rows, output + i * stride + row);
+    }
+    return;
+  }
   const int64_t stagePanel = rowBlock * math.gemm.lanes;
   for (int64_t row = from; row < to; row += rowBlock) {
     const int64_t rows = std::min(rowBlock, to - row);
@@ -201,6 +219,8 @@ void inputGradient(const Math& math, std::initializer_list<InputTerm<Math>> term
 #define MOE_PRODUCTS(Math)                                                                                             \
   template void multiplyWeight<Math>(const Math&, const TokenChunk&, const Math::Word*, int64_t, const Math::Element*, \
                                      const Math::Element*, int64_t, const WeightBuffers&, float*, int64_t);            \
+  template void multiplyFew<Math>(const Math&, const TokenChunk&, const Math::Word*, int64_t, const Math::Element*,    \
+                                  const Math::Element*, int64_t, float*, int64_t);                                     \
   template void projectTransposed<Math>(const Math&, const TokenChunk&, const Math::Word*, int64_t,                    \
                                         const Math::Element*, const Math::Element*, int64_t, int64_t,                  \
                                         const WeightBuffers&, Math::Element*, int64_t);                                \

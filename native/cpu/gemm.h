@@ -27,6 +27,7 @@ namespace moe::cpu {
 
 constexpr int64_t widenRows = 24;    // weight rows widened at a time: whole tiles of every shape
 constexpr int64_t rowBlock = 96;     // weight rows per pass over a chunk: whole tiles of every shape, whole cache lines
+constexpr int64_t fewBlock = 96;     // the same of few tokens: memory is read best in long runs
 constexpr int64_t depthBlock = 256;  // words of the products whose right operand is copied: a panel of it fits L1
 constexpr int64_t columnBlock = 64;  // features of one item of the backward; a multiple of every panel
 constexpr int64_t wideColumnBlock = 128;   // the same where the depth is blocked
@@ -65,12 +66,12 @@ struct Widened {
     for (int i = 0; i < count; ++i) gemm.of<T>().widen(input + (index ? index[i] : i) * stride, depth, x + i * depth);
   }
   void multiplyFew(const T* weight, int64_t rows, int64_t depth, const float* x, int tokens, const float* bias,
-                   float* out) const {
-    gemm.of<T>().multiplyFew(weight, rows, depth, x, tokens, bias, out);
+                   float* out, int64_t stride) const {
+    gemm.of<T>().multiplyFew(weight, rows, depth, x, tokens, bias, out, stride);
   }
-  /// Rows x [count][stride], features [0, depth), of a float32 panel [depth][lanes].
-  void unpackFew(const float* panel, int count, int64_t depth, float* x, int64_t stride) const {
-    gemm.float32.unpackTransposed(panel, depth * gemm.lanes, count, depth, x, stride);
+  /// n features of a token from `feature` on become part of its row of an operand.
+  static void putFew(const float* features, int64_t n, float* row, int64_t feature) {
+    std::copy_n(features, n, row + feature);
   }
 
   /// n elements of rows as a left operand; `wide` has room for them where they are widened.
@@ -113,11 +114,11 @@ struct Paired {
       std::memcpy(x + i * depth / 2, input + (index ? index[i] : i) * stride, depth * sizeof(BFloat16));
   }
   void multiplyFew(const BFloat16* weight, int64_t rows, int64_t depth, const BFloat16Pair* x, int tokens,
-                   const float* bias, float* out) const {
-    dot.multiplyFew(Paired::rows(weight), rows, depth / 2, x, tokens, bias, out);
+                   const float* bias, float* out, int64_t stride) const {
+    dot.multiplyFew(Paired::rows(weight), rows, depth / 2, x, tokens, bias, out, stride);
   }
-  void unpackFew(const float* panel, int count, int64_t depth, BFloat16Pair* x, int64_t stride) const {
-    gemm.bfloat16.unpackTransposed(panel, depth * gemm.lanes, count, depth, reinterpret_cast<BFloat16*>(x), stride);
+  void putFew(const float* features, int64_t n, BFloat16Pair* row, int64_t feature) const {
+    gemm.bfloat16.round(features, n, reinterpret_cast<BFloat16*>(row) + feature);
   }
 
   static const BFloat16Pair* rows(const BFloat16* from, int64_t = 0, float* = nullptr) {
@@ -205,13 +206,14 @@ struct PanelMatrix {
 
 /// What a worker needs for the products with rows of weights.
 struct WeightBuffers {
-  float* stage;  // [panels][rowBlock][lanes] a product on its way to rows
+  float* stage;  // [panels][rowBlock][lanes] a product on its way to rows; of few tokens [tokens][fewBlock]
   float* wide;   // [widenRows][depth] weights in float32; null when they are operands as they stand
 };
 
 template <class Math>
 WeightBuffers carveWeightBuffers(Carver& carver, int64_t maximumLanes, int64_t maximumDepth) {
-  return {carver.take(rowBlock * maximumLanes), Math::widens ? carver.take(widenRows * maximumDepth) : nullptr};
+  return {carver.take(std::max(rowBlock * maximumLanes, fewTokens * fewBlock)),
+          Math::widens ? carver.take(widenRows * maximumDepth) : nullptr};
 }
 
 /// The tokens of a chunk, row(i) = input + (index ? index[i] : i)·stride, as the operand x of a product with weights:
@@ -226,11 +228,17 @@ void packTokens(const Math& math, const TokenChunk& chunk, const typename Math::
 }
 
 /// out panels [rows][lanes] at distance outPanel = weight [rows, depth] · x + bias, at most rowBlock rows; x as of
-/// packTokens().
+/// packTokens(), not of few tokens.
 template <class Math>
 void multiplyWeight(const Math& math, const TokenChunk& chunk, const typename Math::Word* x, int64_t depth,
                     const typename Math::Element* weight, const typename Math::Element* bias, int64_t rows,
                     const WeightBuffers& buffers, float* out, int64_t outPanel);
+
+/// The same of few tokens, at most fewBlock rows: out [tokens][outRow].
+template <class Math>
+void multiplyFew(const Math& math, const TokenChunk& chunk, const typename Math::Word* x, int64_t depth,
+                 const typename Math::Element* weight, const typename Math::Element* bias, int64_t rows, float* out,
+                 int64_t outRow);
 
 /// Columns [from, to) of output [chunk.count, stride] = (weight [·, depth] · x + bias)ᵀ.
 template <class Math>

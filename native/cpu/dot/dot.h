@@ -35,7 +35,7 @@ struct DotKernels {
 
   /// As PackKernels::multiplyFew; depth counts words.
   void (*multiplyFew)(const BFloat16Pair* weight, int64_t rows, int64_t depth, const BFloat16Pair* x, int tokens,
-                      const float* bias, float* out);
+                      const float* bias, float* out, int64_t stride);
 
   /// The rows [rows][lanes] of one float32 panel, rounded likewise: [rows][lanes/2].
   void (*round)(const float* panel, int64_t rows, BFloat16Pair* out);

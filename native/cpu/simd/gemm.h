@@ -66,10 +66,10 @@ struct PackKernels {
   void (*packPanels)(const T* input, int64_t stride, const int32_t* index, int64_t count, int64_t columns, float* out,
                      int64_t panel);
 
-  /// out[r·lanes + t] = ⟨weight row r, x row t⟩ + bias[r] for tokens x [tokens][depth], at most fewTokens; bias null:
-  /// 0. The other lanes of their vectors are 0. Reads the weights once and in order.
+  /// out[t·stride + r] = ⟨weight row r, x row t⟩ + bias[r] for tokens x [tokens][depth], at most fewTokens; bias null:
+  /// 0. Reads the weights once and in order.
   void (*multiplyFew)(const T* weight, int64_t rows, int64_t depth, const float* x, int tokens, const float* bias,
-                      float* out);
+                      float* out, int64_t stride);
 
   void (*widen)(const T* from, int64_t n, float* to);
   void (*round)(const float* from, int64_t n, T* to);
