@@ -16,6 +16,7 @@ export const onEachDevice = [
   'checkpoint',
   'determinism',
   'dtype',
+  'expand',
   'failure',
   'graph',
   'graph-state',
