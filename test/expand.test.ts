@@ -178,7 +178,6 @@ onEachDevice((device) => {
     async (selectionBias) => {
       const router: RouterConfig = {
         scoring: 'sigmoid',
-        renormalize: true,
         groups: { count: 2, keep: 1, score: 'max' },
         allowedExperts: [
           [0, 2, 3],
