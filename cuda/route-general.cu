@@ -30,7 +30,7 @@ __device__ inline void restrictToGroups(const RouterOptions& router, int E, floa
     if (last.isBefore({scores[e / size], e / size})) values[e] = -INFINITY;
 }
 
-/// compared [E]: minus infinity where nothing may be chosen. shifts [E] are those of the Sinkhorn router, or null.
+/// compared [E]: minus infinity where nothing may be chosen. shifts [E] are those of the balance, or null.
 __device__ inline void compareExperts(const RouteForward& f, const Distribution& noisy, const float* shifts,
                                       float* groupScores, float* compared) {
   const bool byScores = f.router.selectBy == SelectBy::Scores;

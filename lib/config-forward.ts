@@ -49,7 +49,7 @@ export interface ForwardOptions {
   priorities?: Tensor;
   /** 1 to E, for this call. */
   topK?: number;
-  /** For this call, in and outside training. Needs a capacity that is fixed by a factor. */
+  /** For this call, in and outside training. Needs a capacity fixed by a factor, or dropless experts that choose (1 then). */
   capacityFactor?: number;
   /** For this call, in place of the layer's. */
   temperature?: number;
@@ -142,8 +142,12 @@ export function forwardCall(
         call[name as 'noiseStep' | 'tokenOffset'] = checkInteger(`options.${name}`, option, 0, Number.MAX_SAFE_INTEGER);
         break;
       case 'capacityFactor':
-        if (config.capacity.type !== 'fixed' || config.capacity.factor === undefined)
-          throw invalid('options.capacityFactor', 'a layer whose config.capacity is fixed by a factor', option);
+        if (!goesByFactor(config))
+          throw invalid(
+            'options.capacityFactor',
+            "a layer whose config.capacity is fixed by a factor, or dropless with router.type 'expert-choice'",
+            option,
+          );
         call.capacityFactor = checkNumber('options.capacityFactor', option, { above: 0 });
         break;
       case 'temperature':
@@ -158,6 +162,12 @@ export function forwardCall(
   checkRouted(call, config, given);
   checkTypes(call, config);
   return call;
+}
+
+/** Experts that choose, without a capacity, choose by the factor 1. */
+function goesByFactor({ capacity, router }: ResolvedConfig): boolean {
+  if (capacity.type === 'dropless') return router.type === 'expert-choice';
+  return capacity.type === 'fixed' && capacity.factor !== undefined;
 }
 
 /** What a router that does not go by logits, or by tokens, cannot be given. */

@@ -13,10 +13,11 @@ import {
 export interface RouterConfig {
   /**
    * 'top-k' (default): each token takes its K best experts. 'expert-choice': each expert takes its C best tokens (Zhou et
-   * al. 2022), C being config.capacity's, with factor 1 when that is dropless. 'sinkhorn': the K best of the scores after
-   * balancing them over the batch; weights are the sigmoid (K = 1) or softmax of the logits, whatever `scoring` and
-   * `selectBy` say (Megatron-LM). 'hash': K experts by a fixed hash of options.tokenIds, weight 1/K. 'random': K experts
-   * drawn for every token, weight 1/K; both without logits, losses or 'router.weight'.
+   * al. 2022), C being config.capacity's, with factor 1 when that is dropless. 'sinkhorn': in training the K best of the
+   * scores after balancing them over the batch, in evaluation the K best logits; weights are the sigmoid (K = 1) or softmax
+   * of the logits, whatever `scoring` and `selectBy` say (Megatron-Core). 'hash': K experts by a fixed hash of
+   * options.tokenIds, weight 1/K. 'random': K experts drawn for every token, weight 1/K; both without logits, losses or
+   * 'router.weight'.
    */
   type?: 'top-k' | 'expert-choice' | 'sinkhorn' | 'hash' | 'random';
   /** Default 'softmax'. 'sigmoid': each score by itself (DeepSeek-V3); the losses' P is then s / Σs. */

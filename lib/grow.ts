@@ -201,25 +201,34 @@ function startRouter({ value }: Parameter, granularity: number, scale: number): 
 
 const expandOptions = new Set(['noise', 'optimizer']);
 
-/** Over the temperature: exp(-20) of a softmax is lost in float32's last digit. */
-const closed = -20;
+/** Below any logit there is, at any temperature, and finite after the division by it: softmax and sigmoid of it are 0. */
+const closed = -1e9;
 
 /**
  * A layer of `numExperts` experts that computes the same function: those of `layer`, and copies of them in turn that no
- * token chooses yet, so that training goes on as it would have. What keeps them back is a bias: the selection bias, 2 below
- * the lowest, where the router has one; and 'router.bias', 20 times the temperature below the original's, added and not
- * trainable where the router had none, except where a selection bias on sigmoids does without. They take part as these rise:
- * by updateSelectionBias(), or as you write them, at once or step by step. Token types with fewer than K experts get no
- * copies.
+ * token chooses yet, so that training goes on as it would have. Two biases keep them back, whatever the logits and the
+ * temperature:
+ * - 'router.bias', 1e9 below the original's, so that their scores are 0; added, and not trainable, where the router had
+ *   none (checkpoints hold values: a layer that loads them has to be told again). A selection bias on sigmoids does without
+ *   it, unless groups within allowed experts may leave a choice over.
+ * - 'router.selectionBias', 2 below the lowest, where the router has one; added, with rate 0, where groups choose by
+ *   scores, since among scores of 0 the place decides.
+ *
+ * To let copies in, write both biases: those of the originals at once, or 'router.bias' step by step from 20 times the
+ * temperature below them, where a weight of a softmax begins to count. updateSelectionBias() raises the other by its rate.
+ *
+ * Experts that choose tokens have copies that choose as well, with weights 0; so may the choices that groups within
+ * allowed experts leave over. Token types with fewer than K experts get no copies. The balancing losses are those of
+ * `numExperts` experts.
  *
  * New experts come after the old ones, in each group of router.groups, so that a random queue and dropout draw anew for those
- * that move. Fixed and dynamic capacities get a factor that leaves the slots per expert what they were. The layer's seed, count of forwards, temperature and which parameters are trainable
- * go over; gradients do not; `layer` stays as it is.
+ * that move. Fixed and dynamic capacities get a factor that leaves the slots per expert what they were. The layer's seed, count of
+ * forwards, temperature and which parameters are trainable go over; gradients do not; `layer` stays as it is.
  *
  * noise: the standard deviation of what is added to the copies' matrices, over the root mean square of each. Default 0.
  *
  * optimizer: gets the new layer's parameters in the place of `layer`'s, with their moments, masters and step counts; copies
- * start with those of their originals, an added 'router.bias' with none.
+ * start with those of their originals, an added bias with none.
  */
 export function expandExperts(
   layer: MoELayer,
@@ -255,7 +264,7 @@ export function expandExperts(
       if (/^experts\.(gate|up|down)$/.test(name))
         addNoise(layer.device, parameter, values, { noise, seed: state.seed, rows: sources.isNew });
       if (name.endsWith('.bias') && !bySelection)
-        for (let e = 0; e < numExperts; e++) if (sources.isNew[e]) values[e]! += closed * state.temperature;
+        for (let e = 0; e < numExperts; e++) if (sources.isNew[e]) values[e]! += closed;
       if (name.endsWith('.selectionBias')) holdBack(values, sources.isNew);
       parameter.value.write(values);
       if (name !== 'router.selectionBias') parameter.trainable = old?.trainable ?? false;
@@ -307,9 +316,10 @@ function sourcesOf(before: number, after: number, groups: number): Sources {
   };
 }
 
-/** The selection bias alone does where the scores of the others stay what they are, and are between 0 and 1. */
-function keptBackBySelection({ router: { selectionBias, selectBy, scoring } }: ResolvedConfig): boolean {
-  return selectionBias !== undefined && selectBy === 'scores' && scoring === 'sigmoid';
+/** The selection bias alone does where others' scores stay what they are, are between 0 and 1, and are K at least. */
+function keptBackBySelection({ router }: ResolvedConfig): boolean {
+  const { selectionBias, selectBy, scoring, groups, allowedExperts } = router;
+  return selectionBias !== undefined && selectBy === 'scores' && scoring === 'sigmoid' && !(groups && allowedExperts);
 }
 
 /** Below every other by more than scores, from 0 to 1, can make up for. */
@@ -325,10 +335,17 @@ function expandedConfig(config: ResolvedConfig, numExperts: number, sources: Sou
     const enough = new Set(experts).size >= topK;
     return [...sources.of.keys()].filter((e) => experts.includes(sources.of[e]!) && (enough || !sources.isNew[e]));
   });
+  const bySelectionToo = router.groups !== undefined && router.selectBy === 'scores';
+  const selectionBias = router.selectionBias ?? (bySelectionToo ? { rate: 0 } : undefined);
   return {
     ...config,
     numExperts,
-    router: { ...router, bias: router.bias || !bySelection, ...(lists && { allowedExperts: lists }) },
+    router: {
+      ...router,
+      bias: router.bias || !bySelection,
+      ...(selectionBias && { selectionBias }),
+      ...(lists && { allowedExperts: lists }),
+    },
     capacity: scaledCapacity(
       router.type === 'expert-choice' ? expertChoiceCapacity(capacity) : capacity,
       config.numExperts,

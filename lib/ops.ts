@@ -24,7 +24,7 @@ function checkRank(name: string, tensor: Tensor, symbols: string, rank: number):
 /**
  * input [T,H] of a float dtype and weight [E,H] float32 → indices [T,K] int32, weights [T,K] and logits [T,E] float32.
  * `backward` turns dL/dweights [T,K] into the gradients of both. `config` is topK and a router's options without bias,
- * noise, selection bias and allowed experts, which need a layer.
+ * noise, selection bias and allowed experts, which need a layer; 'sinkhorn' balances, as a layer does in training.
  */
 export function route(
   input: Tensor,

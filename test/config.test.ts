@@ -1,7 +1,7 @@
 // Configurations: defaults, what is frozen, what is refused and in which words. No device but where a layer is needed.
 import { describe, expect, it } from 'vitest';
 import { resolveConfig } from '../lib/config.js';
-import { MoELayer, openDevice } from '../lib/index.js';
+import { type MoEConfig, MoELayer, openDevice } from '../lib/index.js';
 import { failure } from './failure.js';
 
 const sizes = { hiddenSize: 8, ffnSize: 6, numExperts: 4, topK: 2 };
@@ -228,5 +228,31 @@ describe('options of a call', () => {
       expect(failure(() => layer.forward(input, { gate })).message).toMatch(/options\.gate: expected an integer.*got/);
     using pass = layer.forward(input, { gate: 1, tokenOffset: 0, noise: undefined } as never);
     expect(pass.output.shape).toEqual([3, 8]);
+  });
+
+  it('scale a capacity that goes by a factor, that of experts that choose by themselves too', async () => {
+    using device = openDevice('cpu');
+    using input = device.zeros([6, 8]);
+    const capacities: [MoEConfig['capacity'], MoEConfig['router'], boolean][] = [
+      [{ type: 'fixed', factor: 2 }, {}, true],
+      [{ type: 'fixed', factor: 2 }, { type: 'expert-choice' }, true],
+      [undefined, { type: 'expert-choice' }, true],
+      [undefined, {}, false],
+      [{ type: 'fixed', slots: 2 }, {}, false],
+      [{ type: 'fixed', slots: 2 }, { type: 'expert-choice' }, false],
+      [{ type: 'dynamic', targetDropRate: 0, maxFactor: 2 }, {}, false],
+    ];
+    for (const [capacity, router, allowed] of capacities) {
+      using layer = new MoELayer(device, { ...sizes, ...(capacity && { capacity }), ...(router && { router }) });
+      if (allowed) {
+        using pass = layer.forward(input, { capacityFactor: 0.5 });
+        const { capacity: slots } = await pass.stats();
+        expect(slots, JSON.stringify([capacity, router])).toBe(2);
+      } else {
+        expect(failure(() => layer.forward(input, { capacityFactor: 0.5 })).message).toMatch(
+          /^options\.capacityFactor: expected a layer .*fixed by a factor.*dropless.*'expert-choice', got 0\.5$/,
+        );
+      }
+    }
   });
 });

@@ -1,23 +1,32 @@
-// The code that a page of docs says is run.
+// The code that pages of docs say is run.
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { root, run } from './command.js';
 
-const page = readFileSync(new URL('../docs/experts.md', import.meta.url), 'utf8');
-const blocks = [...page.matchAll(/^## ([^\n:]*).*?(?=^## |$(?![\s\S]))/gms)].flatMap(([section, title]) =>
-  [...section.matchAll(/^<!-- run -->\n+```ts\n(.*?)^```$/gms)].map(([, code]) => [title!, code!] as const),
-);
+/** The sections of a page that have code, and the last line that it prints. */
+const pages: [string, Record<string, RegExp>][] = [
+  [
+    'experts',
+    {
+      Presets: /^\[ 16, 64 \] 8$/,
+      Schedules: /^60 2 20 0\.01\d\d$/,
+      'More experts': /^10( \d+){4}$/,
+      'Fine-tuning': /^router\.weight$/,
+    },
+  ],
+  ['routing', { Detours: /^19 0$/ }],
+];
 
-/** The last line that each prints. */
-const expected: Record<string, RegExp> = {
-  Presets: /^\[ 16, 64 \] 8$/,
-  Schedules: /^60 2 20 0\.01\d\d$/,
-  'More experts': /^10( \d+){4}$/,
-  'Fine-tuning': /^router\.weight$/,
-};
+function blocksOf(page: string): (readonly [title: string, code: string])[] {
+  const text = readFileSync(new URL(`../docs/${page}.md`, import.meta.url), 'utf8');
+  return [...text.matchAll(/^## ([^\n:]*).*?(?=^## |$(?![\s\S]))/gms)].flatMap(([section, title]) =>
+    [...section.matchAll(/^<!-- run -->\n+```ts\n(.*?)^```$/gms)].map(([, code]) => [title!, code!] as const),
+  );
+}
 
-describe('docs/experts.md', () => {
+describe.each(pages)('docs/%s.md', (page, expected) => {
+  const blocks = blocksOf(page);
   let folder: string;
   beforeAll(() => {
     folder = mkdtempSync(join(root, 'build', 'docs-'));

@@ -43,7 +43,7 @@ export interface Routing {
   deviations: Vector | undefined; // [T,E], of gaussian and learned noise
   chosen?: Int32Array; // [E,C], where experts choose; choices are then [T,E] instead of [T,K]
   drawn: Vector | undefined; // [T,E], what hash and random compare
-  shifts: Vector | undefined; // [E], what Sinkhorn adds to v
+  shifts: Vector | undefined; // [E], what Sinkhorn adds to v in training
   indices: Int32Array; // [T,K], −1 where masked and where no expert is left
   scores: Vector; // [T,K], before renormalisation
   weights: Vector; // [T,K], before drops
@@ -109,7 +109,7 @@ export function route(
     noiseLogits,
     deviations,
     drawn: drawsExperts(router) ? drawnValues(config, call, open) : undefined,
-    shifts: router.type === 'sinkhorn' ? sinkhornShifts(v, live, E) : undefined,
+    shifts: router.type === 'sinkhorn' && training ? sinkhornShifts(v, live, E) : undefined,
     indices: new Int32Array(T * topK).fill(-1),
     scores: new Float64Array(T * topK),
     weights: new Float64Array(T * topK),

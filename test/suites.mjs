@@ -17,6 +17,7 @@ export const onEachDevice = [
   'checkpoint',
   'determinism',
   'dtype',
+  'expand',
   'failure',
   'graph',
   'graph-state',

@@ -94,6 +94,7 @@ void MoEPass::queueRoute(const ForwardCall& call) {
                      .H = H_,
                      .E = E_,
                      .K = K_,
+                     .balances = router_.type == RouterType::Sinkhorn && training_,
                      .input = product || noiseLogits_ ? input_->data() : nullptr,
                      .weight = product ? floatsOf(gate().weight) : nullptr,
                      .bias = scored_ ? floatsOf(gate().bias) : nullptr,

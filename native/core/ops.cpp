@@ -30,6 +30,7 @@ Routing route(const TensorPtr& input, const TensorPtr& weight, const RouteShape&
   op.dtype = input->dtype();
   op.router = router;
   op.router.fixScoring(s.K);
+  op.balances = router.type == RouterType::Sinkhorn;
   op.T = s.T;
   op.H = s.H;
   op.E = s.E;

@@ -140,7 +140,7 @@ size_t jitterBytes(const RouterOptions& router, const RouteNoise& noise, const v
   return input && hasJitter(router, noise) ? static_cast<size_t>(T) * H * sizeof(float) : 0;
 }
 
-/// The choices of one token and what they weigh. shifts [E] are those of the Sinkhorn router, or none.
+/// The choices of one token and what they weigh. shifts [E] are what balances them, or none.
 void choose(const RouteForward& f, int64_t t, TokenScores& token, const std::vector<float>& shifts,
             const RowKernels& row) {
   const int E = f.E, K = f.K;
@@ -164,8 +164,7 @@ void choose(const RouteForward& f, int64_t t, TokenScores& token, const std::vec
 
 size_t CpuBackend::workspaceBytes(const RouteForward& f) const {
   const size_t jitter = f.givenLogits ? 0 : jitterBytes(f.router, f.noise, f.input, f.T, f.H);
-  const bool balances = f.router.type == RouterType::Sinkhorn;
-  return std::max(jitter, balances ? static_cast<size_t>(f.T) * f.E * sizeof(float) : 0);
+  return std::max(jitter, f.balances ? static_cast<size_t>(f.T) * f.E * sizeof(float) : 0);
 }
 
 void CpuBackend::routeForward(const RouteForward& f) {
@@ -190,8 +189,8 @@ void CpuBackend::routeForward(const RouteForward& f) {
     Narrow<float>{pool_, scratch_, gemm_, row_, live, f.H, E}.forward(jittered, f.weight, f.bias, f.logits);
   });
 
-  std::vector<float> shifts;  // [E] of the Sinkhorn router
-  if (router.type == RouterType::Sinkhorn && (!f.givenIndices || f.compared)) shifts = sinkhornShifts(f, live, pool_);
+  std::vector<float> shifts;  // [E] of the Sinkhorn router in training
+  if (f.balances && (!f.givenIndices || f.compared)) shifts = sinkhornShifts(f, live, pool_);
 
   const bool choosesTokens = f.expertSlots > 0;
   const LossOptions& losses = f.losses;

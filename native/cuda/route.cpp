@@ -32,10 +32,8 @@ bool isPlain(const RouteBackward& b) {
          !b.used && !b.kept;
 }
 
-/// Whether the Sinkhorn router has to balance anything.
-bool balances(const RouteForward& f) {
-  return f.router.type == RouterType::Sinkhorn && (!f.givenIndices || f.compared) && f.T > 0;
-}
+/// Whether there is anything to balance.
+bool balances(const RouteForward& f) { return f.balances && (!f.givenIndices || f.compared) && f.T > 0; }
 
 /// The workspace of a forward: one function both counts and carves.
 struct ForwardMemory {

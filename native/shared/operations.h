@@ -53,6 +53,7 @@ struct RouteForward {
   LossOptions losses;
   int64_t T;
   int H, E, K;
+  bool balances;               // the Sinkhorn router balances its choice over the batch, as in training
   const void* input;           // [T,H]; null with givenLogits or givenWeights
   const float* weight;         // [E,H]; null likewise
   const float* bias;           // [E] or null
