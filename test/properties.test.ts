@@ -1,7 +1,7 @@
 /** Random configurations of the layer: against the float64 reference, and against what must hold for all of them. */
 
 import fc from 'fast-check';
-import { describe, expect, it } from 'vitest';
+import { describe, it } from 'vitest';
 import { type Device, MoELayer } from '../lib/index.js';
 import type { Case } from './cases.js';
 import { expectClose, expectSame, expectScalar } from './compare.js';
