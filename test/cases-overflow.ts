@@ -49,7 +49,7 @@ export const OVERFLOWS: readonly Case[] = [
   full(
     'overflow with a buffer and groups of experts',
     { groups: { count: 7, keep: 5, score: 'max' } },
-    { type: 'fixed', slots: 2, buffer: 0.2, overflow: 'next-choice' },
+    { type: 'fixed', slots: 11, buffer: 0.1, overflow: 'next-choice' },
   ),
   full(
     'overflow at random, three rounds and more',

@@ -46,7 +46,7 @@ const SINKHORN: readonly Case[] = [
   }),
   sinkhorn('replayed indices', { routing: 'replay' }),
   sinkhorn("caller's logits", { ownLogits: true }),
-  sinkhorn('capacity, next choices', { config: { capacity: { type: 'fixed', factor: 0.7, overflow: 'next-choice' } } }),
+  sinkhorn('capacity, next choices', { config: { capacity: { type: 'fixed', factor: 1, overflow: 'next-choice' } } }),
   sinkhorn('no token', { tokens: 0 }),
   sinkhorn('all masked', { mask: 'all' }),
   sinkhorn('many tokens', { tokens: 300, config: { topK: 1 } }),
@@ -70,7 +70,7 @@ const drawn = (['hash', 'random'] as const).flatMap((type) => {
     of('capacity, residual', { config: { capacity: { type: 'fixed', factor: 0.6, overflow: 'residual' } } }),
     of(
       'capacity, next choices, renormalised after drops',
-      { config: { capacity: { type: 'fixed', slots: 5, overflow: 'next-choice' }, topK: 3 } },
+      { config: { capacity: { type: 'fixed', factor: 1, overflow: 'next-choice' }, topK: 3 } },
       { renormalizeAfterDrop: true },
     ),
     of('second choice', {}, { secondChoice: { type: 'random', threshold: 0.7 } }),

@@ -1,11 +1,22 @@
 // A forward on one device, its backward on the other, both ways: each stage's backward on one device is fed what the other
 // device's forward has saved for it, and must give the gradients of a chain that never leaves its device.
+import fc from 'fast-check';
 import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
 import { dtypeCode, native } from '../lib/binding.js';
 import { contextOf } from '../lib/context.js';
-import { type Device, type MoEConfig, MoELayer, openDevice, ops } from '../lib/index.js';
+import {
+  type CapacityConfig,
+  type Device,
+  type ForwardOptions,
+  type MoEConfig,
+  MoELayer,
+  openDevice,
+  ops,
+  type RouterConfig,
+} from '../lib/index.js';
 import { Tensor } from '../lib/tensor.js';
 import { expectClose, expectSame } from './compare.js';
+import { full, shortened } from './extent.js';
 import { normals } from './random.js';
 import { FLOAT_DTYPES, type FloatDType } from './rounding.js';
 import type { Read } from './run-case.js';
@@ -211,25 +222,72 @@ describe.skipIf(!process.env.SWITCHYARD_TEST_CUDA)('what a forward saved on one 
     },
   };
 
+  /** All logits are 0; or, for jitter, the features, which are 1. */
+  async function drawnOn(device: Device, config: MoEConfig, count: number, options: ForwardOptions) {
+    using layer = new MoELayer(device, config);
+    const { hiddenSize, numExperts: experts, router } = config;
+    const isDiagonal = (i: number): boolean => i % hiddenSize === Math.floor(i / hiddenSize);
+    const weight = Float32Array.from({ length: experts * hiddenSize }, (_, i) =>
+      router?.noise?.type === 'jitter' && isDiagonal(i) ? 1 : 0,
+    );
+    layer.parameters().get('router.weight')?.value.write(weight);
+    const ones = device.tensor(new Float32Array(count * hiddenSize).fill(1), [count, hiddenSize]);
+    const tokenIds = Int32Array.from({ length: count }, (_, t) => 7 * t);
+    const hashed = router?.type === 'hash' ? { tokenIds: device.tensor(tokenIds, [count]) } : {};
+    using pass = layer.forward(ones, { ...options, ...hashed });
+    const { indices, kept } = pass.routing;
+    return { indices: await indices.data(), kept: await kept.data(), output: await pass.output.data() };
+  }
+
   it.each(Object.keys(drawn))('draws are the same on both: %s', async (name) => {
     const config: MoEConfig = { hiddenSize: 16, ffnSize: 1, numExperts: 16, topK: 3, seed: 11, ...drawn[name] };
-    const run = async (device: Device) => {
-      using layer = new MoELayer(device, config);
-      const weight = layer.parameters().get('router.weight');
-      weight?.value.write(Float32Array.from({ length: 256 }, (_, i) => (name === 'jitter' && i % 17 === 0 ? 1 : 0)));
-      const ones = device.tensor(new Float32Array(tokens * 16).fill(1), [tokens, 16]);
-      const tokenIds = device.tensor(
-        Int32Array.from({ length: tokens }, (_, t) => 7 * t),
-        [tokens],
-      );
-      const hashed = config.router?.type === 'hash' ? { tokenIds } : {};
-      using pass = layer.forward(ones, { noiseStep: 5, ...hashed });
-      return { indices: await pass.routing.indices.data(), kept: await pass.routing.kept.data() };
-    };
-    const [onCpu, onCuda] = await Promise.all([run(devices.cpu), run(devices.cuda)]);
-    expectSame('indices', onCuda.indices, onCpu.indices);
-    expectSame('kept', onCuda.kept, onCpu.kept);
+    const [onCpu, onCuda] = await Promise.all(
+      [devices.cpu, devices.cuda].map((device) => drawnOn(device, config, tokens, { noiseStep: 5 })),
+    );
+    expectSame('indices', onCuda!.indices, onCpu!.indices);
+    expectSame('kept', onCuda!.kept, onCpu!.kept);
     // Not by chance: nothing but the draws tells the tokens apart.
-    expect(new Set(onCpu.indices).size).toBeGreaterThanOrEqual(16);
+    expect(new Set(onCpu!.indices).size).toBeGreaterThanOrEqual(16);
+  });
+
+  it('draws are the same on both, whatever they are keyed by', async () => {
+    const noise = fc.constantFrom<NonNullable<RouterConfig['noise']>>(
+      { type: 'gaussian', std: 0.7 },
+      { type: 'learned' },
+      { type: 'gumbel' },
+      { type: 'jitter', epsilon: 0.5 },
+    );
+    const router = fc.oneof(
+      fc.constantFrom<RouterConfig>({ type: 'hash' }, { type: 'random' }),
+      fc.record<RouterConfig>({ noise }),
+      fc.record<RouterConfig>({ noise, secondChoice: fc.constant({ type: 'random', threshold: 0.4 }) }),
+    );
+    const config = fc
+      .record({
+        seed: fc.bigInt({ min: 0n, max: 2n ** 64n - 1n }),
+        numExperts: fc.integer({ min: 4, max: 40 }),
+        topK: fc.integer({ min: 1, max: 4 }),
+        router,
+        capacity: fc.constantFrom<CapacityConfig>(
+          { type: 'dropless' },
+          { type: 'fixed', factor: 0.7, priority: 'random' },
+        ),
+        experts: fc.constantFrom({}, { dropout: 0.3 }),
+      })
+      .map((options): MoEConfig => ({ hiddenSize: options.numExperts, ffnSize: 3, ...options }));
+    const keys = fc.record({
+      noiseStep: fc.maxSafeNat(),
+      tokenOffset: fc.nat({ max: 2 ** 31 - 1 }).map((n) => n * 4097),
+    });
+    const property = fc.asyncProperty(config, keys, async (drawnConfig, options) => {
+      const [onCpu, onCuda] = await Promise.all(
+        [devices.cpu, devices.cuda].map((device) => drawnOn(device, drawnConfig, 200, options)),
+      );
+      expectSame('indices', onCuda!.indices, onCpu!.indices);
+      expectSame('kept', onCuda!.kept, onCpu!.kept);
+      // One activation kept that should be dropped is far off.
+      expectClose('output', onCuda!.output, onCpu!.output, onCpu!.output.length);
+    });
+    await fc.assert(property, full ? { numRuns: 60 } : { numRuns: shortened ? 4 : 12, seed: 20170123 });
   });
 });

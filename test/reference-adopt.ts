@@ -1,10 +1,11 @@
 /**
  * Adoption: float32 and float64 may order two nearly equal scores differently, and after that nothing compares. So the
  * reference can take over the choices of the layer under test, after proving that each differs from its own only between
- * near-ties: scores that lie within 1e-5 of the range of all scores of the call. Everything else throws.
+ * near-ties: scores that lie within 1e-5 of the range of all scores of the call's live tokens. Everything else throws;
+ * and what is not computed but given or drawn has no near-ties.
  */
 
-import { admit, type CapacityOptions, type Queue, queueKey } from './reference-capacity.js';
+import { admit, asksForSlot, type CapacityOptions, type Queue } from './reference-capacity.js';
 import type { Vector } from './reference-math.js';
 import { type RouterOptions, restrictToGroups, topK } from './reference-router.js';
 
@@ -27,9 +28,14 @@ function range(values: Iterable<number>): number {
   return high > low ? high - low : 0;
 }
 
+/** The largest difference of a near-tie among values that spread like these. */
+export function nearTie(values: Iterable<number>): number {
+  return NEAR_TIE * range([...values].filter(Number.isFinite));
+}
+
 /**
- * Checks foreign indices [T,K] against what the choice of each token compared [E]. `terms`: the values whose range says
- * what a near-tie is, where those compared are sums that may all but cancel; otherwise those themselves.
+ * Checks foreign indices [T,K] against what the choice of each token compared [E]. `tolerance`: of a near-tie; undefined
+ * where there is none.
  */
 export function adoptIndices(
   foreign: ArrayLike<number>,
@@ -37,12 +43,10 @@ export function adoptIndices(
   live: readonly boolean[],
   numExperts: number,
   k: number,
-  router: RouterOptions = {},
-  terms?: Vector,
+  router: RouterOptions,
+  tolerance: number | undefined,
 ): Int32Array {
   const compared = live.map((isLive, t) => isLive && comparedBy(t));
-  const spread = terms ? [...terms] : compared.flatMap((values) => (values ? [...values] : []));
-  const tolerance = NEAR_TIE * range(spread.filter(Number.isFinite));
   if (foreign.length !== live.length * k) throw new Error(`adopt: ${foreign.length} indices for ${live.length}×${k}`);
   compared.forEach((all, t) => {
     const theirs = Array.from({ length: k }, (_, i) => foreign[t * k + i]!);
@@ -54,14 +58,14 @@ export function adoptIndices(
     const values = restrictToGroups(all, router, (scores) => {
       // Groups that the other implementation used win near-ties.
       const used = new Set(chosen.map((e) => Math.floor(e / (numExperts / scores.length))));
-      return scores.map((score, g) => (used.has(g) ? score + tolerance : score));
+      return scores.map((score, g) => (used.has(g) ? score + (tolerance ?? 0) : score));
     });
     const ours = topK(values, k);
     if (new Set(chosen).size !== chosen.length) throw new Error(`adopt: token ${t} chooses an expert twice: ${theirs}`);
     theirs.forEach((expert, i) => {
-      if (expert === -1 && ours[i] === -1) return;
+      if (expert === ours[i]) return;
       const gap = Math.abs((values[ours[i]!] ?? Number.NaN) - (values[expert] ?? Number.NaN));
-      if (!(gap <= tolerance)) {
+      if (tolerance === undefined || !(gap <= tolerance)) {
         throw new Error(`adopt: token ${t} choice ${i} is expert ${expert}, not ${ours[i]}: scores differ by ${gap}`);
       }
     });
@@ -70,74 +74,37 @@ export function adoptIndices(
 }
 
 /**
- * Checks foreign kept flags [T,K] for the given indices: the same number per expert, and no swap except at the cut.
- * Returns the experts used [T,K].
+ * Checks foreign slots [T,K]: they must be those that the reference gives where, of two assignments in the queue or two
+ * experts of a token that are near-ties, the others' choice goes first. `near`: whether the scores are computed, and the
+ * largest difference of a near-tie of what is compared. Returns the experts used [T,K].
  */
 export function adoptKept(
-  { kept: foreign, actual }: Decisions,
+  { kept, actual }: Decisions,
   indices: Int32Array,
   numExperts: number,
   queue: Queue,
   k: number,
   capacity: number | null,
   options: CapacityOptions,
+  near: { scored: boolean; compared: number | undefined },
 ): Int32Array {
-  const experts = admit(indices, numExperts, queue, k, capacity, options);
-  if (actual) return adoptActual(actual, foreign, experts, queue, indices.length / k, numExperts);
-  const ours = experts.map((expert) => (expert >= 0 ? 1 : 0));
-  const tolerance = NEAR_TIE * range(queue.scores);
-  if (foreign.length !== ours.length) throw new Error(`adopt: ${foreign.length} kept flags for ${ours.length}`);
-  const swapped = new Map<number, { dropped: number[]; admitted: number[] }>();
-  ours.forEach((flag, assignment) => {
-    if (foreign[assignment] === flag) return;
-    const expert = indices[assignment]!;
-    if (expert < 0) throw new Error(`adopt: assignment ${assignment} of a masked token is kept`);
-    const group = swapped.get(expert) ?? { dropped: [], admitted: [] };
-    swapped.set(expert, group);
-    (flag === 1 ? group.dropped : group.admitted).push(assignment);
+  if (kept.length !== indices.length) throw new Error(`adopt: ${kept.length} kept flags for ${indices.length}`);
+  const used = indices.map((expert, a) => (kept[a] === 1 ? (actual?.[a] ?? expert) : -1));
+  if (actual && used.some((expert, a) => expert !== actual[a]))
+    throw new Error('adopt: kept flags are not of `actual`');
+  const byScore = near.scored && options.type !== 'dropless' && options.priority === 'score' && !queue.priorities;
+  const scores = queue.scores.filter((_, a) => asksForSlot(a, k, indices, queue));
+  const ours = admit(indices, numExperts, queue, k, capacity, options, {
+    used,
+    ofScores: byScore ? nearTie(scores) : undefined,
+    ofCompared: near.compared,
   });
-  for (const [expert, { dropped, admitted }] of swapped) {
-    if (dropped.length !== admitted.length) {
-      throw new Error(`adopt: expert ${expert} keeps ${admitted.length - dropped.length} assignments too many`);
-    }
-    for (const d of dropped) {
-      for (const a of admitted) {
-        const better = queueKey(d, k, indices, queue, options);
-        const worse = queueKey(a, k, indices, queue, options);
-        const byScore = options.type !== 'dropless' && options.priority === 'score' && !queue.priorities;
-        if (!byScore || better.rank !== worse.rank || Math.abs(better.order - worse.order) > tolerance) {
-          throw new Error(
-            `adopt: expert ${expert} keeps assignment ${a} (score ${worse.order}) and drops ${d} (${better.order})`,
-          );
-        }
-      }
-    }
+  const wrong = ours.findIndex((expert, a) => expert !== used[a]);
+  if (wrong >= 0) {
+    const named = (expert: number): string => (expert < 0 ? 'is dropped' : `gets expert ${expert}`);
+    throw new Error(`adopt: assignment ${wrong} ${named(used[wrong]!)}; it ${named(ours[wrong]!)} by the reference`);
   }
-  return indices.map((expert, a) => (foreign[a] === 1 ? expert : -1));
-}
-
-/** One near-tie moves everybody behind it: next choices are the same, unless two values are nearly equal somewhere. */
-function adoptActual(
-  theirs: ArrayLike<number>,
-  kept: ArrayLike<number>,
-  ours: Int32Array,
-  { scores, compared }: Queue,
-  tokens: number,
-  numExperts: number,
-): Int32Array {
-  const values = Array.from({ length: tokens }, (_, t) => [...(compared?.(t) ?? [])].filter(Number.isFinite));
-  const isClose = (sorted: number[], tolerance: number): boolean =>
-    sorted.sort((a, b) => a - b).some((x, i) => i > 0 && x - sorted[i - 1]! <= tolerance);
-  const nearTie =
-    values.some((row) => isClose(row, NEAR_TIE * range(values.flat()))) ||
-    isClose([...scores], NEAR_TIE * range(scores));
-  ours.forEach((expert, a) => {
-    const other = theirs[a]!;
-    if (other >= numExperts || other >= 0 !== (kept[a] === 1))
-      throw new Error(`adopt: assignment ${a} uses expert ${other}, kept ${kept[a]}`);
-    if (other !== expert && !nearTie) throw new Error(`adopt: assignment ${a} uses expert ${other}, not ${expert}`);
-  });
-  return Int32Array.from(theirs);
+  return used;
 }
 
 /**
@@ -150,7 +117,7 @@ export function adoptWithheld(
   kept: ArrayLike<number> | undefined,
   k: number,
 ): boolean[] {
-  const tolerance = NEAR_TIE * range([0, ...seconds]);
+  const tolerance = nearTie([0, ...seconds]);
   return drawn.map((draw, t) => {
     const isNear = kept !== undefined && Math.abs(draw - seconds[t]!) <= tolerance;
     return isNear ? kept[t * k + 1] === 0 : draw >= seconds[t]!;

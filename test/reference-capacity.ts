@@ -53,6 +53,16 @@ export interface Queue {
   compared?: ((token: number) => Vector) | undefined;
 }
 
+/** What another implementation decided, which settles near-ties: reference-adopt.ts. */
+export interface Theirs {
+  /** [T,K], −1 where dropped. */
+  used: ArrayLike<number>;
+  /** The largest difference that is a near-tie, of scores that queue; undefined where they are exact. */
+  ofScores: number | undefined;
+  /** The same of the values that choices compare. */
+  ofCompared: number | undefined;
+}
+
 /** Slots per expert and group, 0 for no token; null without a limit; the most there may be where they are dynamic. */
 export function capacityOf(options: CapacityOptions, call: CapacityCall): number | null {
   if (options.type === 'dropless') return null;
@@ -109,6 +119,19 @@ export function queueKey(
   return { ...key, order: Math.max(...own.map((a) => scores[a]!)) };
 }
 
+/** Keys in order. Of neighbours of one rank that are near-ties, those go first that the others let in. */
+function settled(keys: QueueKey[], ofScores: number | undefined, isLetIn: (assignment: number) => boolean): QueueKey[] {
+  if (ofScores === undefined) return keys;
+  const runs: QueueKey[][] = [];
+  keys.forEach((key, i) => {
+    const before = keys[i - 1];
+    if (before?.rank === key.rank && before.order - key.order <= ofScores) runs.at(-1)!.push(key);
+    else runs.push([key]);
+  });
+  const first = (key: QueueKey): boolean => isLetIn(key.assignment);
+  return runs.flatMap((run) => [...run.filter(first), ...run.filter((key) => !first(key))]);
+}
+
 /** Which expert each assignment gets, −1 where it is dropped or there is none. */
 export function admit(
   indices: Int32Array,
@@ -117,6 +140,7 @@ export function admit(
   topK: number,
   capacity: number | null,
   options: CapacityOptions,
+  theirs?: Theirs,
 ): Int32Array {
   const actual = new Int32Array(indices.length).fill(-1);
   const { groupSize = indices.length / topK, buffer = 0 } = options.type === 'fixed' ? options : {};
@@ -126,19 +150,19 @@ export function admit(
       .map((assignment) => queueKey(assignment, topK, indices, queue, options));
     group.sort((a, b) => a.rank - b.rank || b.order - a.order || a.assignment - b.assignment);
     const taken = new Int32Array(numExperts);
-    const rejected: number[] = [];
+    const rejected: QueueKey[] = [];
     let spare = Math.ceil(buffer * (numExperts * (capacity ?? 0)));
-    for (const { assignment } of group) {
-      const expert = indices[assignment]!;
+    for (const key of settled(group, theirs?.ofScores, (a) => theirs!.used[a] === indices[a])) {
+      const expert = indices[key.assignment]!;
       if (capacity !== null && taken[expert]! >= capacity && spare-- <= 0) {
-        rejected.push(assignment);
+        rejected.push(key);
         continue;
       }
       taken[expert]! += 1;
-      actual[assignment] = expert;
+      actual[key.assignment] = expert;
     }
     if (options.type !== 'dropless' && options.overflow === 'next-choice' && queue.compared)
-      takeNextChoices(rejected, actual, indices, queue, topK, taken, capacity!);
+      takeNextChoices(rejected, actual, indices, queue, topK, taken, capacity!, theirs);
   }
   return actual;
 }
@@ -154,13 +178,14 @@ export function asksForSlot(assignment: number, topK: number, indices: Int32Arra
  * choice of its token has asked before. Slots are given in queue order; who finds his taken asks again in the next round.
  */
 function takeNextChoices(
-  rejected: readonly number[],
+  rejected: readonly QueueKey[],
   actual: Int32Array,
   indices: Int32Array,
   queue: Queue,
   topK: number,
   taken: Int32Array,
   capacity: number,
+  theirs: Theirs | undefined,
 ): void {
   const asked = new Map<number, Set<number>>();
   const askedBy = (token: number): Set<number> => {
@@ -169,25 +194,36 @@ function takeNextChoices(
     if (!asked.has(token)) asked.set(token, new Set(first));
     return asked.get(token)!;
   };
+  /** Undefined: nobody is left to ask. */
+  const nextOf = (assignment: number, open: readonly number[]): number | undefined => {
+    const token = Math.floor(assignment / topK);
+    const values = queue.compared!(token);
+    const [best, ...others] = open
+      .filter((e) => values[e]! > -Infinity && !askedBy(token).has(e))
+      .sort((a, b) => values[b]! - values[a]! || a - b);
+    const used = theirs?.ofCompared === undefined ? -1 : theirs.used[assignment]!;
+    return others.includes(used) && values[best!]! - values[used]! <= theirs!.ofCompared! ? used : best;
+  };
   let waiting = rejected;
   while (waiting.length > 0) {
     const open = [...taken.keys()].filter((e) => taken[e]! < capacity);
-    const again: number[] = [];
-    for (const assignment of waiting) {
-      const token = Math.floor(assignment / topK);
-      const values = queue.compared!(token);
-      const [best] = open
-        .filter((e) => values[e]! > -Infinity && !askedBy(token).has(e))
-        .sort((a, b) => values[b]! - values[a]! || a - b);
-      if (best === undefined) continue;
-      askedBy(token).add(best);
-      if (taken[best]! >= capacity) {
-        again.push(assignment);
-        continue;
-      }
-      taken[best]! += 1;
-      actual[assignment] = best;
+    const asking = new Map<number, QueueKey[]>(open.map((e) => [e, []]));
+    for (const key of waiting) {
+      const next = nextOf(key.assignment, open);
+      if (next === undefined) continue;
+      askedBy(Math.floor(key.assignment / topK)).add(next);
+      asking.get(next)!.push(key);
     }
-    waiting = again;
+    const answered = new Set<QueueKey>();
+    for (const [expert, keys] of asking) {
+      const inOrder = settled(keys, theirs?.ofScores, (a) => theirs!.used[a] === expert);
+      for (const key of inOrder.slice(0, capacity - taken[expert]!)) {
+        actual[key.assignment] = expert;
+        taken[expert]! += 1;
+        answered.add(key);
+      }
+    }
+    const rest = new Set([...asking.values()].flat().filter((key) => !answered.has(key)));
+    waiting = waiting.filter((key) => rest.has(key));
   }
 }

@@ -16,7 +16,7 @@ import {
 } from './reference-capacity.js';
 import { row, sum, type Vector } from './reference-math.js';
 import { draws, unit } from './reference-noise.js';
-import { comparedBy, drawKey, type Routing } from './reference-route.js';
+import { comparedBy, drawKey, nearTieOfChoices, type Routing } from './reference-route.js';
 import { type RouterOptions, restrictToGroups, scoreSelected, weigh, weighBackward } from './reference-router.js';
 
 export interface Placement {
@@ -33,9 +33,10 @@ export function place(
   config: LayerConfig,
   call: Call,
   routing: Routing,
-  { topK, tokens, selectionBias }: { topK: number; tokens: number; selectionBias: Vector | undefined },
+  { topK, live, selectionBias }: { topK: number; live: readonly boolean[]; selectionBias: Vector | undefined },
 ): Placement {
   const { numExperts: E, router = {} } = config;
+  const tokens = live.length;
   const options: CapacityOptions = config.capacity ?? { type: 'dropless' };
   const routerRuns = call.routing?.weights === undefined;
   const { indices, scores } = routing;
@@ -58,7 +59,10 @@ export function place(
   const queued = indices.map((e, a) => (asksForSlot(a, topK, indices, queue) ? e : -1));
   const capacity = options.type === 'dynamic' ? dynamicSlots(queued, E, most!, options.targetDropRate) : most;
   const actual = call.adopt
-    ? adoptKept(call.adopt, indices, E, queue, topK, capacity, options)
+    ? adoptKept(call.adopt, indices, E, queue, topK, capacity, options, {
+        scored: routerRuns && !routing.drawn,
+        compared: nearTieOfChoices(routing, live, E, router, selectionBias),
+      })
     : admit(indices, E, queue, topK, capacity, options);
 
   const kept = actual.map((expert) => (expert >= 0 ? 1 : 0));

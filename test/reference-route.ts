@@ -4,7 +4,7 @@
  */
 
 import type { Call, Forward, Gradients, LayerConfig, Parameters } from './reference.js';
-import { adoptIndices } from './reference-adopt.js';
+import { adoptIndices, nearTie } from './reference-adopt.js';
 import { adoptTokens, chosenTokens, expertSlots, takersOf } from './reference-expert-choice.js';
 import {
   addMatVecInputGrad,
@@ -141,6 +141,21 @@ export function comparedBy(
   return comparedValues(row(v, t, numExperts), router, selectionBias);
 }
 
+/** The largest difference of what choices compare that is a near-tie; undefined where they compare whole numbers. */
+export function nearTieOfChoices(
+  routing: Routing,
+  live: readonly boolean[],
+  numExperts: number,
+  router: RouterOptions,
+  selectionBias: Vector | undefined,
+): number | undefined {
+  if (routing.drawn) return undefined;
+  // The Sinkhorn router adds to the logits what makes all experts alike: of one token nothing else is left.
+  const of = (t: number): Vector =>
+    routing.shifts ? row(routing.v, t, numExperts) : comparedBy(routing, t, numExperts, router, selectionBias);
+  return nearTie(live.flatMap((isLive, t) => (isLive ? [...of(t)] : [])));
+}
+
 function choose(
   routing: Routing,
   { numExperts: E, router = {}, ...rest }: LayerConfig,
@@ -164,9 +179,8 @@ function choose(
   }
   const compared = (t: number): Vector => comparedBy(routing, t, E, router, selectionBias);
   if (call.adopt && !call.routing) {
-    // The Sinkhorn router adds to the logits what makes all experts alike: of one token nothing else is left.
-    const terms = routing.shifts && v;
-    indices.set(adoptIndices(call.adopt.indices, compared, live, E, topK, router, terms));
+    const tolerance = nearTieOfChoices(routing, live, E, router, selectionBias);
+    indices.set(adoptIndices(call.adopt.indices, compared, live, E, topK, router, tolerance));
   } else {
     live.forEach((isLive, t) => {
       const given = call.routing && Array.from({ length: topK }, (_, k) => call.routing!.indices[t * topK + k]!);

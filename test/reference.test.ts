@@ -9,6 +9,7 @@ import { expectGradient } from './finite-differences.js';
 import { makeProblem, referenceCall, referenceParameters } from './problem.js';
 import { normals } from './random.js';
 import { backward, type Forward, forward, type LayerConfig } from './reference.js';
+import type { Decisions } from './reference-adopt.js';
 import { capacityOf } from './reference-capacity.js';
 import { type Activation, activate } from './reference-experts.js';
 import { dot, erf } from './reference-math.js';
@@ -135,7 +136,7 @@ describe('values known by hand', () => {
   const base: LayerConfig = { hiddenSize: 2, ffnSize: 2, numExperts: 4, topK: 2 };
   const losses = { loadBalance: 1, importance: 1, z: 1 };
 
-  function routed(config: LayerConfig, logits: number[], adopt?: { indices: number[]; kept: number[] }): Forward {
+  function routed(config: LayerConfig, logits: number[], adopt?: Decisions): Forward {
     const testCase: Case = { name: '', config, tokens: logits.length / config.numExperts, ownLogits: true };
     const problem = makeProblem(testCase);
     const call = { ...referenceCall(testCase, problem), logits: Float64Array.from(logits) };
@@ -221,13 +222,52 @@ describe('values known by hand', () => {
     expect([...routed(base, logits, { indices: [0, 1], kept: [1, 1] }).indices]).toEqual([0, 1]);
     expect(() => routed(base, logits, { indices: [1, 2], kept: [1, 1] })).toThrow(/choice 1 is expert 2, not 0/);
     expect(() => routed(base, logits, { indices: [0, 0], kept: [1, 1] })).toThrow(/twice/);
-    expect(() => routed(base, logits, { indices: [0, 1], kept: [1, 0] })).toThrow(/expert 1 keeps -1/);
+    expect(() => routed(base, logits, { indices: [0, 1], kept: [1, 0] })).toThrow(/1 is dropped; it gets expert 1/);
     const capacity = { type: 'fixed', slots: 1, priority: 'score' } as const;
     const two = [1, 0, -9, -9, 1 + 1e-6, 0, -9, -9];
     const swapped = { indices: [0, 1, 0, 1], kept: [1, 1, 0, 0] };
     expect([...routed({ ...base, capacity }, two, swapped).kept]).toEqual([1, 1, 0, 0]);
     const apart = [1, 0, -9, -9, 1.1, 0, -9, -9];
-    expect(() => routed({ ...base, capacity }, apart, swapped)).toThrow(/keeps assignment 0/);
+    expect(() => routed({ ...base, capacity }, apart, swapped)).toThrow(/assignment 0 gets expert 0; it is dropped/);
+  });
+
+  it('adopts next choices that are near-ties and nothing else', () => {
+    const capacity = { type: 'fixed', slots: 1, overflow: 'next-choice' } as const;
+    // The scores of the first two tokens are equal. The third all but equally prefers experts 1 and 2.
+    const logits = [9, 1, 0, -1, 9, 1, 0, -1, 9, 2, 2 + 1e-6, 1];
+    const used = (...actual: number[]) => [
+      ...routed({ ...base, topK: 1, capacity }, logits, {
+        indices: [0, 0, 0],
+        kept: actual.map((e) => (e < 0 ? 0 : 1)),
+        actual,
+      }).placement.used,
+    ];
+    expect(used(0, 1, 2)).toEqual([0, 1, 2]);
+    expect(() => used(0, 2, 1)).toThrow(/assignment 1 gets expert 2; it gets expert 1/);
+    expect(() => used(0, 1, 3)).toThrow(/assignment 2 gets expert 3; it gets expert 2/);
+    expect(() => used(0, 1, 1)).toThrow(/assignment 2 gets expert 1; it gets expert 2/); // over capacity
+    expect(() => used(0, 1, -1)).toThrow(/assignment 2 is dropped/);
+    const queuesByScore = { ...base, topK: 1, capacity: { ...capacity, priority: 'score' } } as const;
+    const swapped = { indices: [0, 0, 0], kept: [1, 1, 1], actual: [1, 0, 2] };
+    expect([...routed(queuesByScore, logits, swapped).placement.used]).toEqual([1, 0, 2]);
+  });
+
+  it('adopts no draw but its own', () => {
+    const capacity = { type: 'fixed', slots: 2, priority: 'score', overflow: 'next-choice' } as const;
+    const config: LayerConfig = { ...base, topK: 1, capacity, router: { type: 'hash' } };
+    const { indices, kept, placement } = routed(config, new Array(40).fill(0));
+    const actual = placement.used.map((e, a) => (kept[a] === 1 ? e : -1));
+    expect([...routed(config, new Array(40).fill(0), { indices, kept, actual }).placement.used]).toEqual([
+      ...placement.used,
+    ]);
+    const next = actual.findIndex((e, a) => e >= 0 && e !== indices[a]);
+    const other = actual.findIndex((e) => e >= 0 && e !== actual[next]);
+    const swapped = actual.slice();
+    [swapped[next], swapped[other]] = [actual[other]!, actual[next]!];
+    expect(() => routed(config, new Array(40).fill(0), { indices, kept, actual: swapped })).toThrow(/adopt/);
+    expect(() => routed(config, new Array(40).fill(0), { indices: indices.map((e) => 3 - e), kept })).toThrow(
+      /choice 0/,
+    );
   });
 });
 

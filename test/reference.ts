@@ -184,10 +184,10 @@ export function forward(configured: LayerConfig, ownParameters: Parameters, call
   const placement = expertsChoose
     ? place({ ...config, capacity: { type: 'dropless' } }, withoutDecisions(call), routing, {
         topK,
-        tokens,
+        live,
         selectionBias,
       })
-    : place(config, call, routing, { topK, tokens, selectionBias });
+    : place(config, call, routing, { topK, live, selectionBias });
   if (expertsChoose) placement.capacity = expertSlots(config, call, tokens);
 
   const counted = live.map((isLive, t) => isLive && call.lossMask?.[t] !== 0);
