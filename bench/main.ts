@@ -41,6 +41,9 @@ async function study({ workloads: chosen, passes, dtypes, studies, milliseconds,
       .filter((pass) => pass === 'forward' || !workload.forwardOnly)
       .flatMap((pass) => dtypes.map((dtype) => ({ workload, pass, dtype, threads, milliseconds }))),
   );
+  const unmeasured = [...chosen.filter((name) => name === 'gemm'), ...options.ofLayersAlone];
+  if (unmeasured.length > 0) fail(`${unmeasured.join(', ')}: of no study`);
+  if (jobs.length === 0 && studies.some((name) => name !== 'latency')) fail('decoding has a forward alone');
   for await (const row of runStudies(studies, jobs, { threads, milliseconds }))
     console.log(options.json ? JSON.stringify(row) : studyLine(row));
 }
@@ -100,8 +103,8 @@ async function onCpu(options: Options) {
 const options = readOptions();
 const onGpus = options.explain || options.device === 'cuda';
 if (onGpus && options.workloads.includes('gemm')) fail('gemm is measured on the CPU alone: name a layer');
-if (onGpus && options.restricted.length > 0)
-  fail(`${options.restricted.join(', ')}: of the CPU alone; --device cuda shows a whole step in bfloat16`);
+if (onGpus && options.ofCpuAlone.length > 0)
+  fail(`${options.ofCpuAlone.join(', ')}: of the CPU alone; on a GPU it is a whole step in bfloat16`);
 if (options.explain) {
   const explained = all.filter(({ name }) => options.workloads.length === 0 || options.workloads.includes(name));
   for (const workload of explained) console.log(explain(workload).join('\n'));

@@ -48,8 +48,9 @@ export interface Options {
   stages: readonly string[];
   /** Instead of all else, when there are any. */
   studies: readonly StudyName[];
-  /** What was named or asked for that has a meaning on the CPU alone. */
-  restricted: readonly string[];
+  /** What was asked for that has a meaning on the CPU alone, and what has none for studies. */
+  ofCpuAlone: readonly string[];
+  ofLayersAlone: readonly string[];
   compare: boolean;
   explain: boolean;
   plot?: string;
@@ -102,6 +103,8 @@ export function readOptions(): Options {
     const own = names.filter((name) => words.includes(name));
     return own.length > 0 ? own : byDefault;
   };
+  const given = (...names: ('json' | 'plot' | 'compare' | 'threads')[]) =>
+    names.filter((name) => values[name]).map((name) => `--${name}`);
   const { device } = values;
   if (device !== 'cpu' && device !== 'cuda') fail(`--device must be cpu or cuda, but is "${device}"`);
   return {
@@ -111,10 +114,11 @@ export function readOptions(): Options {
     dtypes: named(dtypes),
     stages: words.includes('stages') ? stageNames : named(stageNames, ['layer']),
     studies: named(studyNames, []),
-    restricted: [
+    ofCpuAlone: [
       ...words.filter((word) => !workloadNames.includes(word) && word !== 'bfloat16'),
-      ...(['json', 'plot', 'compare', 'threads'] as const).filter((name) => values[name]).map((name) => `--${name}`),
+      ...given('json', 'plot', 'compare', 'threads'),
     ],
+    ofLayersAlone: [...words.filter((word) => [...stageNames, 'stages'].includes(word)), ...given('plot', 'compare')],
     compare: values.compare,
     explain: values.explain,
     ...(values.plot !== undefined && { plot: values.plot }),

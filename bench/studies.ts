@@ -71,7 +71,7 @@ async function scaling(job: StudyJob): Promise<Findings> {
   using one = openDevice({ kind: 'cpu', threads: 1 });
   using all = openDevice({ kind: 'cpu', threads: job.threads });
   const [alone, together] = await byTurns(job.milliseconds, [prepare(one, job).step, prepare(all, job).step]);
-  return { 'ms on one thread': alone!, [`ms on ${job.threads}`]: together!, 'times as fast': alone! / together! };
+  return { 'ms on one thread': alone!, 'ms on all': together!, 'times as fast': alone! / together! };
 }
 
 /** Half of all tokens on one expert, against as many rows for each. */
@@ -84,7 +84,10 @@ async function skew(job: StudyJob): Promise<Findings> {
   return { 'ms even': even!, 'ms skewed': skewed!, 'times as long': skewed! / even! };
 }
 
-/** The peak of a step beyond weights, gradients, inputs and output, against what the formula says is saved. */
+/**
+ * The peak of a step's tensors beyond weights, gradients, inputs and results, against what the formula says is saved. The
+ * panels that the threads work on are no tensors; they are bounded by the caches and the number of threads.
+ */
 async function memory(job: StudyJob): Promise<Findings> {
   const { tokens, config } = job.workload;
   const element = job.dtype === 'float32' ? 4 : 2;
@@ -96,13 +99,11 @@ async function memory(job: StudyJob): Promise<Findings> {
     const before = device.memory().allocated;
     device.resetPeakMemory();
     await step();
-    const rows = tensors[0]!.size * element;
-    const peak = device.memory().peak - before - 2 * rows; // the output, and the gradient of the input
-    const saved =
-      job.pass === 'training'
-        ? tokens * (matrices * element * config.topK * ffnSize + 4 * config.numExperts + 64 * config.topK)
-        : 0;
-    return { peak, rest: peak - saved };
+    const training = job.pass === 'training';
+    const results = (training ? 2 : 1) * tensors[0]!.size * element; // the output, and the gradient of the input
+    const peak = device.memory().peak - before - results;
+    const saved = matrices * element * config.topK * ffnSize + 4 * config.numExperts + 64 * config.topK;
+    return { peak, rest: training ? peak - tokens * saved : peak };
   };
   const [own, twice] = [await measured(config.ffnSize), await measured(2 * config.ffnSize)];
   const megabytes = (bytes: number) => bytes / 2 ** 20;

@@ -303,7 +303,7 @@ export interface NativeBinding {
     routingWeights: TensorHandle | null;
     routingLogits: TensorHandle | null;
   };
-  /** For tests: what forward has left for backward, by its name in native/core/layer.h. */
+  /** For tests: the floats that forward has left for backward, by their names in native/core/layer.cpp. */
   moePassSaved(pass: MoEPassHandle): Record<string, { dtype: number; size: number; tensor: TensorHandle }>;
   moePassStats(pass: MoEPassHandle): Promise<NativeStats>;
   moePassRelease(pass: MoEPassHandle): void;

@@ -82,6 +82,20 @@ export const EXPERTS: Case[] = [
       },
     }),
   ),
+  // Experts of few tokens have loops of their own, over blocks of features and vectors of rows; odd and even widths differ.
+  ...[
+    [101, 211],
+    [104, 208],
+  ].flatMap(([hiddenSize, ffnSize]) => {
+    const config = { hiddenSize: hiddenSize!, ffnSize: ffnSize!, numExperts: 3 };
+    const few = (name: string, tokens: number, more: Partial<Case['config']>) =>
+      odd(`few tokens of wide experts: ${name}, ${hiddenSize}×${ffnSize}`, { tokens, config: { ...config, ...more } });
+    return [
+      few('one or two an expert, biases', 2, { experts: { activation: 'geglu', bias: true } }),
+      few('weights of the input', 3, { router: INPUT, experts: { activation: 'gelu', bias: true } }),
+      few('dropout', 8, { experts: { activation: 'relu', dropout: 0.3 } }),
+    ];
+  }),
   odd('dropout, no effect in evaluation', {
     call: { training: false },
     config: { experts: { dropout: 0.9, shared: { ffnSize: 6 } } },

@@ -21,8 +21,8 @@ struct ChunkBuffers {
 
 struct ForwardBuffers {
   WeightBuffers weights;
-  float* up;       // as the stage: of up where it is no operand as it stands
-  float* factors;  // of dropout, as one panel of the stage; or null
+  float* up;       // [panels][rowBlock][L] of up where it is no operand as it stands; of few tokens as the stage
+  float* factors;  // of dropout: as up, of one panel; or null
 };
 
 template <class Math>
@@ -75,10 +75,9 @@ class Forward {
   }
 
   ForwardBuffers carveOwn(Carver& carver, int64_t lanes) const {
-    constexpr int64_t few = fewTokens * fewBlock;
     return {carveWeightBuffers<Math>(carver, lanes, std::max(p_.H, p_.F)),
-            carver.take(Math::pairs ? std::max(rowBlock * lanes, few) : few),
-            p_.dropout.threshold > 0 ? carver.take(std::max(rowBlock * gemm_.lanes, few)) : nullptr};
+            carver.take(rowBlock * (Math::pairs ? lanes : gemm_.lanes)),
+            p_.dropout.threshold > 0 ? carver.take(rowBlock * gemm_.lanes) : nullptr};
   }
 
   Chunk carveChunk(Carver& carver, int64_t lanes) const {
@@ -124,8 +123,8 @@ class Forward {
   void upFew(const TokenChunk& chunk, const Chunk& buffers, int64_t from, int64_t to, const ForwardBuffers& own) const {
     const bool gated = p_.activation.gated();
     float *a = own.up, *gate = own.weights.stage;
-    for (int64_t f = from; f < to; f += fewBlock) {
-      const int64_t rows = std::min(fewBlock, to - f), row = roundUp(rows, gemm_.lanes), n = chunk.count * row;
+    for (int64_t f = from; f < to; f += rowBlock) {
+      const int64_t rows = std::min(rowBlock, to - f), row = roundUp(rows, gemm_.lanes), n = chunk.count * row;
       projectFew(chunk, buffers, f, rows, {p_.up, p_.upBias, p_.savedUp}, a, row);
       if (gated) projectFew(chunk, buffers, f, rows, {p_.gate, p_.gateBias, p_.savedGate}, gate, row);
       gemm_.activate(p_.activation, n / gemm_.lanes, gemm_.lanes, gated ? gate : nullptr, a);
@@ -146,7 +145,7 @@ class Forward {
     const T* bias = elements<T>(to.bias);
     const T* before = bias && !p_.inputWeights ? bias + weightRow : nullptr;
     multiplyFew(math_, chunk, buffers.x, H, elements<T>(to.weight) + weightRow * H, before, rows, out, outRow);
-    float wide[fewBlock];
+    float wide[rowBlock];
     const float* after = p_.inputWeights ? widenedBias<T>(gemm_, bias, weightRow, rows, wide) : nullptr;
     for (int i = 0; i < chunk.count; ++i) {
       float* features = out + i * outRow;

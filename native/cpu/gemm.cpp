@@ -125,7 +125,7 @@ template <class Math>
 void multiplyFew(const Math& math, const TokenChunk& chunk, const typename Math::Word* x, int64_t depth,
                  const typename Math::Element* weight, const typename Math::Element* bias, int64_t rows, float* out,
                  int64_t outRow) {
-  float wideBias[fewBlock];
+  float wideBias[rowBlock];
   if (bias) math.gemm.template of<typename Math::Element>().widen(bias, rows, wideBias);
   math.multiplyFew(weight, rows, depth, x, chunk.count, bias ? wideBias : nullptr, out, outRow);
 }
@@ -136,12 +136,12 @@ void projectTransposed(const Math& math, const TokenChunk& chunk, const typename
                        int64_t to, const WeightBuffers& buffers, typename Math::Element* output, int64_t stride) {
   using T = typename Math::Element;
   if (chunk.few()) {
-    for (int64_t row = from; row < to; row += fewBlock) {
-      const int64_t rows = std::min(fewBlock, to - row);
+    for (int64_t row = from; row < to; row += rowBlock) {
+      const int64_t rows = std::min(rowBlock, to - row);
       multiplyFew(math, chunk, x, depth, weight + row * depth, bias ? bias + row : nullptr, rows, buffers.stage,
-                  fewBlock);
+                  rowBlock);
       for (int i = 0; i < chunk.count; ++i)
-        math.gemm.template of<T>().round(buffers.stage + i * fewBlock, rows, output + i * stride + row);
+        math.gemm.template of<T>().round(buffers.stage + i * rowBlock, rows, output + i * stride + row);
     }
     return;
   }

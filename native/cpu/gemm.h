@@ -27,7 +27,6 @@ namespace moe::cpu {
 
 constexpr int64_t widenRows = 24;    // weight rows widened at a time: whole tiles of every shape
 constexpr int64_t rowBlock = 96;     // weight rows per pass over a chunk: whole tiles of every shape, whole cache lines
-constexpr int64_t fewBlock = 96;     // the same of few tokens: memory is read best in long runs
 constexpr int64_t depthBlock = 256;  // words of the products whose right operand is copied: a panel of it fits L1
 constexpr int64_t columnBlock = 64;  // features of one item of the backward; a multiple of every panel
 constexpr int64_t wideColumnBlock = 128;   // the same where the depth is blocked
@@ -156,7 +155,7 @@ struct Shares {
 
 Shares shareGroups(const RowGroups& groups, int threads);
 
-/// Neighbouring rows of one expert that sit in the vector lanes together.
+/// Neighbouring rows of one expert that sit in the vector lanes together; few of them stay rows.
 struct TokenChunk {
   int expert;
   int64_t row;
@@ -206,14 +205,13 @@ struct PanelMatrix {
 
 /// What a worker needs for the products with rows of weights.
 struct WeightBuffers {
-  float* stage;  // [panels][rowBlock][lanes] a product on its way to rows; of few tokens [tokens][fewBlock]
+  float* stage;  // [panels][rowBlock][lanes] a product on its way to rows; of few tokens [tokens][rowBlock]
   float* wide;   // [widenRows][depth] weights in float32; null when they are operands as they stand
 };
 
 template <class Math>
 WeightBuffers carveWeightBuffers(Carver& carver, int64_t maximumLanes, int64_t maximumDepth) {
-  return {carver.take(std::max(rowBlock * maximumLanes, fewTokens * fewBlock)),
-          Math::widens ? carver.take(widenRows * maximumDepth) : nullptr};
+  return {carver.take(rowBlock * maximumLanes), Math::widens ? carver.take(widenRows * maximumDepth) : nullptr};
 }
 
 /// The tokens of a chunk, row(i) = input + (index ? index[i] : i)·stride, as the operand x of a product with weights:
@@ -234,7 +232,7 @@ void multiplyWeight(const Math& math, const TokenChunk& chunk, const typename Ma
                     const typename Math::Element* weight, const typename Math::Element* bias, int64_t rows,
                     const WeightBuffers& buffers, float* out, int64_t outPanel);
 
-/// The same of few tokens, at most fewBlock rows: out [tokens][outRow].
+/// The same of few tokens, at most rowBlock rows: out [tokens][outRow].
 template <class Math>
 void multiplyFew(const Math& math, const TokenChunk& chunk, const typename Math::Word* x, int64_t depth,
                  const typename Math::Element* weight, const typename Math::Element* bias, int64_t rows, float* out,
