@@ -33,4 +33,4 @@ await mark({ part: 'optimizer' });
 if (shape.optimizer && !shape.forwardOnly) optimizer.step();
 await mark({ part: 'end' });
 const { kept } = await pass.stats();
-await mark({ part: 'end', expertsHit: kept.filter((rows) => rows > 0).length });
+await mark({ part: 'statistics', expertsHit: kept.filter((rows) => rows > 0).length });

@@ -30,8 +30,6 @@ export interface Launch {
   globalStoreBytes: number;
   wideLoadSectors: number;
   wideLoadBytes: number;
-  wideStoreSectors: number;
-  wideStoreBytes: number;
   uniqueReadBytes: number;
   uniqueWrittenBytes: number;
   sharedWavefronts: number;
@@ -53,7 +51,7 @@ export interface CountedPart {
 export interface CountedStep extends Record<Part, CountedPart> {
   /** Held by the pass after forward, the output and the input not counted. */
   heldBytes: number;
-  /** Experts that a token has chosen. */
+  /** Experts with rows: the weights of no other are read. */
   expertsHit: number;
 }
 

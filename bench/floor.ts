@@ -13,7 +13,7 @@ export interface Floor {
 const element = 2;
 const word = 4;
 
-/** In the order of the launches. expertsHit: those that a token has chosen; the weights of no other are read. */
+/** In the order of the launches. expertsHit: those with rows; the weights of no other are read. */
 export function floors(
   { tokens, config, frozen, forwardOnly }: CountedShape,
   expertsHit = config.numExperts,

@@ -220,9 +220,9 @@ void countGlobal(Warp& w, const u64* addresses, LaneMask lanes, u32 bytes, bool 
   (write ? c.globalStoreRequests : c.globalLoadRequests) += 1;
   (write ? c.globalStoreSectors : c.globalLoadSectors) += count;
   (write ? c.globalStoreBytes : c.globalLoadBytes) += distinctBytes;
-  if (bytes == 16) {
-    (write ? c.wideStoreSectors : c.wideLoadSectors) += count;
-    (write ? c.wideStoreBytes : c.wideLoadBytes) += distinctBytes;
+  if (bytes == 16 && !write) {
+    c.wideLoadSectors += count;
+    c.wideLoadBytes += distinctBytes;
   }
   for (u32 k = 0; k < count; ++k) {
     Allocation* a = tryAllocation(w, sectors[k] * kSectorBytes, 1);

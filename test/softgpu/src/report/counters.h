@@ -16,8 +16,6 @@ struct Counters {
   u64 globalStoreBytes = 0;
   u64 wideLoadSectors = 0;  // of the requests of 16 bytes a lane: streams, not lookups
   u64 wideLoadBytes = 0;
-  u64 wideStoreSectors = 0;
-  u64 wideStoreBytes = 0;
   u64 uniqueReadBytes = 0;  // distinct sectors of the whole launch: what a cold L2 must fetch
   u64 uniqueWrittenBytes = 0;
   u64 sharedRequests = 0;
@@ -45,8 +43,6 @@ void forEachCounter(const Counters& c, Visit visit) {
   visit("globalStoreBytes", c.globalStoreBytes);
   visit("wideLoadSectors", c.wideLoadSectors);
   visit("wideLoadBytes", c.wideLoadBytes);
-  visit("wideStoreSectors", c.wideStoreSectors);
-  visit("wideStoreBytes", c.wideStoreBytes);
   visit("uniqueReadBytes", c.uniqueReadBytes);
   visit("uniqueWrittenBytes", c.uniqueWrittenBytes);
   visit("sharedRequests", c.sharedRequests);
